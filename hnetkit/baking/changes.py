@@ -27,7 +27,8 @@ class SideChange:
         down: ``[rank, width]``; None for the identity: `up` is then the whole difference.
         constant: ``[projected]``: what is added to V itself; None for K, where softmax ignores it.
         origin: whether it is what the stack adds, or fitted to it.
-        errors: ``[rank + 1]`` relative errors with the first r parts, on contexts that it was not fitted on.
+        errors: ``[rank + 1]`` relative errors with the first r parts, on contexts that it was not fitted on; of parts
+            in no order, as refining leaves them, the last alone.
         center: ``[width]``: the mean context, where fewer parts with another constant give the same; None for 0.
     """
 

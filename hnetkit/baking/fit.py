@@ -51,6 +51,20 @@ def fitted_change(
     return SideChange(up, down, constant, "fitted", errors, center)
 
 
+def relative_error(weight: Tensor, side: Side, change: SideChange, held_out: PairMoments) -> Tensor:
+    """Returns the relative error ``[1]`` of a whole change; arguments and errors are those of `fitted_change`."""
+    xx, mx, mm = held_out.covariances
+    difference = change.matrix
+    total = ((weight @ mm) * weight).sum()
+    missed = total - 2 * ((difference @ mx.T) * weight).sum() + ((difference @ xx) * difference).sum()
+    if side == "v":
+        mean_x, mean_m = held_out.mean
+        constant = difference.new_zeros(len(weight)) if change.constant is None else change.constant
+        missed = missed + (weight @ mean_m - difference @ mean_x - constant).square().sum()
+        total = total + (weight @ mean_m).square().sum()
+    return _share(missed, total)[None]
+
+
 def _errors(weight: Tensor, up: Tensor, down: Tensor, seen: PairMoments, held_out: PairMoments, side: Side) -> Tensor:
     """Returns the relative errors ``[rank + 1]`` with the first 0, 1, 2, ... parts.
 
@@ -68,6 +82,10 @@ def _errors(weight: Tensor, up: Tensor, down: Tensor, seen: PairMoments, held_ou
         constants = (weight @ shift_m)[:, None] - torch.cat([parts.new_zeros(len(up), 1), parts.cumsum(1)], dim=1)
         missed = missed + constants.square().sum(0)
         total = total + (weight @ mean_m).square().sum()
+    return _share(missed, total)
+
+
+def _share(missed: Tensor, total: Tensor) -> Tensor:
     return (missed.clamp(min=0) / total.clamp(min=torch.finfo(total.dtype).tiny)).sqrt()
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hnetkit.baking.changes import Changes, Place, SideChange, worst
 from hnetkit.baking.contexts import GatheredContexts
 from hnetkit.baking.contributions import StackOnLayers
 from hnetkit.baking.exact import exact_change
-from hnetkit.baking.fit import fitted_change
+from hnetkit.baking.fit import fitted_change, relative_error
 from hnetkit.errors import TooInexact
+from hnetkit.runtime.layers import Layer
+from hnetkit.runtime.strength import Side
 
 USUAL_RANK = 16
 """Of a LoRA with fitted parts, where neither a rank nor an error was asked for."""
@@ -42,14 +44,17 @@ class Form:
         return self.rank
 
 
-def make_changes(on_layers: StackOnLayers, gather: Gather, form: Form) -> Changes:
+def make_changes(
+    on_layers: StackOnLayers, gather: Gather, form: Form, refine: Callable[[Changes], Changes] | None = None
+) -> Changes:
     """Returns the changes of all layers.
 
     Args:
         gather: called where something has to be fitted.
+        refine: returns better changes than those that were fitted; called after `gather`.
 
     Raises:
-        TooInexact: the error is above the form's limit; the hint names the rank that would do.
+        TooInexact: the error is above the form's limit; the hint names what would do.
     """
     limit = form.limit(is_affine=on_layers.is_affine)
     exact: dict[Place, SideChange] = {}
@@ -80,7 +85,23 @@ def make_changes(on_layers: StackOnLayers, gather: Gather, form: Form) -> Change
     if form.in_parts and form.rank is None:
         fitted = _of_ranks(fitted, exact, needed, is_shared=form.is_shared)
     both = {**exact, **fitted}
-    return {place: both[place] for place in on_layers.contributions}
+    changes = {place: both[place] for place in on_layers.contributions}
+    return changes if refine is None else _measured(refine(changes), on_layers, held_out, form)
+
+
+def _measured(changes: Changes, on_layers: StackOnLayers, held_out: GatheredContexts, form: Form) -> Changes:
+    """Returns changes that were refined with their errors, which are no longer those of the fit."""
+    measured: dict[Place, SideChange] = dict(changes)
+    for (layer, side), change in changes.items():
+        if change.origin == "fitted":
+            weight = on_layers.projections(layer).of(side)
+            errors = relative_error(weight, side, change, held_out.of(layer, side))
+            measured[layer, side] = replace(change, errors=errors)
+    layer, side = worst(measured)
+    error = measured[layer, side].error
+    if form.max_error is not None and error > form.max_error:
+        raise _too_inexact(layer, side, error, form.max_error, "leave --refine out, or a higher --max-error")
+    return measured
 
 
 def _of_ranks(
@@ -106,8 +127,10 @@ def _require_error(fitted: Changes, needed: Mapping[Place, int | None], form: Fo
         hint = f"--rank {chosen}"
     else:
         hint = "no rank would do: a higher --max-error, or lower strengths"
-    raise TooInexact(
-        f"{layer.name}.to_{side}: a relative error of {fitted[place].error:.3f}, above {form.max_error:g}; "
-        "nothing was written",
-        hint=hint,
+    raise _too_inexact(layer, side, fitted[place].error, form.max_error, hint)
+
+
+def _too_inexact(layer: Layer, side: Side, error: float, most: float, hint: str) -> TooInexact:
+    return TooInexact(
+        f"{layer.name}.to_{side}: a relative error of {error:.3f}, above {most:g}; nothing was written", hint=hint
     )

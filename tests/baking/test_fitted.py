@@ -9,7 +9,7 @@ import torch
 
 import hnetkit
 from hnetkit.baking.api import bake
-from hnetkit.baking.fit import fitted_change
+from hnetkit.baking.fit import fitted_change, relative_error
 from hnetkit.baking.moments import PairMoments
 from hnetkit.errors import TooInexact, UsageError
 from hnetkit.network import Hypernetwork
@@ -43,6 +43,7 @@ def test_errors_are_those_of_the_rows_themselves(side: Any) -> None:
         error = (wanted - given).norm() / wanted.norm()
         assert float(part.errors[-1]) == pytest.approx(float(error), rel=1e-4)
         assert float(change.errors[rank]) == pytest.approx(float(error), rel=1e-4)
+        assert float(relative_error(weight, side, part, held_out)) == pytest.approx(float(error), rel=1e-4)
 
 
 def test_more_parts_fit_what_was_seen_better() -> None:
@@ -120,6 +121,8 @@ def test_a_rank_below_that_of_a_network_is_fitted(pipe: Any, tint: Hypernetwork)
     ("options", "said"),
     [
         ({"rank": 0}, "from 1 on"),
+        ({"refine": -1}, "steps of refining, not -1"),
+        ({"to": "hypernetwork", "refine": 10}, "exact or refused"),
         ({"rank": 21}, "the widest layer has 20"),
         ({"max_error": 1.5}, "between 0 and 1"),
         ({"to": "diff", "program": "comfyui", "rank": 4}, "is of a LoRA"),
