@@ -548,13 +548,28 @@ LEFT JOIN versions ON versions.id = (
 
 
 @migrations()
-def m011_bakes(db: Database) -> None:
-    """Files that stacks were baked to. A network that went in is known by its content, wherever its files are."""
-    for statement in _M011.split(";"):
-        db.execute(statement)
+def m011_networks_of_archives(db: Database) -> None:
+    """Networks in an archive that the library had already, from another download: each has one place, of one job."""
+    db.execute(_M011)
 
 
 _M011 = """
+CREATE TABLE job_networks (
+    job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (job_id, sha256)
+) WITHOUT ROWID
+"""
+
+
+@migrations()
+def m012_bakes(db: Database) -> None:
+    """Files that stacks were baked to. A network that went in is known by its content, wherever its files are."""
+    for statement in _M012.split(";"):
+        db.execute(statement)
+
+
+_M012 = """
 CREATE TABLE bakes (
     id INTEGER PRIMARY KEY,
     path NOT NULL UNIQUE,

@@ -52,7 +52,7 @@ ROOMS = {
     ),
     "registry": Room(
         "The library's SQLite database. Answers named queries; opens no model file.",
-        "errors limits text",
+        "errors files limits text",
         frozenset({"sqlite_utils"}),
     ),
     "kernels": Room(
@@ -70,7 +70,18 @@ ROOMS = {
     ),
     "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),
     "runtime": Room(
-        "`Stack` and the diffusers adapters: networks on a UNet.", "errors text hub network formats kernels"
+        "`Stack` and its adapters: networks on a UNet of diffusers, ComfyUI or Forge.",
+        "errors text paths hub network formats kernels prompts",
+    ),
+    "comfyui": Room(
+        "Nodes for ComfyUI.",
+        "errors kernels prompts runtime",
+        frozenset({"torch", "folder_paths", "comfy", "comfy_api"}),
+    ),
+    "webui": Room(
+        "An extension for Forge and reForge: the tag of hypernetworks works again.",
+        "errors kernels prompts runtime",
+        frozenset({"torch", "modules"}),
     ),
     "demo": Room("The bundled model and its networks.", "errors"),
     "settings": Room("The settings of `hnetkit config`.", "errors text paths files limits prompts demo"),
@@ -86,11 +97,11 @@ ROOMS = {
     ),
     "baking": Room(
         "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
-        "errors files text network formats kernels registry library prompts runtime generate train",
+        "errors files limits text network formats kernels registry library prompts runtime generate train",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",
-        "errors text paths settings hub kernels registry sources demo",
+        "errors text paths settings prompts hub kernels registry library sources demo",
     ),
 }
 """Room -> its row. `hnetkit.cli` is not listed: it may import every room, and no room may import it."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 import torch
 from torch import Tensor
 
-from hnetkit.baking.changes import Changes
-from hnetkit.baking.checkpoint import differences, require_copyable, write_checkpoint
+from hnetkit.baking.changes import Changes, Rounding
+from hnetkit.baking.checkpoint import differences, require_copyable, weights_dtype, write_checkpoint
 from hnetkit.baking.contributions import NamedStack, StackOnLayers
 from hnetkit.baking.key_sets import Program, named_tensors, require_key_set
 from hnetkit.baking.making import USUAL_RANK, Form, make_changes
@@ -23,7 +23,7 @@ from hnetkit.baking.pictures import Comparison, FitDrawing, Progress
 from hnetkit.baking.record import METADATA, refuse_all_but_baked
 from hnetkit.baking.refining import MOST_REFINE_STEPS, calls_for
 from hnetkit.errors import FileRefused, NotFound, UsageError
-from hnetkit.files import SAFETENSORS_SUFFIXES, new_file
+from hnetkit.files import SAFETENSORS_SUFFIXES, new_file, suffixed
 from hnetkit.formats.writing import require_output as require_network_output
 from hnetkit.formats.writing import source_sha256, write_tensors
 from hnetkit.generate.loading.defaults import Defaults
@@ -53,9 +53,9 @@ class Baked:
         to: the target.
         program: that the tensors are named for; None for a checkpoint.
         changes: by layer and side.
-        dtype: of the tensors; a checkpoint keeps its own.
+        dtype: of the tensors; of a checkpoint, its own.
         pictures: drawn without networks, with them, and with what was baked; None where nothing was drawn.
-        record: what it was made of and how, and every error, as JSON holds it.
+        record: what it was made of and how, and every error after rounding, as JSON holds it.
     """
 
     to: Target
@@ -81,7 +81,10 @@ class Baked:
 
     @property
     def errors(self) -> dict[str, float]:
-        """The relative error of each projection on contexts that it was not fitted on; 0 where it is exact."""
+        """The relative error of each projection in the file, on contexts that it was not fitted on.
+
+        Where it is exact, that is what rounding takes away, of the values themselves.
+        """
         return {f"{layer.name}.to_{side}": change.error for (layer, side), change in self.changes.items()}
 
     @property
@@ -91,7 +94,7 @@ class Baked:
     @property
     def metadata(self) -> dict[str, str]:
         """The header of the file."""
-        return {"format": "pt", METADATA: json.dumps(self.record)}
+        return {"format": "pt", METADATA: json.dumps(self.record, allow_nan=False)}
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, library: Library | None = None) -> Path:
         """Writes the file, or the copy of the model, whole or not at all.
@@ -229,17 +232,20 @@ def bake(
         _require_rank(rank, on_layers)
         if to != "checkpoint":
             program = require_key_set(to, program, has_constant=not on_layers.is_affine)
-        is_lora = to == "lora"
-        form = Form(in_parts=is_lora, rank=rank, max_error=max_error, is_shared=program == "diffusers")
+        own_dtype: DType = next((short for short, kind in _DTYPES.items() if kind == model.pipe.unet.dtype), "fp32")
+        place = model.source.location if isinstance(model, Model) else None
+        written: DType = dtype or own_dtype
+        if to == "checkpoint":
+            written = own_dtype if place is None else weights_dtype(place)
+        rounding = Rounding(_DTYPES[written], of_sums=to == "checkpoint")
+        form = Form(to == "lora", rounding, rank, max_error, is_shared=program == "diffusers")
         plan = plan_pictures(model, prompts, steps=steps, size=size, seed=seed, calls=calls_for(refine))
         drawing = FitDrawing(model, stack, on_layers, plan, progress, refine)
         changes = make_changes(on_layers, drawing.gather, form, drawing.refine if refine else None)
-        pictures = drawing.compare(changes) if drawing.has_drawn or compare else None
+        pictures = drawing.compare(changes, rounding) if drawing.has_drawn or compare else None
         outputs = {layer: on_layers.projections(layer).output for layer in on_layers.layers}
-    own_dtype: DType = next((short for short, kind in _DTYPES.items() if kind == model.pipe.unet.dtype), "fp32")
-    record = _record(stack, made_with, to, program, changes, drawing, pictures, refine)
-    place = model.source.location if isinstance(model, Model) else None
-    return Baked(to, program, changes, dtype or own_dtype, pictures, record, outputs, place)
+    record = _record(stack, made_with, to, program, written, changes, drawing, pictures, refine)
+    return Baked(to, program, changes, written, pictures, record, outputs, place)
 
 
 def bake_network(
@@ -311,7 +317,7 @@ def require_output(to: str, model: str | None, path: Path, *, overwrite: bool) -
     if path.suffix.lower() not in suffixes:
         raise UsageError(
             f"{path}: weights are written as {' or '.join(suffixes)}",
-            hint=f"--out {argument(path.with_suffix('.safetensors'), is_path=True)}",
+            hint=f"--out {argument(suffixed(path, '.safetensors'), is_path=True)}",
         )
     if not path.parent.is_dir():
         raise NotFound(f"{path.parent}: no such folder")
@@ -351,6 +357,7 @@ def _record(
     made_with: Mapping[str, str | None],
     to: Target,
     program: Program | None,
+    dtype: DType,
     changes: Changes,
     drawing: FitDrawing,
     pictures: Comparison | None,
@@ -374,6 +381,7 @@ def _record(
         **made_with,
         "to": to,
         "for": program,
+        "dtype": dtype,
         "layers": {
             f"{layer.name}.to_{side}": {"origin": change.origin, "rank": change.rank, "error": round(change.error, 6)}
             for (layer, side), change in changes.items()

@@ -33,11 +33,12 @@ from hnetkit.prompts.tags import (
     TaggedPrompt,
     excerpt,
     fits_in_tag,
+    options_in,
     problems_of_stack,
     split_comments,
     split_tags,
 )
-from hnetkit.runtime.strength import Strength
+from hnetkit.runtime.strength import Strength, strength_of
 from hnetkit.text import argument
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 Note = Callable[[str], None]
 """Called with each message for the user, one line at a time."""
 
-_BLOCKS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 _WITH_STRENGTH = re.compile(r"(.+):\s*([+-]?(?:\d+\.?\d*|\.\d+))")
 
 
@@ -144,21 +144,6 @@ class StackedPrompt:
         return tuple(map(strength_of, self.prompt.tags))
 
 
-def strength_of(tag: Tag) -> float | Strength:
-    """Returns the strength in a tag: a plain number, unless the tag names sides, a window or blocks."""
-    strength = Strength(
-        tag.multiplier,
-        self_k=tag.self_k,
-        self_v=tag.self_v,
-        cross_k=tag.cross_k,
-        cross_v=tag.cross_v,
-        start=tag.start,
-        end=tag.end,
-        blocks={"": 0.0, **{_BLOCKS.get(block, block): 1.0 for block in tag.blocks}} if tag.blocks else (),
-    )
-    return tag.multiplier if strength == Strength(tag.multiplier) else strength
-
-
 class NetworkFinder:
     """Finds the networks of what is drawn together; each is read once, and no name stands for two of them.
 
@@ -218,14 +203,23 @@ class NetworkFinder:
         found = []
         with opened_when_needed(self._registry) as library:
             for request in requests:
-                key = request.source, request.stated
-                if key not in self._read:
-                    self._read[key] = _read_network(request, library, self._bundled, self._note)
-                read = self._read[key]
+                read = self._read_once(request, library)
                 keeps_name = read.keeps_name or not fits_in_tag(read.name)
                 name = request.tag.name if request.tag and keeps_name else read.name
                 found.append(ResolvedNetwork(self._name_of_its_own(name, read.network), read.network))
         return found
+
+    def require_defaults(self, tags: Iterable[Tag]) -> None:
+        """Reads networks of the settings, so that an error names the setting; raises as `networks`."""
+        with settings.naming(hypernetworks=None), opened_when_needed(self._registry) as library:
+            for tag in tags:
+                self._read_once(NetworkRequest.from_tag(tag), library)
+
+    def _read_once(self, request: NetworkRequest, library: LibraryOpener) -> _ReadNetwork:
+        key = request.source, request.stated
+        if key not in self._read:
+            self._read[key] = _read_network(request, library, self._bundled, self._note)
+        return self._read[key]
 
     def means_the_same(self, name: str, other: str) -> bool:
         """Whether two mentions in prompts mean one network; those of nothing that is known do not."""
@@ -394,18 +388,22 @@ def read_prompt(prompt: str, note: Note) -> TaggedPrompt:
         note(f"Warning: {warning}")
     for tag in tagged.unknown:
         note(f"{tag}: no known kind of tag; left out of the prompt, as A1111 does.")
+    if (options := options_in(tagged.text)) is not None:
+        note(f"Warning: {options} in the prompt: plain words here, which set nothing")
     return tagged
 
 
 def with_default_stack(prompt: TaggedPrompt, finder: NetworkFinder) -> TaggedPrompt:
-    """Returns a prompt with the networks of the settings at its end, except those that it names itself, however."""
-    return prompt.adding(
-        tuple(
-            tag
-            for tag in finder.default_tags
-            if not any(finder.means_the_same(tag.name, own.name) for own in prompt.tags)
-        )
+    """Returns a prompt with the networks of the settings at its end, except those that it names itself, however.
+
+    Raises:
+        As `NetworkFinder.require_defaults`.
+    """
+    added = tuple(
+        tag for tag in finder.default_tags if not any(finder.means_the_same(tag.name, own.name) for own in prompt.tags)
     )
+    finder.require_defaults(added)
+    return prompt.adding(added)
 
 
 def warn_about_hires_loras(prompts: Iterable[TaggedPrompt], hires: StackedPrompt | None, note: Note) -> None:

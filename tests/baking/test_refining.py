@@ -11,7 +11,7 @@ from support.pipelines import latents, tiny_sd
 
 import hnetkit
 from hnetkit.baking.api import bake
-from hnetkit.baking.changes import Changes, in_weights
+from hnetkit.baking.changes import Changes, Rounding, in_weights
 from hnetkit.baking.contexts import GatheredContexts
 from hnetkit.baking.contributions import NamedStack, StackOnLayers
 from hnetkit.baking.making import Form, make_changes
@@ -25,6 +25,7 @@ from hnetkit.runtime.strength import Strength
 FEW: dict[str, Any] = {"prompts": ["a red circle", "a blue star", "a green square", "a black star"], "steps": 1}
 TEXTS = {"none": 1, "guided": 2}
 SEEDS = range(12)
+EXACT = Rounding(torch.float32)
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def distance(pipe: Any, changes: Changes, texts: int) -> float:
         return torch.stack([own[0] if texts == 1 else own[0] + 3 * (own[1] - own[0]) for own in outputs])
 
     wanted = guided()
-    with hnetkit.applied(pipe, {}), in_weights(pipe.unet, changes):
+    with hnetkit.applied(pipe, {}), in_weights(pipe.unet, changes, EXACT):
         return float((guided() - wanted).norm())
 
 
@@ -83,7 +84,7 @@ def distance(pipe: Any, changes: Changes, texts: int) -> float:
 def test_the_unet_is_nearer_to_what_it_is_with_the_networks(
     in_parts: bool, texts: int, pipe: Any, ink: Hypernetwork
 ) -> None:
-    form = Form(in_parts=in_parts, rank=2 if in_parts else None)
+    form = Form(in_parts, EXACT, rank=2 if in_parts else None)
     changes, calls = fitted(pipe, [("ink", ink, Strength(1.0))], form, texts)
     better = refine(pipe, changes, calls)
     assert distance(pipe, better, texts) < 0.9 * distance(pipe, changes, texts)
@@ -94,7 +95,7 @@ def test_the_unet_is_nearer_to_what_it_is_with_the_networks(
 
 
 def test_refining_leaves_the_unet_as_it_was_and_gives_the_same_again(pipe: Any, ink: Hypernetwork) -> None:
-    changes, calls = fitted(pipe, [("ink", ink, Strength(1.0))], Form(in_parts=True, rank=2))
+    changes, calls = fitted(pipe, [("ink", ink, Strength(1.0))], Form(True, EXACT, rank=2))
     pipe.unet.requires_grad_(False)
     pipe.unet.conv_in.requires_grad_(True)
     before = {name: (tensor.clone(), tensor.requires_grad) for name, tensor in pipe.unet.named_parameters()}
@@ -107,7 +108,7 @@ def test_refining_leaves_the_unet_as_it_was_and_gives_the_same_again(pipe: Any, 
 
 def test_what_is_exact_stays_exact(pipe: Any, ink: Hypernetwork, tint: Hypernetwork) -> None:
     stack = [("ink", ink, Strength(1.0, self_k=0, self_v=0)), ("tint", tint, Strength(1.0))]
-    changes, calls = fitted(pipe, stack, Form(in_parts=False))
+    changes, calls = fitted(pipe, stack, Form(False, EXACT))
     for place, change in refine(pipe, changes, calls, steps=2).items():
         is_same = torch.equal(change.matrix, changes[place].matrix)
         assert is_same == (place[0].kind == "self") == (change.origin == "exact")
@@ -115,12 +116,12 @@ def test_what_is_exact_stays_exact(pipe: Any, ink: Hypernetwork, tint: Hypernetw
 
 def test_errors_are_measured_anew_and_may_be_too_large(pipe: Any, ink: Hypernetwork) -> None:
     stack = [("ink", ink, Strength(1.0))]
-    own, _ = fitted(pipe, stack, Form(in_parts=True, rank=4))
-    better, _ = fitted(pipe, stack, Form(in_parts=True, rank=4), refining=10)
+    own, _ = fitted(pipe, stack, Form(True, EXACT, rank=4))
+    better, _ = fitted(pipe, stack, Form(True, EXACT, rank=4), refining=10)
     assert all(change.error > own[place].error for place, change in better.items())  # a fit is the best of these
     most = max(change.error for change in own.values())
     with pytest.raises(TooInexact) as refusal:
-        fitted(pipe, stack, Form(in_parts=True, rank=4, max_error=most + 1e-9), refining=10)
+        fitted(pipe, stack, Form(True, EXACT, rank=4, max_error=most + 1e-9), refining=10)
     assert "--refine" in str(refusal.value.command_hint)
 
 
