@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hnetkit.limits import Budget, json_size, parse_json
-from hnetkit.prompts.comfyui.nodes import TAGS, WIDGETS
-from hnetkit.prompts.tags import plain_number, split_tags
+from hnetkit.prompts.comfyui.nodes import WIDGETS
+from hnetkit.prompts.tags import plain_number
 
 _HELPERS = ("guider", "sampler", "sigmas", "noise")  # inputs of a sampler; the nodes there hold some of its settings
 _SKIPPED = (2, 4)  # modes of a node in the editor: muted, bypassed
@@ -145,20 +145,12 @@ class Graph:
     def value(self, value: Any) -> Any:
         """A plain value, followed through links to other nodes."""
         seen: set[str] = set()
-        loses_tags = False
         while isinstance(value, NodeLink):
             self.budget.work(1)
             node = self.entered(value, seen)
             inputs = node.inputs if node else {}
             value = next((inputs[name] for name in _VALUES if name in inputs), None)
-            loses_tags = loses_tags or (node is not None and node.kind == TAGS)
-        return self._without_networks(value) if loses_tags and isinstance(value, str) else value
-
-    def _without_networks(self, text: str) -> str:
-        """What hnetkit's node of tags passes on of a prompt."""
-        self.budget.make(len(text))
-        prompt = split_tags(text)
-        return prompt.replacing([None] * len(prompt.tags)).written
+        return value
 
     def number(self, value: Any) -> str | None:
         """A number in plain digits; None if it is not a number."""

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-
-LOADER, STACK, TAGS = "HnetkitHypernetworkLoader", "HnetkitHypernetworkStack", "HnetkitHypernetworksFromTags"
-HYPERNETWORK_LOADERS = ("HypernetworkLoader", LOADER, STACK, TAGS)
-"""ComfyUI's own, and hnetkit's."""
-
-_SUFFIX = re.compile(r"\.(?:pt|pt2|pth|ckpt|bin|pkl|sft|safetensors)$", re.IGNORECASE)
 
 # ComfyUI's name -> A1111's
 SAMPLERS = {
@@ -80,9 +73,6 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "CheckpointLoader": ("config_name", "ckpt_name"),
     "UNETLoader": ("unet_name", "weight_dtype"),
     "HypernetworkLoader": ("hypernetwork_name", "strength"),
-    LOADER: ("hypernetwork_name", "strength", "k", "v", "self_attention", "cross_attention", "start", "end", "blocks"),
-    STACK: tuple(name for slot in range(1, 6) for name in (f"hypernetwork_{slot}", f"strength_{slot}")),
-    TAGS: ("text",),
     "LoraLoader": ("lora_name", "strength_model", "strength_clip"),
     "LoraLoaderModelOnly": ("lora_name", "strength_model"),
     "CLIPSetLastLayer": ("stop_at_clip_layer",),
@@ -128,12 +118,3 @@ NEUTRAL: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "ImageScale": {"crop": ("disabled",)},
 }
 """Class -> input without equivalent -> the values with which it changes nothing; others are listed."""
-
-
-def stem_of(path: str) -> str:
-    """A model's name in A1111: its file without folder and suffix."""
-    return _SUFFIX.sub("", file_name(path))
-
-
-def file_name(path: str) -> str:
-    return path.replace("\\", "/").rpartition("/")[2]

@@ -9,8 +9,8 @@ from typing import Any
 
 from hnetkit.prompts.comfyui.enlarging import Size, enlargement_by, size_of
 from hnetkit.prompts.comfyui.graph import MOST_NODES, Graph, Node, NodeLink
-from hnetkit.prompts.comfyui.nodes import HYPERNETWORK_LOADERS, SAMPLERS, SCHEDULERS, WIDGETS, stem_of
-from hnetkit.prompts.comfyui.wording import is_lora, network_tags, prompt_of
+from hnetkit.prompts.comfyui.nodes import SAMPLERS, SCHEDULERS, WIDGETS
+from hnetkit.prompts.comfyui.wording import is_lora, network_tags, prompt_of, stem_of
 
 LATENT = ("latent_image", "samples", "latent", "pixels", "image")
 """Inputs through which a latent or an image goes on."""
@@ -120,7 +120,7 @@ class Pass:
         """The nodes from its model up to the checkpoint, nearest first; without a model, the longest chain there is."""
         if isinstance(self.inputs.get("model"), NodeLink):
             return list(self.graph.chain(self._start, "model"))
-        loaders = [node for node in self.graph.nodes.values() if node.kind in HYPERNETWORK_LOADERS][:MOST_NODES]
+        loaders = [node for node in self.graph.nodes.values() if node.kind == "HypernetworkLoader"][:MOST_NODES]
         return max(([node, *self.graph.chain(node, "model")] for node in loaders), key=len, default=[])
 
     @cached_property

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink
-from hnetkit.prompts.comfyui.nodes import WIDGETS, file_name, stem_of
-from hnetkit.prompts.comfyui.own_nodes import own_tags
+from hnetkit.prompts.comfyui.nodes import WIDGETS
 from hnetkit.prompts.tags import excerpt, fits_in_tag
 
+_SUFFIX = re.compile(r"\.(?:pt|pt2|pth|ckpt|bin|pkl|sft|safetensors)$", re.IGNORECASE)
 _JOINED_BY = {"ConditioningCombine": " AND ", "ConditioningConcat": " BREAK "}
 _TEXTS = ("text", "text_g", "text_l", "t5xxl")
 _TAG = re.compile(r"<(?:hypernet|lora|lyco):[^<>]*>")
@@ -19,6 +19,15 @@ _SQUARE = re.compile(r"(?<!\\)([\[\]])")
 _WORD = re.compile(r"\b(?:AND|BREAK)\b")
 _CHOICE = re.compile(r"(?<!\\)\{[^{}]*\||/\*|(?:^|[^:\\])//", re.MULTILINE)
 _EMBEDDING = re.compile(r"\bembedding:([^\s,:()<>]+)")
+
+
+def stem_of(path: str) -> str:
+    """A model's name in A1111: its file without folder and suffix."""
+    return _SUFFIX.sub("", file_name(path))
+
+
+def file_name(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2]
 
 
 def picture_in(graph: Graph, node: Node, *names: str) -> str:
@@ -100,7 +109,6 @@ def _tags(graph: Graph, models: Sequence[Node], encoders: Sequence[Node]) -> Ite
             of_model = _strength(graph, node, "model") if node.id in on_model else "0"
             tag = _tag(graph, node, "lora", "lora_name", [of_encoder, of_model])
         else:
-            yield from own_tags(graph, node)
             continue
         yield tag
 
