@@ -71,12 +71,17 @@ ROOMS = {
     "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),
     "runtime": Room(
         "`Stack` and its adapters: networks on a UNet of diffusers, ComfyUI or Forge.",
-        "errors text hub network formats kernels prompts",
+        "errors text paths hub network formats kernels prompts",
     ),
     "comfyui": Room(
         "Nodes for ComfyUI.",
-        "errors text paths network formats kernels prompts runtime",
+        "errors kernels prompts runtime",
         frozenset({"torch", "folder_paths", "comfy", "comfy_api"}),
+    ),
+    "webui": Room(
+        "An extension for Forge and reForge: the tag of hypernetworks works again.",
+        "errors kernels prompts runtime",
+        frozenset({"torch", "modules"}),
     ),
     "demo": Room("The bundled model and its networks.", "errors"),
     "settings": Room("The settings of `hnetkit config`.", "errors text paths files limits prompts demo"),

@@ -44,7 +44,7 @@ def _newer(node: NodeKind) -> type:
             outputs=[getattr(io, _NEWER[kind]).Output(display_name=name) for kind, name in node.outputs],
         )
 
-    def execute(cls: type, **inputs: Any) -> Any:
+    def execute(cls: type, /, **inputs: Any) -> Any:
         return io.NodeOutput(*run(node, inputs))
 
     methods = {"define_schema": classmethod(define_schema), "execute": classmethod(execute)}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
-from hnetkit.comfyui.files import NetworkFile, managed
 from hnetkit.kernels.dispatch import chosen_path
 from hnetkit.runtime.attention_patches import AttentionPatch, AttentionStack
 from hnetkit.runtime.fit import require_fit
 from hnetkit.runtime.layers import contexts_of, find_ldm_layers, require_blocks
+from hnetkit.runtime.network_files import NetworkFile, managed, nbytes
 from hnetkit.runtime.strength import KINDS, Kind, Strength
 
 _PATCHES: Mapping[Kind, str] = {"self": "attn1_patch", "cross": "attn2_patch"}
@@ -36,12 +38,6 @@ class ModelPatch(AttentionPatch):
         """Returns what has to be on the device while the model samples."""
         return [*self.weights, *self._composed]
 
-    def to(self, target: torch.device | torch.dtype) -> ModelPatch:
-        """Follows the model. Weights are moved by ComfyUI; what was made from them elsewhere is released."""
-        if isinstance(target, torch.device):
-            self.stack.release(keep=target)
-        return self
-
 
 def with_networks(model: Any, files: Sequence[tuple[NetworkFile, Strength]]) -> Any:
     """Returns a copy of `model` with networks after those that it has; neighbors become one stack.
@@ -56,11 +52,12 @@ def with_networks(model: Any, files: Sequence[tuple[NetworkFile, Strength]]) -> 
     layers = find_ldm_layers(unet)
     contexts = contexts_of(unet, layers.values())
     path, dtype = chosen_path(model.load_device), _compute_dtype(model)
+    manage = partial(_managed, model)
     networks, weights = [], []
     for file, strength in files:
         require_fit(file.name, file.network, contexts)
         require_blocks(strength, layers.values())
-        own = file.weights(contexts.widths, dtype, path, model)
+        own = file.weights(contexts.widths, dtype, path, manage, (model.load_device, model.offload_device))
         networks.append((own.loaded, strength))
         weights += own.managed
     copy = model.clone()
@@ -71,7 +68,7 @@ def with_networks(model: Any, files: Sequence[tuple[NetworkFile, Strength]]) -> 
         if stack_before not in stacks:
             earlier = stack_before.networks if stack_before else ()
             stack = AttentionStack([*earlier, *networks], layers, sampling_progress, path=path, dtype=dtype)
-            stacks[stack_before] = stack, managed(stack.composed, model)
+            stacks[stack_before] = stack, managed(stack.composed, manage)
         stack, composed = stacks[stack_before]
         patch = ModelPatch(stack, kind, [*(before.weights if before else ()), *weights], composed)
         if before:
@@ -89,6 +86,13 @@ def sampling_progress(options: Mapping[str, Any]) -> float | None:
     steps = len(schedule) - 1
     begun = int((schedule >= now.max().to(schedule) * (1 - 1e-4)).sum())  # samplers ask between two steps too
     return (min(max(begun, 1), steps) - 0.5) / steps
+
+
+def _managed(model: Any, module: nn.Module) -> Any:
+    """Returns a module as ComfyUI counts and moves models: with those that sample, and where `model` does."""
+    import comfy.model_patcher  # type: ignore[import-not-found]
+
+    return comfy.model_patcher.ModelPatcher(module, model.load_device, model.offload_device, size=nbytes(module))
 
 
 def _compute_dtype(model: Any) -> torch.dtype:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hnetkit.comfyui.files import name_of, names, open_file
+from hnetkit.comfyui.files import names, open_file, open_named
 from hnetkit.comfyui.models import with_networks
 from hnetkit.errors import UsageError
 from hnetkit.prompts.tags import finite_number, split_tags
@@ -111,7 +111,7 @@ def hypernetworks_from_tags(*, model: Any, text: str) -> tuple[Any, str]:
             raise UsageError(warning, hint="write <hypernet:name:0.8>")
         logging.warning("hnetkit: %s", warning)
     rest = prompt.replacing([None] * len(prompt.tags)).written
-    chosen = [(open_file(name_of(tag.name)), Strength.of(strength_of(tag))) for tag in prompt.tags]
+    chosen = [(open_named(tag.name), Strength.of(strength_of(tag))) for tag in prompt.tags]
     return with_networks(model, chosen) if chosen else model, rest
 
 

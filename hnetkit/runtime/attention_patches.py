@@ -227,6 +227,12 @@ class AttentionPatch:
     def __deepcopy__(self, memo: dict[int, Any]) -> AttentionPatch:
         return self
 
+    def to(self, target: torch.device | torch.dtype) -> AttentionPatch:
+        """Follows the model. The program moves the weights; what was made from them elsewhere is released."""
+        if isinstance(target, torch.device):
+            self.stack.release(keep=target)
+        return self
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         k, v = self.stack.contexts(k, v, self.kind, options)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import hnetkit
 from hnetkit import demo
-from hnetkit.comfyui import files
+from hnetkit.runtime import network_files
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """ComfyUI's folder of hypernetworks, which ComfyUI is installed beside."""
     folder = tmp_path / "models" / "hypernetworks"
     shutil.copytree(demo.network_folder(), folder)
-    files._read.cache_clear()
+    network_files._opened.cache_clear()
     with comfyui.installed(folder):
         yield folder
 
