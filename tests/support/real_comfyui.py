@@ -43,7 +43,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hnetkit.comfyui
-from hnetkit.comfyui import files
+from hnetkit.runtime import network_files
 
 CPU = torch.device("cpu")
 OWN = "HypernetworkLoader"
@@ -225,7 +225,7 @@ def memory(model: Any, step: Any) -> dict[str, Any]:
     for own in list(comfy.model_management.current_loaded_models):
         own.model.detach()
     comfy.model_management.current_loaded_models.clear()
-    files._read.cache_clear()
+    network_files._opened.cache_clear()
     gc.collect()
     own = workflow(rows, model)
     predict(own, **step)
@@ -244,7 +244,7 @@ def memory(model: Any, step: Any) -> dict[str, Any]:
     result["watched"] = len(watched)
     comfy.model_management.unload_all_models()
     del own, clones, counted
-    files._read.cache_clear()
+    network_files._opened.cache_clear()
     gc.collect()
     result["left"] = sum(ref() is not None for ref in watched)
     return result
