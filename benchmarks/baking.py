@@ -1,25 +1,36 @@
 """What fitting loses: the bundled networks as LoRAs of several ranks, on prompts and seeds that nothing was fitted on.
 
-python benchmarks/baking.py
+python benchmarks/baking.py [--part real-size]
 
 For each stack: relative errors of K and V by kind of layer, and the error of pictures as a share of what the networks
 change, with the PSNR; beside it the same for the SVD of the fitted weights, which knows nothing of contexts. Seeds are
 fixed; pictures are drawn with the bundled model's defaults but for the number of steps.
+
+The real size is SD 1.5's, with random weights, on the CPU: three networks [1, 2, 1] with an activation to rank 16, on
+four prompts at 256 px. What counts there is the time and the peak memory of the whole command.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
-from machine import conditions, write
+from machine import RESULTS, conditions, write
+from real_size import build_model, build_networks, peak_of
 
 import hnetkit
 from hnetkit import demo
-from hnetkit.baking.changes import Changes, SideChange
+from hnetkit.baking.changes import Changes, Rounding, SideChange
 from hnetkit.baking.contributions import StackOnLayers
 from hnetkit.baking.fit import fitted_change
 from hnetkit.baking.picture_plan import PicturePlan, PlannedPicture, recombined
@@ -53,6 +64,12 @@ HELD_OUT = (
     "a purple square on the left",
     "a small yellow star",
     "a large green triangle",
+)
+REAL_PROMPTS = (
+    "a castle on a hill at sunset",
+    "portrait of an old man with a beard",
+    "a bowl of fruit on a wooden table",
+    "a dog running on a beach",
 )
 
 
@@ -114,7 +131,7 @@ def rows(model: Any, strengths: dict[str, float]) -> Iterator[dict[str, Any]]:
 
 
 def row(drawing: FitDrawing, changes: Changes) -> dict[str, Any]:
-    errors = asdict(drawing.compare(changes).errors)
+    errors = asdict(drawing.compare(changes, Rounding(torch.float32)).errors)
     return {"picture_error": round(errors["share"], 3), "psnr": round(errors["psnr"], 1), "effect": errors["effect"]}
 
 
@@ -129,13 +146,61 @@ def grouped(pairs: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, list[dict[
     return {name: [measured for other, measured in pairs if other == name] for name in STACKS}
 
 
-def main() -> None:
+def pictures() -> dict[str, Any]:
     model = hnetkit.load_model("demo", device="cpu")
     own = plan(model)
     setting = {"steps": own.steps, "cfg_scale": own.cfg_scale, "sampler": own.sampler, "size": [own.width, own.height]}
-    pictures = {"prompts": SEEN, "held_out": HELD_OUT}
-    found = grouped(list(all_rows(model)))
-    write("baking", {"pictures": {**setting, **pictures}, "stacks": found, **conditions("torch", "diffusers")})
+    drawn = {**setting, "prompts": SEEN, "held_out": HELD_OUT}
+    return {"pictures": drawn, "stacks": grouped(list(all_rows(model))), **conditions("torch", "diffusers")}
+
+
+def real_size() -> dict[str, Any]:
+    """Time and peak memory of `hnetkit bake` in a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = build_model(folder / "model", torch.float32)
+        networks = build_networks(folder, torch.float32)["activation"]
+        (folder / "prompts.txt").write_text("\n".join(REAL_PROMPTS))
+        options = [part for path in networks for part in ("-n", f"{path}:0.5")]
+        options += ["--rank", "16", "--prompts", str(folder / "prompts.txt"), "--steps", "10", "--size", "256"]
+        options += [
+            "--model",
+            str(model),
+            "--device",
+            "cpu",
+            "--dtype",
+            "fp32",
+            "--out",
+            str(folder / "lora.safetensors"),
+        ]
+        environment = {**os.environ, "HNETKIT_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+        began, cpu_before = time.monotonic(), os.times()
+        peak = peak_of([sys.executable, "-P", "-m", "hnetkit", "bake", *options], environment)
+        minutes, cpu = (time.monotonic() - began) / 60, os.times()
+    cpu_s = cpu.children_user + cpu.children_system - cpu_before.children_user - cpu_before.children_system
+    measured = {
+        "minutes": round(minutes, 1),
+        "cpu_minutes": round(cpu_s / 60, 1),
+        "peak_mb": round(peak / 1e6),
+        "load": os.getloadavg()[2],
+    }
+    own = {"networks": 3, "rank": 16, "prompts": len(REAL_PROMPTS), "steps": 10, "size": 256, "dtype": "fp32"}
+    threads = {"threads": os.environ.get("OMP_NUM_THREADS", "as torch chooses")}
+    return {"real_size": {**own, **measured, **threads, **conditions("torch", "diffusers")}}
+
+
+PARTS = {"pictures": pictures, "real-size": real_size}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, help="measure this alone, and keep what is known of the other")
+    part = parser.parse_args().part
+    file = RESULTS / "baking.json"
+    known = json.loads(file.read_text()) if part and file.exists() else {}
+    for measure in PARTS.values() if part is None else [PARTS[part]]:
+        known.update(measure())
+    write("baking", known)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 
 from hnetkit import demo, paths, settings
 from hnetkit.errors import HnetkitError, MissingExtra, failure_of
@@ -115,10 +114,25 @@ def _library() -> str:
 
 def _settings() -> str:
     stored = settings.load()
-    model = stored.get("model")
-    if model and model.startswith((".", "/", "~")) and not Path(model).expanduser().exists():
-        raise HnetkitError(f"the model {model} is not there", hint="hnetkit config model FOLDER")
+    faults = [*settings.faults(stored), *_lost_networks(stored)]
+    if faults:
+        raise HnetkitError("; ".join(map(str, faults)), hint=faults[0].command_hint)
     return ", ".join(f"{key}={value}" for key, value in sorted(stored.items())) or "none made"
+
+
+def _lost_networks(stored: Mapping[str, str]) -> Iterator[HnetkitError]:
+    """Yields why a network of the settings cannot be read."""
+    from hnetkit.library.resolve import find_network, opened_when_needed, read_found
+    from hnetkit.prompts.tags import split_tags
+
+    with opened_when_needed() as library:
+        for tag in split_tags(stored.get("hypernetworks", "")).tags:
+            try:
+                found = find_network(tag.name, None, library, demo.comes_with(stored.get("model")))
+                read_found(found, tag.name)
+            except HnetkitError as error:
+                error.args = (f"hypernetworks: {error}",)
+                yield error
 
 
 def _sites() -> str:

@@ -303,6 +303,11 @@ def refuse_all_but(beginning: bytes, path: str | os.PathLike[str], *, overwrite:
     refuse_existing(path, overwrite=overwrite, is_other=is_other)
 
 
+def suffixed(path: str | os.PathLike[str], suffix: str) -> Path:
+    """Returns a path with this suffix in place of its own; a name that ends in dots, as if it did not."""
+    return Path(os.fspath(path).rstrip(".")).with_suffix(suffix)
+
+
 def refuse_links(paths: Iterable[Path]) -> None:
     """Raises OutputExists if one of the files to write is a link, which may lead out of its folder."""
     for path in paths:

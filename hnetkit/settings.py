@@ -6,13 +6,14 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from hnetkit import demo
-from hnetkit.errors import HnetkitError, NotFound, UsageError
-from hnetkit.files import exclusive_lock, new_file
+from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.files import exclusive_lock, is_file_at, is_folder_at, is_model_name, new_file, stat_at
 from hnetkit.limits import read_json
 from hnetkit.paths import config_file
+from hnetkit.text import argument
 
 _PATIENCE_S = 10.0
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -34,6 +35,13 @@ KEYS: Mapping[str, str] = {
 }
 _FOLDERS = ("tokenizer", "loras", "embeddings")
 _MODELS = ("model", "vae")
+_HOLDS: Mapping[str, tuple[str, ...]] = {
+    "model": ("model_index.json",),
+    "vae": ("config.json", "vae/config.json"),
+    "tokenizer": ("vocab.json", "tokenizer.json", "tokenizer/vocab.json", "tokenizer/tokenizer.json"),
+}
+"""Setting -> the files of which its folder has at least one."""
+
 _CHOICES: Mapping[str, tuple[str, ...]] = {"device": DEVICES, "dtype": DTYPES, "capture": CAPTURE}
 
 
@@ -64,18 +72,32 @@ def get(key: str) -> str | None:
 
 
 @contextmanager
-def naming(key: str, given: object = None) -> Iterator[None]:
-    """Adds to an error inside the block that its value is that of the settings, unless one was given.
+def naming(**given: object) -> Iterator[None]:
+    """Adds to an error inside the block that the value that it is about is that of the settings.
 
     Args:
-        given: the value of the option or argument; None if the setting is used.
+        given: setting -> the value of the option or argument; None if the setting is used. Of several settings, the
+            one whose value the error mentions is named.
     """
     try:
         yield
     except HnetkitError as error:
-        if given is None and get(key) is not None:
+        used = {key: value for key, option in given.items() if option is None and (value := get(key)) is not None}
+        said = {key: value for key, value in used.items() if len(given) == 1 or value in str(error)}
+        if said:
+            key = max(said, key=lambda key: len(said[key]))  # one folder may be in another
             error.args = (f"{error} (the {key} of `hnetkit config`)",)
         raise
+
+
+def faults(stored: Mapping[str, str]) -> Iterator[HnetkitError]:
+    """Yields why a stored setting cannot be used any more, as files and folders go and come; names no network."""
+    for key, value in stored.items():
+        if key in KEYS and value:
+            try:
+                _checked(key, value)
+            except HnetkitError as error:
+                yield error
 
 
 def put(key: str, value: str | None) -> str | None:
@@ -131,13 +153,33 @@ def _checked(key: str, value: str) -> str:
 
 def _checked_path(key: str, value: str) -> str:
     path = os.path.abspath(os.path.expanduser(value))
-    if os.path.isdir(path) or (key in _MODELS and os.path.exists(path)):
+    try:
+        is_folder, is_known = is_folder_at(path), stat_at(path) is not None
+        lacks = is_folder and not _holds_what_is_needed(key, path)
+    except OSError as error:  # which does not say that it is not there
+        raise failure_of(error, path) from error
+    if lacks:
+        raise NotFound(f"{key}: {path} has no {_HOLDS[key][0]}", hint=_hint_in_place_of(key, path))
+    if is_folder or (key in _MODELS and is_known):
         return path
-    if os.path.exists(path):
+    if is_known:
         raise NotFound(f"{key}: {path} is not a folder", hint=f"hnetkit config {key} FOLDER")
     if is_hub_id(key, value):
         return value
     raise NotFound(f"{key}: {path}: no such {'file or folder' if key in _MODELS else 'folder'}")
+
+
+def _holds_what_is_needed(key: str, folder: str) -> bool:
+    return key not in _HOLDS or any(is_file_at(os.path.join(folder, name)) for name in _HOLDS[key])
+
+
+def _hint_in_place_of(key: str, folder: str) -> str:
+    """Returns what to give in place of a folder: the first model file in it, as people keep checkpoints in one."""
+    with suppress(OSError):
+        for name in sorted(os.listdir(folder)) if key in _MODELS else ():
+            if is_model_name(name):
+                return f"hnetkit config {key} {argument(os.path.join(folder, name), is_path=True)}"
+    return f"hnetkit config {key} FOLDER, one that has it"
 
 
 def _require_stack(value: str) -> None:

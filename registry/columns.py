@@ -28,6 +28,7 @@ COLUMNS: Mapping[str, Mapping[str, type]] = {
     "remote_files": {"hashes": dict},
     "subscriptions": {"filters": dict},
     "trainings": {"recipe": dict},
+    "baked_networks": {"strength": dict},
 }
 # table -> the command that writes such rows again
 _MENDED_BY = {
@@ -36,6 +37,7 @@ _MENDED_BY = {
     **dict.fromkeys(("models", "versions", "remote_files"), "hnetkit sync --metadata-only"),
     "subscriptions": "hnetkit sync --unsave NAME, and save it again",
     "trainings": "hnetkit forget NAME, then hnetkit scan",
+    "baked_networks": "hnetkit bake --overwrite, to the same file",
 }
 _DEEPEST = 100  # levels: a more deeply nested value could be written, but not read everywhere
 

@@ -71,6 +71,19 @@ class ImportedFiles:
             found.setdefault(file.content_hash, []).append(file)
         return found
 
+    def without_reference(self) -> list[ImportedFile]:
+        """Returns the files of which it is not known where they came from."""
+        return self._rows("imported_files.reference IS NULL", [])
+
+    def counts(self) -> tuple[int, int]:
+        """Returns the number of networks that some file says the source of, and of those that none does."""
+        told = (
+            "SELECT count(reference) > 0 AS is_told FROM imported_files JOIN networks ON networks.id = network_id "
+            f"WHERE {FILELESS} GROUP BY network_id"
+        )
+        with_source, without = self._db.execute(f"SELECT total(is_told), total(NOT is_told) FROM ({told})").fetchone()
+        return int(with_source), int(without)
+
     def contents(self, *, stem: str | None = None, digits: str | None = None) -> list[str]:
         """Returns the content hashes of the networks in no file that a file held with this stem, or with this hash.
 

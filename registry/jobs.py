@@ -66,7 +66,7 @@ def _job(row: dict[str, Any]) -> Job:
 
 
 class Jobs:
-    """The tables `jobs` and `installs`."""
+    """The tables `jobs`, `installs` and `job_networks`."""
 
     def __init__(self, db: Connection) -> None:
         self._db = db
@@ -152,6 +152,16 @@ class Jobs:
         )
         return cursor.rowcount == 1
 
+    def add_had(self, job: int, sha256: str) -> None:
+        """Records that a file which the job fetched holds this network, where another job has its place."""
+        self._db.execute("INSERT OR IGNORE INTO job_networks VALUES (?, ?)", [job, sha256])
+
+    def networks_of(self, job: int) -> list[str | None]:
+        """Returns the sha256 of every network that came of a job: of what it installed, and of what was here."""
+        statement = "SELECT sha256 FROM installs WHERE job_id = ? AND kind = 'network' UNION "
+        statement += "SELECT sha256 FROM job_networks WHERE job_id = ? ORDER BY sha256"
+        return [sha256 for (sha256,) in self._db.execute(statement, [job, job])]
+
     def installs(self, *, job: int | None = None, kind: str | None = None) -> list[dict[str, Any]]:
         """Returns the installed files by path: all, or those of one job or one kind."""
         wanted = {column: value for column, value in (("job_id", job), ("kind", kind)) if value is not None}
@@ -162,6 +172,11 @@ class Jobs:
         return [
             {"path": from_column(path), "job_id": job, "kind": kind, "sha256": sha} for path, job, kind, sha in cursor
         ]
+
+    def installed_at(self, path: str) -> set[str]:
+        """Returns the sha256 of the network that was installed at a path; an empty set for none."""
+        statement = "SELECT sha256 FROM installs WHERE path = ? AND kind = 'network'"
+        return {sha256 for (sha256,) in self._db.execute(statement, [to_column(path)])}
 
     def move_install(self, path: str, to: str) -> None:
         """Records that an installed file is at another path now; a record of that path stays as it is."""

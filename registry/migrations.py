@@ -545,3 +545,55 @@ LEFT JOIN versions ON versions.id = (
     SELECT version_id FROM network_versions WHERE network_id = networks.id ORDER BY version_id LIMIT 1
 )
 """
+
+
+@migrations()
+def m011_networks_of_archives(db: Database) -> None:
+    """Networks in an archive that the library had already, from another download: each has one place, of one job."""
+    db.execute(_M011)
+
+
+_M011 = """
+CREATE TABLE job_networks (
+    job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (job_id, sha256)
+) WITHOUT ROWID
+"""
+
+
+@migrations()
+def m012_bakes(db: Database) -> None:
+    """Files that stacks were baked to. A network that went in is known by its content, wherever its files are."""
+    for statement in _M012.split(";"):
+        db.execute(statement)
+
+
+_M012 = """
+CREATE TABLE bakes (
+    id INTEGER PRIMARY KEY,
+    path NOT NULL UNIQUE,
+    target TEXT NOT NULL CHECK (target IN ('lora', 'diff', 'checkpoint', 'hypernetwork')),
+    program TEXT,
+    rank INTEGER,
+    refine_steps INTEGER,
+    error REAL,
+    picture_error REAL,
+    psnr REAL,
+    model_name TEXT,
+    model_hash TEXT,
+    size_bytes INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    baked_at TEXT NOT NULL
+);
+CREATE TABLE baked_networks (
+    bake_id INTEGER NOT NULL REFERENCES bakes (id) ON DELETE CASCADE,
+    place INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    content_hash TEXT NOT NULL,
+    sha256 TEXT,
+    strength TEXT NOT NULL,
+    PRIMARY KEY (bake_id, place)
+) WITHOUT ROWID;
+CREATE INDEX baked_networks_by_content ON baked_networks (content_hash)
+"""

@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 from types import TracebackType
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError
+from hnetkit.files import sync_folder
 from hnetkit.registry import columns
+from hnetkit.registry.bakes import Bakes
 from hnetkit.registry.catalogue import Catalogue, Subscriptions
 from hnetkit.registry.files import Files
 from hnetkit.registry.imported import ImportedFiles
@@ -23,7 +26,7 @@ from hnetkit.registry.links import Links
 from hnetkit.registry.networks import Networks, Trainings
 from hnetkit.text import argument
 
-SCHEMA_VERSION = 10  # the number of migrations; kept in the file as `user_version`
+SCHEMA_VERSION = 11  # the number of migrations; kept in the file as `user_version`
 BUSY_TIMEOUT_S = 30.0
 _LEAST_ROOM = 128 << 10  # bytes that SQLite needs to begin a change
 _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
@@ -31,6 +34,10 @@ _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError,
 
 class Registry:
     """The registry at `path`, which is created if it does not exist.
+
+    Args:
+        path: of the database.
+        patience_s: how long to wait for another process that keeps it busy while it is opened.
 
     Attributes:
         files: roots and the files under them.
@@ -41,6 +48,7 @@ class Registry:
         jobs: downloads, and installed files.
         subscriptions: saved filters to keep up to date with a site.
         trainings: how networks were trained here.
+        bakes: files that stacks were baked to.
         is_new: whether there was none before.
 
     Any number of threads may write; `write` admits one at a time. A registry on a full or read-only disk can still be
@@ -51,10 +59,10 @@ class Registry:
         DiskFull: there is none yet, and no room for one.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, patience_s: float = BUSY_TIMEOUT_S) -> None:
         self.path = Path(path)
         self.is_new = not self.path.exists()
-        self._db = open_database(self.path)
+        self._db = open_database(self.path, patience_s)
         self.files = Files(self._db)
         self.networks = Networks(self._db)
         self.imported = ImportedFiles(self._db)
@@ -63,6 +71,7 @@ class Registry:
         self.jobs = Jobs(self._db)
         self.subscriptions = Subscriptions(self._db)
         self.trainings = Trainings(self._db)
+        self.bakes = Bakes(self._db)
         self._writing = threading.RLock()
 
     @contextmanager
@@ -161,7 +170,7 @@ class Registry:
                 raise error
 
 
-def open_database(path: Path) -> Connection:
+def open_database(path: Path, patience_s: float = BUSY_TIMEOUT_S) -> Connection:
     """Opens the database at `path`; creates or migrates it if necessary. Any number may do so at once.
 
     On a full or read-only disk it can still be read; the first change then raises.
@@ -183,7 +192,7 @@ def open_database(path: Path) -> Connection:
     with translated(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return _opened(path, _prepare)
+            return _opened(path, partial(_prepare, patience_s=patience_s))
         except (sqlite3.OperationalError, OSError) as error:
             if not isinstance(error, OSError) and not _is_of_the_disk(error):
                 raise
@@ -228,9 +237,9 @@ def expected_tables() -> set[str]:
 
 
 @contextmanager
-def transaction(db: Connection) -> Iterator[None]:
+def transaction(db: Connection, patience_s: float = BUSY_TIMEOUT_S) -> Iterator[None]:
     """A transaction. It takes the write lock at once, so that two writers wait for each other and neither fails."""
-    _when_free(db, "BEGIN IMMEDIATE")
+    _when_free(db, "BEGIN IMMEDIATE", patience_s)
     try:
         yield
         db.execute("COMMIT")
@@ -282,17 +291,15 @@ def _opened(path: Path, prepare: Callable[[Connection, Path], None], how: str = 
     return connection
 
 
-def _prepare(db: Connection, path: Path) -> None:
+def _prepare(db: Connection, path: Path, patience_s: float) -> None:
     db.execute("PRAGMA foreign_keys = ON")
-    db.execute("PRAGMA busy_timeout = 1000")  # the first lock tells whether there are any
-    try:
-        _when_free(db, "PRAGMA journal_mode = WAL", while_busy=lambda: _require_locks(path))
-    finally:
-        db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    db.execute(f"PRAGMA busy_timeout = {min(1000, int(patience_s * 1000))}")  # the first lock tells if there are any
+    _when_free(db, "PRAGMA journal_mode = WAL", patience_s, while_busy=lambda: _require_locks(path))
     db.execute("PRAGMA synchronous = NORMAL")
     if _version(db, path) < SCHEMA_VERSION:
-        with transaction(db):
+        with transaction(db, patience_s):
             _upgrade(db, path)
+    db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
 
 
 def _upgrade(db: Connection, path: Path) -> None:
@@ -319,6 +326,7 @@ def _keep(path: Path, version: int) -> None:
         source.backup(copy)
         copy.execute("PRAGMA journal_mode = DELETE")  # a copy is one file
     os.replace(part, target)
+    sync_folder(target.parent)  # the upgrade must not be on the disk before the copy is
 
 
 def _prepare_alone(db: Connection, path: Path) -> None:
@@ -341,13 +349,15 @@ def _version(db: Connection, path: Path) -> int:
     return version
 
 
-def _when_free(connection: sqlite3.Connection, statement: str, while_busy: Callable[[], None] = lambda: None) -> None:
+def _when_free(
+    connection: sqlite3.Connection, statement: str, patience_s: float, while_busy: Callable[[], None] = lambda: None
+) -> None:
     """Executes a statement that SQLite may refuse as "locked" at once, whatever its timeout.
 
     SQLite does that while another process changes the journal mode, and while another thread reads through the same
     connection what another process has changed since.
     """
-    until = time.monotonic() + BUSY_TIMEOUT_S
+    until = time.monotonic() + patience_s
     while True:
         try:
             connection.execute(statement)

@@ -52,7 +52,7 @@ ROOMS = {
     ),
     "registry": Room(
         "The library's SQLite database. Answers named queries; opens no model file.",
-        "errors limits text",
+        "errors files limits text",
         frozenset({"sqlite_utils"}),
     ),
     "kernels": Room(
@@ -92,7 +92,7 @@ ROOMS = {
     ),
     "baking": Room(
         "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
-        "errors files text network formats kernels registry library prompts runtime generate",
+        "errors files limits text network formats kernels registry library prompts runtime generate",
     ),
     "train": Room(
         "Training data, training runs and sweeps.",
@@ -101,7 +101,7 @@ ROOMS = {
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",
-        "errors text paths settings hub kernels registry sources demo",
+        "errors text paths settings prompts hub kernels registry library sources demo",
     ),
 }
 """Room -> its row. `hnetkit.cli` is not listed: it may import every room, and no room may import it."""

@@ -7,13 +7,13 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
 
-from hnetkit.baking.changes import Changes
-from hnetkit.baking.checkpoint import differences, require_copyable, write_checkpoint
+from hnetkit.baking.changes import Changes, Rounding
+from hnetkit.baking.checkpoint import differences, require_copyable, weights_dtype, write_checkpoint
 from hnetkit.baking.contributions import NamedStack, StackOnLayers
 from hnetkit.baking.key_sets import Program, named_tensors, require_key_set
 from hnetkit.baking.making import USUAL_RANK, Form, make_changes
@@ -22,17 +22,21 @@ from hnetkit.baking.picture_plan import plan_pictures
 from hnetkit.baking.pictures import Comparison, FitDrawing, Progress
 from hnetkit.baking.record import METADATA, refuse_all_but_baked
 from hnetkit.errors import FileRefused, NotFound, UsageError
-from hnetkit.files import SAFETENSORS_SUFFIXES, new_file
+from hnetkit.files import SAFETENSORS_SUFFIXES, new_file, suffixed
 from hnetkit.formats.writing import require_output as require_network_output
 from hnetkit.formats.writing import source_sha256, write_tensors
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.model import Model
+from hnetkit.library.bakes import record_bake
 from hnetkit.network import DType, TensorRef
 from hnetkit.runtime.adapters import applied, named_networks
 from hnetkit.runtime.layers import Layer, find_layers
 from hnetkit.runtime.strength import KINDS, SIDES, Strength
 from hnetkit.text import argument
+
+if TYPE_CHECKING:
+    from hnetkit.library.library import Library
 
 Target = Literal["lora", "diff", "checkpoint"]
 TARGETS = ("lora", "diff", "checkpoint", "hypernetwork")
@@ -48,9 +52,9 @@ class Baked:
         to: the target.
         program: that the tensors are named for; None for a checkpoint.
         changes: by layer and side.
-        dtype: of the tensors; a checkpoint keeps its own.
+        dtype: of the tensors; of a checkpoint, its own.
         pictures: drawn without networks, with them, and with what was baked; None where nothing was drawn.
-        record: what it was made of and how, and every error, as JSON holds it.
+        record: what it was made of and how, and every error after rounding, as JSON holds it.
     """
 
     to: Target
@@ -76,7 +80,10 @@ class Baked:
 
     @property
     def errors(self) -> dict[str, float]:
-        """The relative error of each projection on contexts that it was not fitted on; 0 where it is exact."""
+        """The relative error of each projection in the file, on contexts that it was not fitted on.
+
+        Where it is exact, that is what rounding takes away, of the values themselves.
+        """
         return {f"{layer.name}.to_{side}": change.error for (layer, side), change in self.changes.items()}
 
     @property
@@ -86,27 +93,31 @@ class Baked:
     @property
     def metadata(self) -> dict[str, str]:
         """The header of the file."""
-        return {"format": "pt", METADATA: json.dumps(self.record)}
+        return {"format": "pt", METADATA: json.dumps(self.record, allow_nan=False)}
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, library: Library | None = None) -> Path:
         """Writes the file, or the copy of the model, whole or not at all.
 
         Args:
             path: a ``.safetensors`` file; for a checkpoint, a file or a folder as its model is one.
             overwrite: replace a file that is there. A folder is never replaced.
+            library: records what was baked to which file, and shows it with each of the networks.
 
         Raises:
             OutputExists, NotFound, DiskFull, UsageError: it cannot be written there.
             FileRefused: a value does not fit the type of the tensors.
+            RegistryError: it is written, and cannot be recorded.
         """
         target = Path(path)
         require_output(self.to, self._model, target, overwrite=overwrite)
         if self.to == "checkpoint":
             write_checkpoint(cast(str, self._model), target, self.tensors, self.metadata, overwrite=overwrite)
-            return target
-        refs = {name: TensorRef.of(tensor) for name, tensor in self.tensors.items()}
-        with new_file(target, overwrite=overwrite) as file:
-            write_tensors(file, refs, self.metadata, name=str(target))
+        else:
+            refs = {name: TensorRef.of(tensor) for name, tensor in self.tensors.items()}
+            with new_file(target, overwrite=overwrite) as file:
+                write_tensors(file, refs, self.metadata, name=str(target))
+        if library is not None:
+            record_bake(library.registry, target, self.record)
         return target
 
 
@@ -210,22 +221,26 @@ def bake(
     if to == "hypernetwork":
         texts = {layer.width for layer in find_layers(model.pipe.unet) if layer.kind == "cross"}
         return bake_network(stack, texts, mix=mix, dtype=dtype)
+    made_with = {"model": model.name, "model_hash": model.hash if isinstance(model, Model) else None}
     with applied(model.pipe, {}):
         on_layers = StackOnLayers(model.pipe.unet, stack)
         _require_rank(rank, on_layers)
         if to != "checkpoint":
             program = require_key_set(to, program, has_constant=not on_layers.is_affine)
-        is_lora = to == "lora"
-        form = Form(in_parts=is_lora, rank=rank, max_error=max_error, is_shared=program == "diffusers")
+        own_dtype: DType = next((short for short, kind in _DTYPES.items() if kind == model.pipe.unet.dtype), "fp32")
+        place = model.source.location if isinstance(model, Model) else None
+        written: DType = dtype or own_dtype
+        if to == "checkpoint":
+            written = own_dtype if place is None else weights_dtype(place)
+        rounding = Rounding(_DTYPES[written], of_sums=to == "checkpoint")
+        form = Form(to == "lora", rounding, rank, max_error, is_shared=program == "diffusers")
         plan = plan_pictures(model, prompts, steps=steps, size=size, seed=seed)
         drawing = FitDrawing(model, stack, on_layers, plan, progress)
         changes = make_changes(on_layers, drawing.gather, form)
-        pictures = drawing.compare(changes) if drawing.has_drawn or compare else None
+        pictures = drawing.compare(changes, rounding) if drawing.has_drawn or compare else None
         outputs = {layer: on_layers.projections(layer).output for layer in on_layers.layers}
-    own_dtype: DType = next((short for short, kind in _DTYPES.items() if kind == model.pipe.unet.dtype), "fp32")
-    record = _record(model, stack, to, program, changes, drawing, pictures)
-    place = model.source.location if isinstance(model, Model) else None
-    return Baked(to, program, changes, dtype or own_dtype, pictures, record, outputs, place)
+    record = _record(stack, made_with, to, program, written, changes, drawing, pictures)
+    return Baked(to, program, changes, written, pictures, record, outputs, place)
 
 
 def bake_network(
@@ -292,7 +307,7 @@ def require_output(to: str, model: str | None, path: Path, *, overwrite: bool) -
     if path.suffix.lower() not in suffixes:
         raise UsageError(
             f"{path}: weights are written as {' or '.join(suffixes)}",
-            hint=f"--out {argument(path.with_suffix('.safetensors'), is_path=True)}",
+            hint=f"--out {argument(suffixed(path, '.safetensors'), is_path=True)}",
         )
     if not path.parent.is_dir():
         raise NotFound(f"{path.parent}: no such folder")
@@ -328,10 +343,11 @@ def rank_above(rank: int, widest: int) -> UsageError:
 
 
 def _record(
-    model: LoadedPipeline,
     stack: NamedStack,
+    made_with: Mapping[str, str | None],
     to: Target,
     program: Program | None,
+    dtype: DType,
     changes: Changes,
     drawing: FitDrawing,
     pictures: Comparison | None,
@@ -351,9 +367,10 @@ def _record(
     }
     return {
         "networks": _networks_record(stack),
-        "model": model.name,
+        **made_with,
         "to": to,
         "for": program,
+        "dtype": dtype,
         "layers": {
             f"{layer.name}.to_{side}": {"origin": change.origin, "rank": change.rank, "error": round(change.error, 6)}
             for (layer, side), change in changes.items()

@@ -1,4 +1,4 @@
-"""Changes of projections that take the place of a stack, and a UNet with them in its weights for a while."""
+"""Changes of projections that take the place of a stack, how a file rounds them, and a UNet with them for a while."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class SideChange:
         down: ``[rank, width]``; None for the identity: `up` is then the whole difference.
         constant: ``[projected]``: what is added to V itself; None for K, where softmax ignores it.
         origin: whether it is what the stack adds, or fitted to it.
-        errors: ``[rank + 1]`` relative errors with the first r parts, on contexts that it was not fitted on.
+        errors: ``[rank + 1]`` relative errors with the first r parts, on contexts that it was not fitted on; once it is
+            made, the last of them is that of the file, after rounding.
         center: ``[width]``: the mean context, where fewer parts with another constant give the same; None for 0.
     """
 
@@ -67,6 +68,43 @@ class SideChange:
         return int(fitting[0]) if len(fitting) else None
 
 
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How a file rounds what it holds.
+
+    Attributes:
+        dtype: of its tensors.
+        of_sums: whether they are weights with the change in them, as in a checkpoint, and not the change alone: a small
+            one is then as coarse as the weights are.
+    """
+
+    dtype: torch.dtype
+    of_sums: bool = False
+
+    @property
+    def is_felt(self) -> bool:
+        return self.dtype not in (torch.float32, torch.float64)
+
+    def of(self, change: SideChange) -> SideChange:
+        """Returns a change as the file holds it; one that is rounded in a sum alone, as it is."""
+        if self.of_sums:
+            return change
+        down, constant = (None if part is None else self._rounded(part) for part in (change.down, change.constant))
+        return replace(change, up=self._rounded(change.up), down=down, constant=constant)
+
+    def total(self, own: Tensor, added: Tensor) -> Tensor:
+        """Returns weights with what is added to them, in float64, as they are once the file is read."""
+        exact = to_float64(own) + added.to(to_float64(own))
+        return self._rounded(exact) if self.of_sums else exact
+
+    def added(self, own: Tensor, change: SideChange) -> Tensor:
+        """Returns what weights become more by, in float64, once the file is read."""
+        return self.total(own, self.of(change).matrix) - to_float64(own)
+
+    def _rounded(self, values: Tensor) -> Tensor:
+        return to_float64(values.to(self.dtype))
+
+
 Changes: TypeAlias = Mapping[Place, SideChange]
 """The changes of a UNet's layers."""
 
@@ -85,8 +123,8 @@ def output_shift(change: SideChange, output: Tensor) -> Tensor:
 
 
 @contextmanager
-def in_weights(unet: nn.Module, changes: Changes) -> Iterator[None]:
-    """Has `unet` compute with the changes in its weights inside the block; its own come back bit for bit.
+def in_weights(unet: nn.Module, changes: Changes, rounding: Rounding) -> Iterator[None]:
+    """Has `unet` compute with the changes of a file in its weights inside the block; its own come back bit for bit.
 
     No stack may be active, since a map that is folded into the same weights would be lost.
     """
@@ -95,12 +133,12 @@ def in_weights(unet: nn.Module, changes: Changes) -> Iterator[None]:
 
     def add(parameter: Any, difference: Tensor) -> None:
         before.append((parameter, parameter.data))
-        exact = to_float64(parameter.data) + difference.to(to_float64(parameter.data).device)
-        parameter.data = exact.to(parameter.data)
+        parameter.data = rounding.total(parameter.data, difference).to(parameter.data)
 
     try:
         with torch.no_grad():
-            for (layer, side), change in changes.items():
+            for (layer, side), exact in changes.items():
+                change = rounding.of(exact)
                 attention: Any = modules[layer.name]
                 projection = attention.to_k if side == "k" else attention.to_v
                 add(projection.weight, change.matrix)

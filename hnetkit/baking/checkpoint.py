@@ -15,7 +15,7 @@ from hnetkit.baking.changes import Changes, output_shift
 from hnetkit.baking.key_sets import Outputs
 from hnetkit.baking.record import refuse_all_but_baked
 from hnetkit.errors import DiskFull, FileRefused, NotFound, UsageError
-from hnetkit.files import SAFETENSORS_SUFFIXES, new_file, new_folder, refuse_any
+from hnetkit.files import SAFETENSORS_SUFFIXES, is_model_name, new_file, new_folder, refuse_any, suffixed
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.writing import write_header
@@ -24,7 +24,7 @@ from hnetkit.generate.loading.configs import read_object
 from hnetkit.generate.loading.diffusers_folder import part_weights, variant_of, weight_files
 from hnetkit.generate.loading.parts import names_in_checkpoint
 from hnetkit.kernels.affine import to_float64
-from hnetkit.network import TensorRef
+from hnetkit.network import DType, TensorRef
 from hnetkit.text import argument, size_text
 
 _CHUNK = 4 << 20  # bytes
@@ -33,6 +33,7 @@ _UNET = "model.diffusion_model."
 _WEIGHTS = "diffusion_pytorch_model"
 _INDEX = f"{_WEIGHTS}.safetensors.index.json"
 _SPARE = 1.02
+_COARSEST: Mapping[str, DType] = {"BF16": "bf16", "F16": "fp16"}
 
 
 def differences(changes: Changes, outputs: Outputs) -> dict[str, Tensor]:
@@ -43,6 +44,22 @@ def differences(changes: Changes, outputs: Outputs) -> dict[str, Tensor]:
         if change.constant is not None:
             found[f"{layer.name}.to_out.0.bias"] = output_shift(change, outputs[layer])
     return found
+
+
+def weights_dtype(model: str) -> DType:
+    """Returns the type of the weights in a model's files that a stack goes into: of several, that with fewest bits.
+
+    Raises:
+        As `hnetkit.generate.loading.diffusers_folder.part_weights`; FileRefused: a file cannot be read.
+    """
+    folder = Path(model)
+    files = part_weights(folder / "unet", variant_of(weight_files(folder)[0])) if folder.is_dir() else [folder]
+    found: set[str] = set()
+    for path in files:
+        with OpenFile(path) as file:
+            entries = read_safetensors(file).entries
+        found |= {entry.dtype for name, entry in entries.items() if name.endswith(("to_k.weight", "to_v.weight"))}
+    return next((short for code, short in _COARSEST.items() if code in found), "fp32")
 
 
 def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
@@ -69,8 +86,11 @@ def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
     if is_file and path.suffix.lower() not in SAFETENSORS_SUFFIXES:
         raise UsageError(
             f"{path}: a copy of one file is one file",
-            hint=f"--out {argument(path.with_suffix('.safetensors'), is_path=True)}",
+            hint=f"--out {argument(suffixed(path, '.safetensors'), is_path=True)}",
         )
+    if not is_file and is_model_name(path.name):
+        hint = f"--out {argument(suffixed(path, ''), is_path=True)}"
+        raise UsageError(f"{path}: the model is a folder, and so is its copy", hint=hint)
     if os.path.exists(path) and os.path.samefile(model, path):
         raise UsageError(f"{path}: the model itself, which is never changed", hint="choose another name")
     if is_file:

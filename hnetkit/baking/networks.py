@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,9 +23,13 @@ from hnetkit.formats.topology import build_mlp
 from hnetkit.formats.writing import save
 from hnetkit.kernels.affine import Affine, collapse, compose
 from hnetkit.kernels.weights import MLPWeights, StageWeights
+from hnetkit.library.bakes import record_bake
 from hnetkit.network import TORCH_NAME, DType, Hypernetwork, MLPPair, ResidualMLP, TensorRef
 from hnetkit.runtime.stack import read_mlp
 from hnetkit.runtime.strength import SIDES, Kind, Side
+
+if TYPE_CHECKING:
+    from hnetkit.library.library import Library
 
 Mix = Literal["stack", "parallel", "average"]
 MIXES: tuple[Mix, ...] = ("stack", "parallel", "average")
@@ -61,9 +65,11 @@ class BakedNetwork:
         """The tensors by width, side and A1111's names."""
         return {f"{width}.{side}.{key}": tensor.torch() for width, side, key, tensor in self.network.each_tensor()}
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Writes ``.safetensors``, or A1111's ``.pt``; raises as `hnetkit.save`."""
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, library: Library | None = None) -> Path:
+        """Writes ``.safetensors``, or A1111's ``.pt``; `library` is as for `Baked.save`. Raises as `hnetkit.save`."""
         save(self.network, path, overwrite=overwrite)
+        if library is not None:
+            record_bake(library.registry, path, self.record)
         return Path(path)
 
 

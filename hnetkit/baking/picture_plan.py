@@ -13,7 +13,7 @@ from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import read_regular
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.request import NamedStrengths, Request, require_prompt
-from hnetkit.prompts.tags import excerpt, split_tags
+from hnetkit.prompts.tags import excerpt, options_in, split_tags
 
 GENERAL_PROMPTS = (
     "a castle on a hill at sunset",
@@ -168,11 +168,16 @@ def require_prompts(prompts: Sequence[str], steps: int) -> None:
             raise UsageError(
                 f"a prompt has tags: {excerpt(prompt)}", hint="leave them out: -n says what is baked, for all prompts"
             )
+        if (options := options_in(prompt)) is not None:
+            raise UsageError(
+                f"a prompt has options, which would be drawn as words: {options} in {excerpt(prompt)}",
+                hint="leave them out; --size, --steps and --seed are those of all prompts",
+            )
         require_prompt(prompt, steps)
 
 
 def read_prompts(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Returns the prompts of a text file, one on each line; empty lines count for nothing.
+    """Returns the prompts of a text file, one on each line; empty lines, and those that begin with #, do not count.
 
     Raises:
         NotFound: there is no such file.
@@ -186,7 +191,7 @@ def read_prompts(path: str | os.PathLike[str]) -> tuple[str, ...]:
         raise UsageError(
             f"{os.fspath(path)}: no list of prompts: {error}", hint="a text file, a prompt a line"
         ) from error
-    prompts = tuple(line.strip() for line in text.splitlines() if line.strip())
+    prompts = tuple(line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#"))
     if not prompts:
         raise UsageError(f"{os.fspath(path)}: has no prompt", hint="write one on each line")
     return prompts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hnetkit.baking.changes import Changes, in_weights
+from hnetkit.baking.changes import Changes, Rounding, in_weights
 from hnetkit.baking.contexts import GatheredContexts, sampled
 from hnetkit.baking.contributions import NamedStack, StackOnLayers
 from hnetkit.baking.picture_plan import PicturePlan, PlannedPicture
@@ -32,16 +32,21 @@ class PictureErrors:
     """The difference of two sets of pictures.
 
     Attributes:
-        share: mean absolute error of the baked pictures, by the mean absolute effect of the networks.
-        psnr: of all baked pictures together against those with the networks, in dB; infinite where they are equal.
+        share: mean absolute error of the baked pictures, by the mean absolute effect of the networks; None where they
+            have none.
+        psnr: of all baked pictures together against those with the networks, in dB; None where they are equal.
         effect: mean absolute change that the networks make, of pixels from 0 to 1.
         number: of pictures.
     """
 
-    share: float
-    psnr: float
+    share: float | None
+    psnr: float | None
     effect: float
     number: int
+
+    def __str__(self) -> str:
+        share = "the networks change nothing" if self.share is None else f"{self.share:.1%} of what the networks change"
+        return f"{share}, {'equal' if self.psnr is None else f'PSNR {self.psnr:.1f} dB'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +64,8 @@ class Comparison:
         error = torch.stack(self.baked) - networks
         effect = (networks - torch.stack(self.none)).abs().mean().item()
         mean_square = error.square().mean().item()
-        share = error.abs().mean().item() / effect if effect else math.inf
-        return PictureErrors(share, -10 * math.log10(mean_square) if mean_square else math.inf, effect, len(self.baked))
+        share = error.abs().mean().item() / effect if effect else None
+        return PictureErrors(share, -10 * math.log10(mean_square) if mean_square else None, effect, len(self.baked))
 
     def sheet(self, networks: str, baked: str) -> Image.Image:
         """Returns a labeled sheet: a row for each picture, and a column for each of the three.
@@ -79,8 +84,7 @@ class Comparison:
         ]
         errors = self.errors
         caption = (
-            f"error of the last column: {errors.share:.1%} of what the networks change, PSNR {errors.psnr:.1f} dB, "
-            f"over {counted(errors.number, 'picture')} that nothing was fitted on"
+            f"error of the last column: {errors}, over {counted(errors.number, 'picture')} that nothing was fitted on"
         )
         return draw_sheet(
             "Hypernetworks, and what they were baked to", caption, ["none", networks, baked], [Section("", rows)]
@@ -126,14 +130,18 @@ class FitDrawing:
             self._with_networks = self._draw(self.plan.held_out, self._stack)
         return seen, held_out
 
-    def compare(self, changes: Changes) -> Comparison:
-        """Draws the pictures that were held out: without networks, with them, and with the changes in the weights."""
+    def compare(self, changes: Changes, rounding: Rounding) -> Comparison:
+        """Draws the pictures that were held out: without networks, with them, and with the changes in the weights.
+
+        Args:
+            rounding: of the file that holds the changes.
+        """
         held_out = self.plan.held_out
         if not self._with_networks:
             self._with_networks = self._draw(held_out, self._stack)
         if not self._without:
             self._without = self._draw(held_out, ())
-        with in_weights(self._model.pipe.unet, changes):
+        with in_weights(self._model.pipe.unet, changes, rounding):
             baked = self._draw(held_out, ())
         return Comparison(held_out, self._without, self._with_networks, baked)
 

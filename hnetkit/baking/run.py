@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from hnetkit.baking.key_sets import Program, require_key_set
 from hnetkit.baking.networks import BakedNetwork, Mix
 from hnetkit.baking.picture_plan import read_prompts, require_prompts
 from hnetkit.baking.pictures import Progress
-from hnetkit.errors import DiskFull, HnetkitError, NotFound, OutputExists, UsageError
+from hnetkit.errors import DiskFull, HnetkitError, NotFound, OutputExists, RegistryError, UsageError
 from hnetkit.files import refuse_existing
 from hnetkit.formats import load
 from hnetkit.generate.image_files import is_image_file, write_image
@@ -37,6 +38,7 @@ from hnetkit.generate.prompt_networks import (
     read_prompt,
 )
 from hnetkit.generate.request import MOST_STEPS
+from hnetkit.library.bakes import record_bake
 from hnetkit.library.library import Library
 from hnetkit.network import DType
 from hnetkit.runtime.adapters import named_networks, unload_hypernetworks
@@ -89,7 +91,7 @@ def bake_file(
         networks: ``NAME[:STRENGTH]`` of those that follow the tags.
         prompts: a text file with a prompt on each line.
         check: a picture to write: a sheet of pictures without networks, with them, and with what was baked.
-        library: where networks are found; None is that of the command line.
+        library: where networks are found, and what was baked is recorded; None is that of the command line.
         options: of `hnetkit.bake`.
 
     Raises:
@@ -119,7 +121,8 @@ def bake_file(
         contexts = source.outline().contexts
         text_widths = frozenset(TEXT_WIDTH.values()) if contexts is None else contexts.text
         merged = bake_network(stack, text_widths, mix=mix, dtype=dtype, name=path.stem)
-        return BakeOutcome(merged, merged.save(path, overwrite=overwrite), None)
+        _save(merged, path, overwrite, library, note)
+        return BakeOutcome(merged, path, None)
     for network, strength in zip(stacked.networks, strengths, strict=True):
         require_whole_run(network.name, strength)
     is_affine = all(network.network.is_affine for network in stacked.networks)
@@ -153,11 +156,21 @@ def bake_file(
     finally:
         if names and named_networks(model.pipe):
             unload_hypernetworks(model.pipe, names)
-    baked.save(path, overwrite=overwrite)
+    _save(baked, path, overwrite, library, note)
     if sheet is not None and baked.pictures is not None:
         shown = baked.pictures.sheet(_label(stacked), f"{path.name}")
         write_image(sheet, shown, "", overwrite=overwrite)
     return BakeOutcome(baked, path, sheet)
+
+
+def _save(baked: Baked | BakedNetwork, path: Path, overwrite: bool, library: Library | None, note: Note) -> None:
+    """Writes what was baked and has the library know of it; where the library cannot be written, that is said."""
+    baked.save(path, overwrite=overwrite)
+    try:
+        with nullcontext(library) if library is not None else Library() as opened:
+            record_bake(opened.registry, path, baked.record)
+    except (RegistryError, DiskFull) as error:
+        note(f"{path} is written, but the library has no record of it: {error}")
 
 
 def _find(

@@ -38,9 +38,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "browse": ("remote", "Search Civitai for hypernetworks."),
         "pull": ("remote", "Fetch networks into the library."),
         "sync": ("remote", "Mirror hypernetworks from Civitai into the library."),
-        "updates": ("remote", "Show models that have a newer version on the site than in the library."),
-        "identify": ("remote", "Ask Civitai what the library's files are, by their hashes."),
-        "repair": ("remote", "Fetch files again that are missing or damaged, and networks of an import."),
+        "updates": ("upkeep", "Show models that have a newer version on the site than in the library."),
+        "identify": ("upkeep", "Ask Civitai what the library's files are, by their hashes."),
+        "repair": ("upkeep", "Fetch files again that are missing or damaged, and networks of an import."),
     },
     "Drawing": {
         "generate": ("drawing", "Draw pictures with hypernetworks applied."),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _TARGET, _FIT, _MODEL = "What to write", "Fitting and measuring", "Model"
 _target, _fit, _model = (partial(option, section=heading) for heading in (_TARGET, _FIT, _MODEL))
+_FELT = 0.001  # of what is added
 _COLUMNS = ["path", "origin", "rank", "error", "picture_error", "psnr"]
 
 
@@ -166,9 +167,11 @@ def _note_outcome(outcome: BakeOutcome, note: Callable[[str], None]) -> None:
         note("Exact, to rounding." if baked.is_exact else "An average of weights: not what the networks do together.")
         return
     changes = baked.changes.values()
-    exact = sum(change.origin == "exact" for change in changes)
+    errors = [change.error for change in changes if change.origin == "exact"]
+    exact = len(errors)
     if exact:
-        note(f"Exact, to rounding: {exact} of {counted(len(changes), 'projection')}.")
+        felt = f", which changes up to {max(errors):.1%} of what is added" if max(errors) >= _FELT else ""
+        note(f"Exact, to rounding to {baked.dtype}{felt}: {exact} of {counted(len(changes), 'projection')}.")
     if not baked.is_exact:
         name, error = max(baked.errors.items(), key=lambda item: item[1])
         note(
@@ -176,11 +179,10 @@ def _note_outcome(outcome: BakeOutcome, note: Callable[[str], None]) -> None:
             f"contexts held out is {error:.3f}, of {name}."
         )
     if baked.pictures is not None:
-        errors = baked.pictures.errors
-        note(
-            f"Pictures held out ({errors.number}) differ by {errors.share:.1%} of what the networks change, "
-            f"PSNR {errors.psnr:.1f} dB."
-        )
+        found = baked.pictures.errors
+        note(f"Pictures held out ({found.number}) differ: {found}.")
+        if (baked.record["fitted_on"] or {}).get("holds_out") == "seeds":
+            note("There is one prompt, so errors are those of other seeds alone: give more of them with --prompts.")
 
 
 def _row(outcome: BakeOutcome) -> Row:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hnetkit.cli.library import complete_name
+from hnetkit.cli.completion import complete_name
 from hnetkit.cli.options import BaseModelChoice, Number, command, device_option, dtype_option, option, size_in_pixels
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import PartlyFailed, UsageError
@@ -60,7 +60,8 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple
     multiple=True,
     metavar="PATH",
     show_default="all that can run here",
-    help="Time this path: reference (A1111's way), eager (plain torch), grouped or fused (GPU kernels). Repeatable.",
+    help="Time this path: reference (A1111's way), eager (plain torch), grouped or fused (GPU kernels), or captured "
+    "(CUDA graph). Repeatable.",
 )
 @option(
     "--seconds",
@@ -92,6 +93,9 @@ def bench_command(
     Each path is first checked against the mathematics in fp32: "error" is relative to what the networks add. A path
     that is wrong is not timed, and the exit code is 1. Times are medians; "spread" is the first and the last tenth.
     HNETKIT_KERNEL=PATH makes everything else use that path.
+
+    On CUDA, "captured" is that path for all layers in one CUDA graph, as pictures are drawn by default: the others
+    have in their times what the processor does to launch them.
 
     \b
     Examples:
@@ -217,6 +221,8 @@ def _note_work(
 
 
 def _rows(results: Sequence[PathTiming], used: str, facts: Row) -> list[Row]:
+    from hnetkit.runtime.bench import CAPTURED
+
     plain = results[0].ms
     grouped = next((result.launches for result in results if result.path == "grouped"), None)
     rows = []
@@ -224,6 +230,8 @@ def _rows(results: Sequence[PathTiming], used: str, facts: Row) -> list[Row]:
         notes = [result.fault] if result.fault else []
         if result.path == used:
             notes.append("what hnetkit uses here")
+        if result.path == CAPTURED:
+            notes.append("what hnetkit uses here, as one CUDA graph: see --capture")
         if result.path == "fused" and result.launches is not None and result.launches == grouped:
             notes.append("the same kernels as grouped: nothing here fits the fused one")
         rows.append(
@@ -250,9 +258,11 @@ def _short(number: float | None, digits: int) -> float | None:
 
 
 def _raise_wrong(results: Sequence[PathTiming], dtype: torch.dtype) -> None:
+    from hnetkit.kernels.dispatch import PATHS
+
     plain, *others = results
     wrong = [result.path for result in results if result.fault]
-    right = [result.path for result in others if not result.fault]
+    right = [result.path for result in others if not result.fault and result.path in PATHS]
     if not wrong:
         return
     if right and not plain.fault:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from hnetkit.cli.library import complete_name
+from hnetkit.cli.completion import complete_name
 from hnetkit.cli.options import OUTPUT, Number, command, device_option, dtype_option, option, size_in_pixels
 from hnetkit.cli.output import Output, Row, confirm, output_options, say
 from hnetkit.cli.progress import as_one_process, step_progress

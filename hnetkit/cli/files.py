@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _COLUMNS = ["name", "kind", "base_model", "layer_structure", "activation", "layer_norm", "dtype", "size_bytes", "path"]
+_BAKED = ("lora", "diff", "checkpoint")  # kinds of files that `bake` writes, beside hypernetworks
 _WITH_SETTINGS = ("picture", "settings")
 _PICTURE_COLUMNS = ["path", "prompt", "negative_prompt", "settings", "hypernetworks"]
 
@@ -35,7 +36,8 @@ def inspect_command(files: tuple[str, ...], output: Output) -> None:
 
     For a hypernetwork: what it is built like, what it was trained on, and its hashes. For a PNG, JPEG or WebP picture,
     or a text file with settings: prompt and settings, as A1111, SD.Next, ComfyUI, NovelAI, Easy Diffusion or Draw
-    Things wrote them, and which of the hypernetworks are in your library. For any other file: what kind it is.
+    Things wrote them, and which of the hypernetworks are in your library. For any other file: what kind it is, and what
+    `hnetkit bake` made it of.
 
     No code in a file is ever run. The exit code is 7 if a file is unsafe, damaged, or cannot be computed, and 4 if a
     picture has no settings.
@@ -178,6 +180,7 @@ def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
 
 
 def _inspect_file(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
+    from hnetkit.baking.record import read_record
     from hnetkit.formats.open_file import OpenFile
     from hnetkit.inspection import examine_open
 
@@ -186,7 +189,8 @@ def _inspect_file(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
         if picture is not None:
             return picture
         found = examine_open(file)
-    return found.as_row(), found.refusal if found.verdict == "refused" else None
+        row = {**found.as_row(), "baked": read_record(file) if found.kind in _BAKED else None}
+    return row, found.refusal if found.verdict == "refused" else None
 
 
 def _validate_file(path: str) -> tuple[Row | None, HnetkitError | None]:
@@ -250,10 +254,17 @@ def _card(row: Row) -> list[str]:
     lines = [row["path"]]
     if row["format"] is None:
         lines.append(f"  {row['reason'].removeprefix(printable(row['path']) + ': ')}")
+        lines += [] if row["baked"] is None else [f"  baked of {_told(row['baked'])}"]
     else:
         lines += [f"  {label:<12} {text}" for label, text in _facts(row)]
     lines += [f"  warning      {warning}" for warning in row["warnings"]]
     return lines
+
+
+def _told(record: Row) -> str:
+    from hnetkit.baking.record import told
+
+    return told(record)
 
 
 def _facts(row: Row) -> Iterator[tuple[str, str]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hnetkit import paths
+from hnetkit.cli.completion import complete_name, complete_own_tag, complete_tag
 from hnetkit.cli.network_card import network_card
 from hnetkit.cli.options import base_model_name, command, option
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from hnetkit.library.remove import Removal, RemovalChange
     from hnetkit.registry.store import Registry
 
-# characters without a meaning in bash, zsh, fish and PowerShell, which reads typographic quotes and dashes as its own
-_BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
-_PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
 _FAILURES_SHOWN = 20
 _NAMED = 5  # networks that a question names
 _FILES = ["stem", "kind", "verdict", "state", "size_bytes", "path", "reason"]
@@ -52,41 +49,6 @@ def open_library() -> Iterator[Library]:
 
     with Library() as library:
         yield library
-
-
-def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Returns network names for the shell's completion: only those that a shell reads as one plain word.
-
-    A shell puts a completion on the command line unquoted, and the next Enter runs it.
-    """
-    from hnetkit.library.resolve import names
-
-    return _plain_words(names, incomplete)
-
-
-def complete_tag(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Returns tags for the shell's completion, as `complete_name` does: all that a list can be filtered by."""
-    return _plain_words(lambda registry: registry.networks.tags(), incomplete)
-
-
-def complete_own_tag(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Returns the user's tags for the shell's completion, as `complete_name` does."""
-    return _plain_words(lambda registry: registry.networks.own_tags(), incomplete)
-
-
-def _plain_words(known: Callable[[Registry], Iterable[str]], incomplete: str) -> list[str]:
-    """Returns those of the words that the registry knows that begin so and are one plain word to a shell, sorted."""
-    from hnetkit.registry.columns import spelled
-
-    if not paths.registry_file().exists():
-        return []
-    with open_registry() as registry:
-        begun = spelled(incomplete)
-        return sorted(word for word in known(registry) if spelled(word).startswith(begun) and _is_plain_word(word))
-
-
-def _is_plain_word(name: str) -> bool:
-    return _PLAIN_WORD.fullmatch(name) is not None and printable(name) == name
 
 
 @command("scan")
@@ -127,7 +89,15 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
     ]
     if wrong:
         states = ("is not what it was", "are not what they were") if rehash else ("could not be read",) * 2
-        raise PartlyFailed(f"{counted(len(wrong), 'file')} {states[len(wrong) != 1]}")
+        why = because(row["detail"] for row in wrong if row["change"] == "unread")
+        raise PartlyFailed(f"{counted(len(wrong), 'file')} {states[len(wrong) != 1]}{why}")
+
+
+def because(reasons: Iterable[str | None]) -> str:
+    """Returns why files failed, to end a message: the rows that say it of each may have gone to another place."""
+    different = list(dict.fromkeys(filter(None, reasons)))
+    more = f", and {len(different) - 1} more" if len(different) > 1 else ""
+    return f": {different[0]}{more}" if different else ""
 
 
 @command("list")
@@ -305,16 +275,18 @@ def tag_command(
 
 @command("forget")
 @click.argument("name", required=False, shell_complete=complete_name)
-@option("--missing", is_flag=True, help="Forget all files that are gone, and networks that no file holds.")
+@option(
+    "--missing", is_flag=True, help="Forget all files that are gone, also baked ones, and networks that no file holds."
+)
 @option("-y", "--yes", is_flag=True, help="Agree without being asked.")
 @output_options
 def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -> None:
     """Remove files from the registry; no file is touched.
 
-    NAME is a network's name, a file's path, or a folder that was scanned, or one in it. Tags, notes and aliases go with
-    the last file of a network. A file that is still there comes back with the next scan of its folder. --missing keeps
-    what may be on a disk that is away: files in a folder that is not there or is empty, and in one that was scanned and
-    holds nothing known any more.
+    NAME is a network's name, a file's path, a folder that was scanned, or one in it, or the path of what was baked.
+    Tags, notes and aliases go with the last file of a network. A file that is still there comes back with the next scan
+    of its folder. --missing keeps what may be on a disk that is away: files in a folder that is not there or is empty,
+    and in one that was scanned and holds nothing known any more.
 
     \b
     Examples:
@@ -326,10 +298,11 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
     with open_library() as library:
         found = library.forgetting(name, missing=missing)
         tell(library, [name] if name is not None and not found.root else [], output)
-        if found.files or found.root or found.fileless:
-            parts = [counted(len(found.files), "file")] if found.files or not found.fileless else []
-            parts += [f"{counted(found.fileless, 'network')} in no file"] if found.fileless else []
-            whose = "they" if len(found.files) + found.fileless != 1 else "it"
+        if found.files or found.root or found.fileless or found.bakes:
+            others = [f"{counted(found.fileless, 'network')} in no file"] if found.fileless else []
+            others += [counted(len(found.bakes), "record") + " of what was baked"] if found.bakes else []
+            parts = [*([counted(len(found.files), "file")] if found.files or not others else []), *others]
+            whose = "they" if len(found.files) + found.fileless + len(found.bakes) != 1 else "it"
             confirm(f"Forget {' and '.join(parts)}, and what only {whose} held?", yes=yes)
         for line in found.kept:
             output.note(line)
@@ -338,6 +311,8 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
             output.note(f"{counted(back, 'file')} kept: there again since the question; hnetkit scan")
     if found.fileless:
         output.note(f"{counted(found.fileless, 'network')} in no file forgotten")
+    for path in found.bakes:
+        output.note(f"forgotten that {path} was baked")
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
 
 
@@ -404,7 +379,8 @@ def remove_command(names: tuple[str, ...], undo: bool, dry_run: bool, yes: bool,
     after = "; hnetkit remove --undo brings it back" if counts["removed"] and not dry_run else ""
     output.note(f"{'would be: ' if dry_run and counts else ''}{done}{after}")
     if counts["skipped"]:
-        raise PartlyFailed(f"{counted(counts['skipped'], 'file')} could not be moved")
+        why = because(change.reason for change in found if change.what == "skipped")
+        raise PartlyFailed(f"{counted(counts['skipped'], 'file')} could not be moved{why}")
 
 
 def _removal_question(plan: Removal) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hnetkit.cli.library import complete_name, open_library, tell
+from hnetkit.cli.completion import complete_name
+from hnetkit.cli.library import because, open_library, tell
 from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.cli.progress import step_progress
@@ -113,9 +114,9 @@ def link_command(
         output.note(f"Note: {note}")
     told = "" if layout else f" ({program.name})"
     output.note(f"{_link_totals(found, dry_run=dry_run)}; {folder_of(program, directory)}{told}")
-    skipped = sum(change.what == "skipped" for change in found)
+    skipped = [change.reason for change in found if change.what == "skipped"]
     if skipped:
-        raise PartlyFailed(f"{skipped} of {counted(len(found), 'file')} could not be linked")
+        raise PartlyFailed(f"{len(skipped)} of {counted(len(found), 'file')} could not be linked{because(skipped)}")
 
 
 def _link_plugin(kind: Kind, directory: Path, layout: str | None, remove: bool, dry_run: bool, output: Output) -> None:

@@ -11,6 +11,12 @@ Row = dict[str, Any]
 Fact = tuple[str, str | None]
 _WIDTH = 15  # characters of a label and the space behind it
 _REFERENCES = {"civitai": "model:", "huggingface": "hf:"}  # source -> what `hnetkit pull` takes before the id
+_TARGETS = {
+    "lora": "LoRA",
+    "diff": "full differences",
+    "checkpoint": "copy of the model",
+    "hypernetwork": "one hypernetwork",
+}
 _RATINGS = {1: "PG", 2: "PG-13", 4: "R", 8: "X", 16: "XXX", 32: "blocked"}  # the site's bits
 
 
@@ -24,6 +30,8 @@ def network_card(row: Row) -> list[str]:
         lines += _lines(_file(file))
     for file in row["imported"]:
         lines += _lines(_imported(file))
+    for bake in row["bakes"]:
+        lines += _lines(_bake(bake))
     return lines
 
 
@@ -147,3 +155,29 @@ def _imported(file: Row) -> Iterator[Fact]:
     )
     yield "", f"from {file['reference']}" if is_known else None
     yield "", f"sha256 {file['sha256']}"
+
+
+def _bake(bake: Row) -> Iterator[Fact]:
+    """Yields what the network was baked to, with which others, and how far from them that is."""
+    states = {"present": "", "missing": ", which is gone", "changed": ", where something else is by now"}
+    yield "baked to", f"{bake['path']}{states[bake['state']]}"
+    rank = f" of rank {bake['rank']}" if bake["rank"] is not None else ""
+    program = f" for {bake['program']}" if bake["program"] else ""
+    model = f", with {bake['model_name']}" if bake["model_name"] else ""
+    yield "", f"{_TARGETS[bake['target']]}{rank}{program}, {bake['baked_at'][:10]}{model}"
+    yield "", f"of {', '.join(_part(part) for part in bake['networks'])}"
+    errors = []
+    if bake["error"] is not None:
+        errors.append(f"largest relative error {bake['error']:.3f}" if bake["error"] else "exact")
+    if bake["picture_error"] is not None and bake["error"]:
+        errors.append(f"pictures {bake['picture_error']:.1%} of what the networks change")
+    yield "", "; ".join(errors)
+
+
+def _part(part: Row) -> str:
+    """Returns a baked network with its strength: one number, or those of each kind of attention, side and block."""
+    blocks = part["strength"].get("blocks") or {}
+    numbers = {key: value for key, value in part["strength"].items() if key != "blocks"}
+    if len({*numbers.values()}) == 1 and not blocks:
+        return f"{part['name']}:{numbers.popitem()[1]:g}"
+    return f"{part['name']} ({', '.join(f'{key} {value:g}' for key, value in {**numbers, **blocks}.items())})"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import io
 import json
 import logging
 import os
 import shutil
+import stat
 import sys
 import traceback
 import warnings
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, wraps
-from typing import IO, Any, Literal, TypeVar, cast
+from typing import IO, Any, Literal, TextIO, TypeVar, cast
 
 import click
 
@@ -98,8 +100,8 @@ def put_json(value: Any, *, indent: int | None = None) -> None:
 
 
 def say(line: str) -> None:
-    """Prints one line on stderr, also with -q."""
-    with suppress(OSError, OutputClosed):  # stderr is closed or full: the work goes on without messages
+    """Prints one line on stderr, also with -q. Where stderr is closed or full, the work goes on without messages."""
+    with suppress(OSError, OutputClosed):
         _write(printable(line), sys.stderr)
 
 
@@ -138,13 +140,56 @@ class _SafeRecord(logging.LogRecord):
         return _without_tokens(printable(super().getMessage()))
 
 
+class _Stream(io.FileIO):
+    """A standard stream that outlives its terminal: what is written after that was closed goes nowhere."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if not self._is_forgiven(error):
+                raise
+            return memoryview(data).nbytes
+
+    def _is_forgiven(self, error: OSError) -> bool:
+        return error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+
+
+class _MessageStream(_Stream):
+    """One for messages and bars alone, whoever writes them: the work goes on without, also where a disk is full."""
+
+    def _is_forgiven(self, error: OSError) -> bool:
+        return True
+
+
 def take_streams() -> None:
-    """Opens standard streams that the caller closed, so that no file gets their number; makes logs safe."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
+    """Opens standard streams that the caller closed, so that no file gets their number; makes logs safe.
+
+    No bar, message or library ends the work, or changes its exit code, because the terminal was closed meanwhile.
+    """
+    for name, mode, kind in (("stdin", "r", None), ("stdout", "w", _Stream), ("stderr", "w", _MessageStream)):
+        if (stream := getattr(sys, name)) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif kind is not None:
+            setattr(sys, name, _lasting(stream, kind))
     warnings.showwarning = lambda message, *about, **more: say(f"Warning: {message}")
     logging.setLogRecordFactory(_SafeRecord)
+
+
+def _lasting(stream: TextIO, kind: type[_Stream]) -> TextIO:
+    """Returns a stream like one of Python's own; any other, such as the console of Windows, as it is."""
+    before: Any = getattr(stream, "buffer", None)
+    is_buffered = isinstance(before, io.BufferedWriter)  # not with PYTHONUNBUFFERED
+    if not isinstance(stream, io.TextIOWrapper) or type(before.raw if is_buffered else before) is not io.FileIO:
+        return stream
+    raw = kind(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw) if is_buffered else raw,
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 def is_terminal(stream: IO[str] | None) -> bool:

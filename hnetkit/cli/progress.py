@@ -63,7 +63,7 @@ def _bar(
 
 
 class Bar:
-    """A line on stderr that shows how far something is; it is gone once it stops.
+    """A line on stderr that shows how far something is; it is gone once it stops. What is printed goes above it.
 
     Args:
         label: what is being done. Labels and lines are texts: rich reads no markup in them.
@@ -89,7 +89,7 @@ class Bar:
             TextColumn("{task.fields[about]}", markup=False),
             console=Console(stderr=True),
             transient=True,
-            # what is printed goes above the bar; into a file or a pipe it goes as if there were none
+            # what is printed into a file or a pipe goes there as if there were no bar
             redirect_stdout=is_terminal(sys.stdout),
         )
         self._progress.start()
@@ -104,10 +104,6 @@ class Bar:
         self._progress.update(
             self._task, description=printable(label), completed=done, total=total, about=printable(about)
         )
-
-    def say(self, line: str) -> None:
-        """Prints a line above the bar."""
-        self._progress.console.print(printable(line), markup=False, highlight=False, emoji=False)
 
     def stop(self) -> None:
         self._progress.stop()
@@ -148,7 +144,7 @@ def run_progress(output: Output) -> Iterator[dict[str, Any]]:
 
     bar = Bar("Training")
     try:
-        yield {"note": bar.say, "progress": show_preparation, "step": show_step}
+        yield {"note": output.note, "progress": show_preparation, "step": show_step}
     finally:
         bar.stop()
 

@@ -1,4 +1,4 @@
-"""Civitai and Hugging Face: `hnetkit browse`, `pull`, `sync`, `updates`, `identify` and `repair`."""
+"""Civitai and Hugging Face: `hnetkit browse`, `pull` and `sync`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ from hnetkit.text import argument, counted, size_text
 if TYPE_CHECKING:
     from hnetkit.sources.civitai import Filters
     from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
-    from hnetkit.sources.maintenance import Damage
     from hnetkit.sources.results import FetchResult
     from hnetkit.sources.session import FetchSession
     from hnetkit.sources.sync import SyncPlan
 
 F = TypeVar("F", bound=Callable[..., Any])
-_filter, _downloads = (partial(option, section=heading) for heading in ("Filters", "Downloads"))
-_refill = _downloads(
+_filter, downloads_option = (partial(option, section=heading) for heading in ("Filters", "Downloads"))
+refill_option = downloads_option(
     "--refill",
     is_flag=True,
     help="Fetch also where nothing is left of the library, as if its disk were not mounted; without it, this is asked.",
@@ -59,24 +58,24 @@ def fetch_options(function: F) -> F:
 
     decorated: Any = wrapper
     for add in (
-        _downloads(
+        downloads_option(
             "--no-sidecars",
             is_flag=True,
             help="Write no sidecar files (.json, .civitai.info) and no previews beside the networks.",
         ),
-        _downloads(
+        downloads_option(
             "--no-previews",
             is_flag=True,
             help="Fetch no previews: one of the site's example pictures for each network.",
         ),
-        _downloads(
+        downloads_option(
             "--limit-rate",
             metavar="RATE",
             callback=_rate,
             show_default="no limit",
             help="Limit all downloads together to this many bytes per second, such as 500k or 2M; k is 1000.",
         ),
-        _downloads(
+        downloads_option(
             "--parallel",
             type=click.IntRange(1, 16),
             default=2,
@@ -176,7 +175,7 @@ def result_row(result: FetchResult) -> Row:
     return {
         "state": result.state,
         "name": result.name,
-        "size": _known_size(result.size_bytes),
+        "size": known_size(result.size_bytes),
         "model": result.model,
         "version": result.version,
         "reason": result.reason,
@@ -200,7 +199,7 @@ def _line(row: Row) -> str | list[str]:
     return f"{row['state']:<9}{row['name']}{detail}"
 
 
-def _known_size(size_bytes: int | None) -> str | None:
+def known_size(size_bytes: int | None) -> str | None:
     return None if size_bytes is None else size_text(size_bytes)
 
 
@@ -322,15 +321,17 @@ def pull_command(
     help="Remove the saved filters NAME, and fetch nothing. Fetched files stay.",
 )
 @_saved("--subscriptions", is_flag=True, help="List the saved filters, and fetch nothing.")
-@_downloads("--all-versions", is_flag=True, help="Fetch all versions of each model, not only the newest.")
-@_downloads("--dry-run", is_flag=True, help="List what would be fetched, with sizes; fetch nothing and ask nothing.")
-@_downloads(
+@downloads_option("--all-versions", is_flag=True, help="Fetch all versions of each model, not only the newest.")
+@downloads_option(
+    "--dry-run", is_flag=True, help="List what would be fetched, with sizes; fetch nothing and ask nothing."
+)
+@downloads_option(
     "--metadata-only",
     is_flag=True,
     help="Store the site's records of the models in the registry; fetch no networks and no previews, and ask nothing.",
 )
-@_refill
-@_downloads(
+@refill_option
+@downloads_option(
     "-y",
     "--yes",
     is_flag=True,
@@ -419,38 +420,6 @@ def sync_command(
     show_results(found, output)
 
 
-@command("updates")
-@output_options
-def updates_command(output: Output) -> None:
-    """Show models that have a newer version on the site than in the library.
-
-    \b
-    Examples:
-      hnetkit updates
-      hnetkit updates --json
-    """
-    failed: list[BadRecord] = []
-    with open_session() as session:
-        rows = [
-            {
-                "model_id": update.model.id,
-                "model": update.model.name,
-                "have": list(update.have),
-                "newest": update.newest.version.name,
-                "replaced": update.is_replaced,
-                "version_id": update.newest.version.id,
-                "published": (update.newest.version.published_at or "")[:10],
-                "size": _known_size(update.newest.file.size_bytes),
-                "reason": update.newest.reason,
-            }
-            for update in session.updates(failed=failed.append)
-        ]
-    columns = ["model_id", "model", "have", "newest", "version_id", "published", "size", "replaced", "reason"]
-    output.rows(rows, columns=columns)
-    output.note("hnetkit pull version:ID fetches one" if rows else "nothing newer")
-    note_bad(failed, output)
-
-
 def _ids(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
@@ -480,7 +449,7 @@ def _model_row(model: CivitaiModel) -> Row:
         "name": model.name,
         "creator": model.creator,
         "base_models": sorted({version.base_model for version in model.versions if version.base_model}),
-        "size": _known_size(size_bytes),
+        "size": known_size(size_bytes),
         "size_bytes": size_bytes,
         "downloads": model.downloads,
         "strength": strengths[0] if strengths else None,
@@ -529,86 +498,3 @@ def _size_to_fetch(plan: SyncPlan) -> str:
     if plan.unsized == len(plan.to_fetch):
         return "the site states no sizes"
     return f"{size_text(plan.bytes_to_fetch)} and {counted(plan.unsized, 'file')} without a stated size"
-
-
-@command("identify")
-@option("--again", is_flag=True, help="Ask again about files that the site did not know last time.")
-@output_options
-def identify_command(again: bool, output: Output) -> None:
-    """Ask Civitai what the library's files are, by their hashes.
-
-    Sends only hashes, of up to 10,000 files in one request. Also finds the checkpoints that networks were trained on.
-
-    \b
-    Examples:
-      hnetkit identify
-      hnetkit identify --json
-    """
-    failed: list[BadRecord] = []
-    with open_session() as session:
-        found = session.identify(again=again, failed=failed.append)
-    output.rows(
-        found.files, columns=["path", "model", "version", "creator", "model_id", "version_id"], text=_identity_line
-    )
-    files, checkpoints = (sum(row["model_id"] is not None for row in rows) for rows in (found.files, found.checkpoints))
-    output.note(
-        f"{files} of {counted(len(found.files), 'file')} known to the site; "
-        f"{checkpoints} of {counted(len(found.checkpoints), 'checkpoint')}"
-    )
-    note_bad(failed, output)
-
-
-@command("repair")
-@_downloads("--dry-run", is_flag=True, help="List what is missing or damaged, and fetch nothing.")
-@_refill
-@fetch_options
-@output_options
-def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output: Output) -> None:
-    """Fetch files again that are missing or damaged, and networks of an import.
-
-    Networks that `hnetkit import` told of and that are not here are fetched under the names that they had; where
-    nothing says where one came from, it is listed as unknown.
-
-    Reads every file that hnetkit fetched. A damaged file stays in its place until its replacement has been fetched and
-    checked; then it is moved to the library's folder .quarantine. Another network that somebody put in its place is
-    kept.
-
-    \b
-    Examples:
-      hnetkit repair --dry-run
-      hnetkit repair
-    """
-    with open_session(**fetching) as session:
-        with step_progress("reading", quiet=output.quiet) as report:
-            damages = session.damages(report)
-        if dry_run:
-            output.rows(map(_damage_row, damages), columns=["state", "path", "reason"], text=_damage_line)
-            count = sum(damage.is_to_fetch for damage in damages)
-            output.note(f"{count} to fetch again" if count else "nothing is missing or damaged")
-            return
-        refill = may_refill(session, refill=refill) if damages else refill
-        with fetching_progress(session, output) as progress:
-            found = session.repair(damages, refill=refill, progress=progress)
-    if not found:
-        output.note("nothing is missing or damaged")
-    show_results(found, output)
-
-
-def _damage_row(damage: Damage) -> Row:
-    from hnetkit.sources.results import NO_SOURCE
-
-    told = damage.imported
-    reason = damage.reason if told is None else f"from {told.reference}" if told.reference else NO_SOURCE
-    return {"state": damage.what, "path": damage.path, "reason": reason}
-
-
-def _damage_line(row: Row) -> str:
-    reason = f"  ({row['reason']})" if row["reason"] else ""
-    return f"{row['state']:<9}{row['path']}{reason}"
-
-
-def _identity_line(row: dict[str, Any]) -> str:
-    if row["model_id"] is None:
-        return f"{row['path']}  not known to the site"
-    creator = f" by {row['creator']}" if row["creator"] else ""
-    return f"{row['path']}  {row['model']} {row['version']}{creator}"

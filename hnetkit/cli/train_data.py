@@ -13,7 +13,7 @@ from hnetkit.cli.options import DEVICES, OUTPUT, Choice, Number, command, option
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import HnetkitError, PartlyFailed, UsageError
-from hnetkit.text import argument
+from hnetkit.text import argument, counted
 
 if TYPE_CHECKING:
     from hnetkit.train.preparing.folder import PreparedImage
@@ -210,7 +210,7 @@ def review_command(
         captions = read_captions(sys.stdin.buffer if table == "-" else table)
         changed = apply_captions(folder, captions, failures.append)
         output.rows(({"path": str(path)} for path in changed), columns=["path"], text=lambda row: str(row["path"]))
-        output.note(f"{len(changed)} captions changed")
+        output.note(f"{counted(len(changed), 'caption')} changed")
         for failure in failures:
             say_failure(failure)
         if failures:

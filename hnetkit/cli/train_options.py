@@ -82,6 +82,7 @@ def _numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
 
 _FLOATS = _Read(_numbers(float), "numbers, separated by commas")
 _INTS = _Read(_numbers(int), "whole numbers, separated by commas")
+_CHANCES = _Read(lambda text: [] if text == "none" else _numbers(float)(text), _FLOATS.name)
 _SIZE = _Read(lambda text: list(parse_size(text)), "a number of pixels, or WIDTHxHEIGHT")
 _OBJECT = _Read(parse_json, "a JSON object")
 _LEAST_1, _LEAST_0 = click.IntRange(min=1), click.IntRange(min=0)
@@ -170,7 +171,7 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
             "build.dropout",
             "--dropout",
             "Dropout probability for each entry of --structure; the first and the last are 0.",
-            _FLOATS,
+            _CHANCES,
             "LIST",
             default="none",
         ),

@@ -42,6 +42,7 @@ TITLES: Mapping[str, str] = {
     "hypernetwork": "a hypernetwork",
     "lora": "a LoRA",
     "lycoris": "a LyCORIS network",
+    "diff": "full differences of a model's weights",
     "textual-inversion": "a textual inversion embedding",
     "vae": "a VAE",
     "checkpoint": "a model checkpoint",
@@ -300,6 +301,8 @@ def kind_of_names(names: Collection[str]) -> str:
         return "lycoris"
     if any_of("lora_up", "lora_down", ".lora_A", ".lora_B", "to_q_lora", "lora.up", "lora.down"):
         return "lora"
+    if any(name.endswith((".diff", ".diff_b")) for name in names):
+        return "diff"
     if any_of("model.diffusion_model.", "cond_stage_model.", "conditioner.embedders", "down_blocks.0.resnets"):
         return "checkpoint"
     if any_of("mask_decoder.", "output_hypernetworks_mlps"):

@@ -16,7 +16,7 @@ from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.request import InitImage, Request, SecondPass, covering_size
 from hnetkit.generate.sampling import vae
 from hnetkit.generate.sampling.encoding import Conditioning
-from hnetkit.generate.sampling.loop import AfterStep, Denoiser, KeptRegion, sample
+from hnetkit.generate.sampling.loop import AfterStep, Denoiser, KeptRegion, noised, sample
 from hnetkit.generate.sampling.noise import Noise
 from hnetkit.generate.sampling.samplers import prepare_scheduler
 from hnetkit.images import open_mask, open_rgb
@@ -252,8 +252,7 @@ class SamplingPass:
         """
         self._scheduler.set_begin_index(self._begin)
         timestep = self._scheduler.timesteps[self._begin : self._begin + 1]
-        noisy = self._scheduler.add_noise(latents, self.noise, timestep)
-        return self._sample(noisy, after_step, kept, masked)
+        return self._sample(noised(latents, self.noise, self._scheduler, timestep), after_step, kept, masked)
 
     def _sample(
         self,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import OutputExists, UsageError
-from hnetkit.files import new_file
+from hnetkit.files import new_file, suffixed
 from hnetkit.text import argument, shorten
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def write_image(path: Path, image: Image.Image, infotext: str, *, overwrite: boo
     if suffix not in SUFFIXES:
         raise UsageError(
             f"{path}: pictures are written as PNG, JPEG or WebP",
-            hint=f"--out {argument(path.with_suffix('.png'), is_path=True)}",
+            hint=f"--out {argument(suffixed(path, '.png'), is_path=True)}",
         )
     infotext = infotext.encode("utf-8", "replace").decode()  # the name of a file in it may have bytes that are not text
     options = _png_options(infotext) if suffix == ".png" else _exif_options(path, infotext)
@@ -123,7 +123,7 @@ def _exif_options(path: Path, infotext: str) -> dict[str, Any]:
     if len(comment) > _MOST_EXIF:
         raise UsageError(
             f"{path}: a JPEG cannot hold parameters of {len(infotext)} letters",
-            hint=f"--out {argument(path.with_suffix('.png'), is_path=True)}",
+            hint=f"--out {argument(suffixed(path, '.png'), is_path=True)}",
         )
     return {"format": "jpeg", "quality": 95, "subsampling": 0, "exif": exif.tobytes()}
 
@@ -140,10 +140,13 @@ def is_image_file(out: str) -> bool:
     if suffix in _OTHERS:
         raise UsageError(
             f"{out}: pictures are written as PNG, JPEG or WebP",
-            hint=f"--out {argument(Path(out).with_suffix('.png'), is_path=True)}",
+            hint=f"--out {argument(suffixed(out, '.png'), is_path=True)}",
         )
     if suffix not in SUFFIXES and os.path.lexists(out):
         raise UsageError(f"{out}: neither a folder nor a .png, .jpg or .webp file", hint="--out FOLDER")
+    if out.endswith("."):  # neither "." nor "..", which are folders
+        hint = f"--out {argument(suffixed(out, '.png'), is_path=True)}"
+        raise UsageError(f"{out}: a name that ends in a dot, which not every disk can have", hint=hint)
     return suffix in SUFFIXES
 
 

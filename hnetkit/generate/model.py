@@ -111,14 +111,14 @@ class ModelSource:
     @property
     def torch_device(self) -> str:
         """``"cuda"``, ``"mps"`` or ``"cpu"``; raises UsageError if this machine does not have it."""
-        with settings.naming("device", self.device):
+        with settings.naming(device=self.device):
             return device_of(chosen_device(self.device))
 
     @property
     def torch_dtype(self) -> Any:
         """Torch's dtype; raises UsageError if there is no such type."""
         device = self.torch_device
-        with settings.naming("dtype", self.dtype):
+        with settings.naming(dtype=self.dtype):
             return torch_dtype(self.dtype or settings.get("dtype") or "auto", device)
 
     @property
@@ -137,7 +137,7 @@ class ModelSource:
     def outline(self) -> ModelOutline:
         """Returns what the model's configuration says of it; imports no torch. Raises as `read_outline`."""
         try:
-            with settings.naming("model", self.model):
+            with settings.naming(model=self.model, vae=self.vae, tokenizer=self.tokenizer):
                 return read_outline(self.location, self.own_vae, self.own_tokenizer)
         except ModuleNotFoundError as error:
             raise failure_of(error, self.location) from error
@@ -199,7 +199,7 @@ class ModelSource:
                 f"--offload moves parts off a CUDA device; this runs on {device}", hint="leave --offload out"
             )
         dtype, captured = self.torch_dtype, self.is_captured
-        with settings.naming("model", self.model):
+        with settings.naming(model=self.model, vae=self.vae, tokenizer=self.tokenizer):
             return load_pipeline(
                 self.location,
                 device=device,

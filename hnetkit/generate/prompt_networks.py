@@ -33,6 +33,7 @@ from hnetkit.prompts.tags import (
     TaggedPrompt,
     excerpt,
     fits_in_tag,
+    options_in,
     problems_of_stack,
     split_comments,
     split_tags,
@@ -202,14 +203,23 @@ class NetworkFinder:
         found = []
         with opened_when_needed(self._registry) as library:
             for request in requests:
-                key = request.source, request.stated
-                if key not in self._read:
-                    self._read[key] = _read_network(request, library, self._bundled, self._note)
-                read = self._read[key]
+                read = self._read_once(request, library)
                 keeps_name = read.keeps_name or not fits_in_tag(read.name)
                 name = request.tag.name if request.tag and keeps_name else read.name
                 found.append(ResolvedNetwork(self._name_of_its_own(name, read.network), read.network))
         return found
+
+    def require_defaults(self, tags: Iterable[Tag]) -> None:
+        """Reads networks of the settings, so that an error names the setting; raises as `networks`."""
+        with settings.naming(hypernetworks=None), opened_when_needed(self._registry) as library:
+            for tag in tags:
+                self._read_once(NetworkRequest.from_tag(tag), library)
+
+    def _read_once(self, request: NetworkRequest, library: LibraryOpener) -> _ReadNetwork:
+        key = request.source, request.stated
+        if key not in self._read:
+            self._read[key] = _read_network(request, library, self._bundled, self._note)
+        return self._read[key]
 
     def means_the_same(self, name: str, other: str) -> bool:
         """Whether two mentions in prompts mean one network; those of nothing that is known do not."""
@@ -378,18 +388,22 @@ def read_prompt(prompt: str, note: Note) -> TaggedPrompt:
         note(f"Warning: {warning}")
     for tag in tagged.unknown:
         note(f"{tag}: no known kind of tag; left out of the prompt, as A1111 does.")
+    if (options := options_in(tagged.text)) is not None:
+        note(f"Warning: {options} in the prompt: plain words here, which set nothing")
     return tagged
 
 
 def with_default_stack(prompt: TaggedPrompt, finder: NetworkFinder) -> TaggedPrompt:
-    """Returns a prompt with the networks of the settings at its end, except those that it names itself, however."""
-    return prompt.adding(
-        tuple(
-            tag
-            for tag in finder.default_tags
-            if not any(finder.means_the_same(tag.name, own.name) for own in prompt.tags)
-        )
+    """Returns a prompt with the networks of the settings at its end, except those that it names itself, however.
+
+    Raises:
+        As `NetworkFinder.require_defaults`.
+    """
+    added = tuple(
+        tag for tag in finder.default_tags if not any(finder.means_the_same(tag.name, own.name) for own in prompt.tags)
     )
+    finder.require_defaults(added)
+    return prompt.adding(added)
 
 
 def warn_about_hires_loras(prompts: Iterable[TaggedPrompt], hires: StackedPrompt | None, note: Note) -> None:

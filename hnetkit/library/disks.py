@@ -62,12 +62,8 @@ class Disks:
     def away(self, path: str | os.PathLike[str]) -> Away | None:
         """Returns why a known file that is not there may be only away; None if it is gone."""
         root = self.root_of(path)
-        if (said := in_cloud(Path(path))) is not None:
-            return Away(Path(path), said)
-        if (folder := broken_way(root, Path(path))) is not None:
-            return Away(folder, f"is not there, {_DISK}")
-        if (folder := bare_way(root, Path(path))) is not None:
-            return Away(folder, f"is empty, {_DISK}")
+        if (away := away_below(root, Path(path))) is not None:
+            return away
         return None if self._holds_some(root) else Away(root, f"holds none of its files, {_DISK}")
 
     def _holds_some(self, root: Path) -> bool:
@@ -75,3 +71,14 @@ class Disks:
             known = (row["path"] for row in self._registry.files.rows() if self.root_of(row["path"]) == root)
             self._holds_any[root] = any(not is_absent(path) for path in known)
         return self._holds_any[root]
+
+
+def away_below(folder: Path, path: Path) -> Away | None:
+    """Returns what the way from a folder to a file that is not there says of why; None if it says nothing."""
+    if (said := in_cloud(path)) is not None:
+        return Away(path, said)
+    if (absent := broken_way(folder, path)) is not None:
+        return Away(absent, f"is not there, {_DISK}")
+    if (bare := bare_way(folder, path)) is not None:
+        return Away(bare, f"is empty, {_DISK}")
+    return None

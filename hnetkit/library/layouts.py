@@ -50,7 +50,7 @@ PROGRAMS = {
             ("models", "hypernetworks"),
             _PT,
             "stem",
-            note="Forge lists hypernetworks but does not apply them (its issue 275): with hnetkit link DIR --extension it does",
+            note="Forge lists hypernetworks but does not apply them (its issue 275); hnetkit link --extension mends it",
             marks=("webui.py", "modules_forge"),
         ),
         Program(

@@ -17,12 +17,14 @@ from hnetkit.files import is_absent, is_file_at, is_folder_at
 from hnetkit.library import link as links
 from hnetkit.library import plugins, trash
 from hnetkit.library import remove as removal
+from hnetkit.library.bakes import bakes_of, gone_bakes
 from hnetkit.library.disks import Away, Disks
+from hnetkit.library.examining import Progress
 from hnetkit.library.known_hashes import remembered_hashes
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks, size_or_state, trained_on
 from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
-from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
+from hnetkit.library.scan import FileChange, Note, add_roots, recheck, scan
 from hnetkit.library.walking import is_as_scanned, names_of_files, root_path
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
@@ -54,6 +56,7 @@ class Forgetting:
         files: rows of files; the files themselves are never touched.
         root: the folder that is forgotten with them.
         contents: of the networks in no file that are forgotten too.
+        bakes: files that networks were baked to, of which only the records go.
         is_missing: whether it covers everything that is missing, and nothing that is there again.
         kept: lines about files that are marked missing and stay, because the disk does not say that they are gone, and
             about what was removed from a folder.
@@ -62,6 +65,7 @@ class Forgetting:
     files: list[Row]
     root: Root | None = None
     contents: tuple[str, ...] = ()
+    bakes: tuple[str, ...] = ()
     is_missing: bool = False
     kept: list[str] = field(default_factory=list)
 
@@ -317,7 +321,9 @@ class Library:
         files = self.registry.files
         if missing:
             gone, kept = self._really_gone(files.missing())
-            return Forgetting(gone, contents=tuple(self.registry.networks.fileless()), is_missing=True, kept=kept)
+            bakes, kept_bakes = gone_bakes(self.registry)
+            fileless = tuple(self.registry.networks.fileless())
+            return Forgetting(gone, contents=fileless, bakes=tuple(bakes), is_missing=True, kept=[*kept, *kept_bakes])
         if name is None:
             raise UsageError("say what to forget", hint="hnetkit forget NAME, or hnetkit forget --missing")
         root = self._root_at(name)
@@ -327,8 +333,9 @@ class Library:
                 f"{root.path / trash.FOLDER} keeps what was removed: hnetkit scan {folder}, then hnetkit remove --undo"
             )
             return Forgetting(files.of_root(root), root, kept=[back] if any(trash.entries(root.path)) else [])
-        if found := files.at_typed(name) or self._below(name):
-            return Forgetting(found)
+        baked = self._baked_at(name)
+        if (found := files.at_typed(name) or self._below(name)) or baked:
+            return Forgetting(found, bakes=baked)
         content_hash = content_called(self.registry, name)
         held = files.holding([content_hash])
         return Forgetting(held) if held else Forgetting([], contents=(content_hash,))
@@ -357,10 +364,10 @@ class Library:
         Tags, notes and aliases go with a network's last file.
 
         Args:
-            name: a network's name, a file's path, or a folder that was scanned.
-            missing: forget all files that no longer exist, and networks in no file, instead. Files in iCloud are kept,
-                and those whose disk may be away: a folder on the way to them is not there, leads nowhere or is empty,
-                or nothing else of their root is there either.
+            name: a network's name, a file's path, a folder that was scanned, or the path of what was baked.
+            missing: forget all files that no longer exist, networks in no file, and records of what was baked and is
+                gone, instead. Files in iCloud are kept, and those whose disk may be away: a folder on the way to them
+                is not there, leads nowhere or is empty, or nothing else of their root is there either.
 
         Raises:
             NotFound, AmbiguousName, FileRefused: as `record`.
@@ -379,11 +386,17 @@ class Library:
                 missing = {row["id"] for row in self.registry.files.missing()}
                 files, _ = self._really_gone([row for row in files if row["id"] in missing])
             self.registry.files.forget(row["id"] for row in files)
+            self.registry.bakes.forget(found.bakes)
             if found.root is not None:
                 self.registry.files.forget_root(found.root)
             contents = {*found.contents, *(row["content_hash"] for row in files)} - {None}
             self.registry.networks.forget_fileless(contents)
         return files
+
+    def _baked_at(self, name: str) -> tuple[str, ...]:
+        """What networks were baked to at a path; a bare name without a suffix is a network's."""
+        is_path = os.path.dirname(name) or os.path.splitext(name)[1]
+        return tuple(bake.path for bake in self.registry.bakes.at(os.path.abspath(name))) if is_path else ()
 
     def _below(self, name: str) -> list[Row]:
         """The files below a folder that is given by its path."""
@@ -551,6 +564,7 @@ def record(registry: Registry, content_hash: str) -> Row:
     imported = {file[key] for file in row["imported"] for key in ("sha256", "reference_sha256")}
     row["sites"] = registry.catalogue.files_with({file["sha256"] for file in files} | imported)
     row["training"] = _training(registry, content_hash)
+    row["bakes"] = bakes_of(registry, content_hash)
     return row
 
 

@@ -25,7 +25,7 @@ from hnetkit.library.placing import is_same_entry, is_untouched, key_of, links_l
 from hnetkit.library.resolve import label, require_alias, resolve
 from hnetkit.library.scan import add_file
 from hnetkit.library.trash import Entry, TrashedFile
-from hnetkit.library.walking import is_gone
+from hnetkit.library.walking import bare_way, is_gone
 from hnetkit.registry.links import Link
 from hnetkit.registry.networks import Training
 from hnetkit.registry.store import Registry
@@ -424,13 +424,17 @@ def _entries(registry: Registry) -> tuple[list[Entry], list[RemovalChange]]:
     """The removals in the trash, earlier ones first; and what of it cannot be read."""
     found, unread = [], []
     for root in registry.files.roots():
-        for entry in trash.entries(root.path):
+        entries = list(trash.entries(root.path))
+        for entry in entries:
             if isinstance(entry, Entry):
                 found.append(entry)
             else:
                 unread.append(RemovalChange("skipped", str(root.path / trash.FOLDER), "", reason=str(entry)))
         if is_gone(root.path):
             reason = "the folder is not there: what is in its trash cannot be seen"
+            unread.append(RemovalChange("kept", str(root.path), "", reason=reason))
+        elif not entries and bare_way(root.path, root.path / trash.FOLDER) is not None:
+            reason = "the folder is empty, and its disk may be away: what is in its trash cannot be seen"
             unread.append(RemovalChange("kept", str(root.path), "", reason=reason))
     return sorted(found, key=lambda entry: (entry.batch, entry.folder)), unread
 

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hnetkit.errors import (
     Defect,
@@ -31,8 +27,7 @@ from hnetkit.errors import (
 )
 from hnetkit.files import is_absence
 from hnetkit.formats.reading import READER_VERSION
-from hnetkit.inspection import KnownHashes, examine
-from hnetkit.library import sidecars
+from hnetkit.library.examining import Examined, Progress, Row, Work, examine_all, refused_row, row_of, sidecars_of
 from hnetkit.library.layouts import folded
 from hnetkit.library.sidecars import Unreadable
 from hnetkit.library.walking import Unseen, WalkedFile, find_file, in_cloud, is_gone, is_same_file, root_path, walk
@@ -40,35 +35,11 @@ from hnetkit.registry.files import READ_AGAIN, KnownFile, Root
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, counted
 
-Row = dict[str, Any]
-WORKERS = 2
 BATCH, BATCH_S = 32, 0.5  # files and seconds per transaction: what a killed scan can lose
-Progress = Callable[[int, int], None]
-"""Called with the bytes read so far and the bytes to read in all."""
 Note = Callable[[str], None]
 """Called with a line for the user."""
 
-Work = tuple[Root, WalkedFile, KnownFile | None]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """What the examination of one file gave: its row with the content of its `sidecars`, or why there is none.
-
-    Attributes:
-        unreadable: sidecars that were not read, or not wholly.
-    """
-
-    root: Root
-    file: WalkedFile
-    seen: KnownFile | None
-    row: Row | HnetkitError
-    unreadable: tuple[Unreadable, ...] = ()
-
-    @property
-    def path(self) -> str:
-        return str(self.root.path / self.file.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +174,7 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
         FileRefused, NotFound: it cannot be read.
         RegistryError, DiskFull: it cannot be stored.
     """
-    row, _ = _row(path, sha256)
+    row, _ = row_of(path, sha256)
     with registry.write():
         root = registry.files.add_root(root_path(folder))
         real = os.path.join(os.path.realpath(path.parent), path.name)  # a link counts as a file, wherever it leads
@@ -219,7 +190,7 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
 
 def read_sidecars_again(registry: Registry, path: Path) -> None:
     """Stores what the sidecars of a known file say, after hnetkit wrote some."""
-    said, unreadable = _sidecars_of(path)
+    said, unreadable = sidecars_of(path)
     with registry.write():
         for row in registry.files.at(str(root_path(path.parent) / path.name)):
             _store_sidecars(registry, row["id"], said, unreadable, None)
@@ -253,7 +224,7 @@ def recheck(registry: Registry, progress: Progress | None = None, *, note: Note 
             else:
                 work.append((root, file, seen))
         yield from _mark_gone(registry, root, gone)
-        with closing(_examine_all(work, progress)) as results:
+        with closing(examine_all(work, progress)) as results:
             for result in results:
                 yield from _recheck_result(registry, result)
     if note is not None:
@@ -261,7 +232,7 @@ def recheck(registry: Registry, progress: Progress | None = None, *, note: Note 
             note(line)
 
 
-def _recheck_result(registry: Registry, result: _Result) -> Iterator[FileChange]:
+def _recheck_result(registry: Registry, result: Examined) -> Iterator[FileChange]:
     root, file, seen, row = result.root, result.file, result.seen, result.row
     assert seen is not None
     if isinstance(row, HnetkitError):
@@ -382,14 +353,14 @@ def _read_beside(registry: Registry, files: Iterable[tuple[Root, WalkedFile, Kno
         with registry.step():
             for root, file, seen in batch:
                 path = root.path / file.path
-                said, unreadable = _sidecars_of(path) if file.sidecars else ({}, ())
+                said, unreadable = sidecars_of(path) if file.sidecars else ({}, ())
                 is_news = _store_sidecars(registry, seen.id, said, unreadable, file.sidecars)
                 changes += _sidecar_changes(str(path), unreadable, is_news=is_news)
         yield from changes
 
 
 def _read_all(registry: Registry, work: list[Work], progress: Progress | None) -> Iterator[FileChange]:
-    with closing(_examine_all(work, progress)) as results:
+    with closing(examine_all(work, progress)) as results:
         for batch in _batches(results):
             changes: list[FileChange] = []
             with registry.step():
@@ -417,7 +388,7 @@ def _batches(items: Iterator[T]) -> Iterator[list[T]]:
     yield batch
 
 
-def _store_result(registry: Registry, result: _Result) -> list[FileChange]:
+def _store_result(registry: Registry, result: Examined) -> list[FileChange]:
     """Stores the result for one file, within a `write`. A file that would fail again is stored as refused."""
     row = result.row
     if isinstance(row, HnetkitError):
@@ -429,7 +400,7 @@ def _store_result(registry: Registry, result: _Result) -> list[FileChange]:
             return [change, *_sidecar_changes(result.path, result.unreadable)]
         failure, is_lasting = problem, not isinstance(problem, OutOfMemory)
     if is_lasting:
-        _try_store(registry, result, _refused_row(result.path, result.file, failure))
+        _try_store(registry, result, refused_row(result.path, result.file, failure))
     return [FileChange("unread", result.path, reason=str(failure))]
 
 
@@ -440,7 +411,7 @@ def _what(seen: KnownFile | None, row: Row) -> str:
     return "returned" if is_as_before and seen.state != "present" else "changed"
 
 
-def _has_rotted(result: _Result) -> bool:
+def _has_rotted(result: Examined) -> bool:
     """Whether a file has other bytes than before, with the same size and time."""
     seen, row = result.seen, result.row
     if seen is None or seen.sha256 is None or isinstance(row, HnetkitError) or not _has_same_stat(seen, result.file):
@@ -458,7 +429,7 @@ def _was_corrupt(seen: KnownFile) -> bool:
     return seen.reader_version == READ_AGAIN or (seen.state == "corrupt" and seen.reader_version == READER_VERSION)
 
 
-def _store_rot(registry: Registry, result: _Result, seen: KnownFile) -> list[FileChange]:
+def _store_rot(registry: Registry, result: Examined, seen: KnownFile) -> list[FileChange]:
     """Marks a file as corrupt, within a `write`, and returns that, unless it was known."""
     assert not isinstance(result.row, HnetkitError)
     if seen.state == "corrupt":
@@ -467,7 +438,7 @@ def _store_rot(registry: Registry, result: _Result, seen: KnownFile) -> list[Fil
     return [FileChange("corrupt", result.path, result.row)]
 
 
-def _try_store(registry: Registry, result: _Result, row: Row) -> HnetkitError | None:
+def _try_store(registry: Registry, result: Examined, row: Row) -> HnetkitError | None:
     """Stores one row; returns the failure if its values cannot be stored.
 
     Raises:
@@ -509,15 +480,6 @@ def _store(
 # --- sidecars
 
 
-def _sidecars_of(path: Path) -> tuple[Row, tuple[Unreadable, ...]]:
-    """What the sidecars of a file say, and those that were not read."""
-    try:
-        found = sidecars.read(path)
-        return found.as_row(), found.unreadable
-    except Exception as error:  # broken sidecars are no fault of the network
-        return {}, (Unreadable(path, f"its sidecars cannot be read: {failure_of(error, path.name)}", is_passing=True),)
-
-
 def _store_sidecars(
     registry: Registry, id: int, said: Row, unreadable: Iterable[Unreadable], looks: str | None
 ) -> bool:
@@ -537,7 +499,7 @@ def _mark_of(looks: str | None, unreadable: Iterable[Unreadable]) -> str | None:
     return None if any(it.is_passing for it in unreadable) else looks
 
 
-def _update_sidecars(registry: Registry, result: _Result, said: Row, seen: KnownFile) -> Iterator[FileChange]:
+def _update_sidecars(registry: Registry, result: Examined, said: Row, seen: KnownFile) -> Iterator[FileChange]:
     with registry.write():
         is_news = _store_sidecars(registry, seen.id, said, result.unreadable, seen.sidecars_seen)
     yield from _sidecar_changes(result.path, result.unreadable, is_news=is_news)
@@ -546,68 +508,3 @@ def _update_sidecars(registry: Registry, result: _Result, said: Row, seen: Known
 def _sidecar_changes(path: str, unreadable: Iterable[Unreadable], *, is_news: bool = False) -> list[FileChange]:
     changes = [FileChange("sidecars", path)] if is_news else []
     return changes + [FileChange("unread", str(it.path), reason=f"{it.path}: {it.reason}") for it in unreadable]
-
-
-# --- reading
-
-
-def _examine_all(work: Sequence[Work], progress: Progress | None) -> Generator[_Result, None, None]:
-    """Reads files in threads (hashing releases the GIL) and yields the results in the order given.
-
-    When closed or interrupted, it stops after the current chunk of each file.
-    """
-    total, done = sum(file.size_bytes for _, file, _ in work), 0
-    stop, known = threading.Event(), KnownHashes()
-    with ThreadPoolExecutor(WORKERS) as pool:
-        waiting = iter(work)
-        pending = [(item, pool.submit(_examine, *item[:2], stop, known)) for item in islice(waiting, 2 * WORKERS)]
-        try:
-            while pending:
-                (root, file, seen), future = pending.pop(0)
-                row, unreadable = future.result()
-                pending += [(item, pool.submit(_examine, *item[:2], stop, known)) for item in islice(waiting, 1)]
-                done += file.size_bytes
-                if progress is not None:
-                    progress(done, total)
-                yield _Result(root, file, seen, row, unreadable)
-        finally:
-            stop.set()
-            for _, future in pending:
-                future.cancel()
-
-
-def _examine(
-    root: Root, file: WalkedFile, stop: threading.Event, known: KnownHashes
-) -> tuple[Row | HnetkitError, tuple[Unreadable, ...]]:
-    path = root.path / file.path
-    try:
-        return _row(path, stop=stop, known=known)
-    except Exception as error:
-        return failure_of(error, str(path)), ()
-
-
-def _row(
-    path: Path, sha256: str | None = None, stop: threading.Event | None = None, known: KnownHashes | None = None
-) -> tuple[Row, tuple[Unreadable, ...]]:
-    """The row of a file with the content of its sidecars, and the sidecars that were not read."""
-    row = examine(path, whole=False, sha256=sha256, before_read=partial(_raise_if_stopped, stop), known=known).as_row()
-    said, unreadable = _sidecars_of(path) if row["content_hash"] else ({}, ())
-    return row | {"sidecars": said}, unreadable
-
-
-def _raise_if_stopped(stop: threading.Event | None) -> None:
-    if stop is not None and stop.is_set():
-        raise KeyboardInterrupt
-
-
-def _refused_row(path: str, file: WalkedFile, failure: HnetkitError) -> Row:
-    """The row of a file of which nothing is known but the failure."""
-    unknown = dict.fromkeys(("sha256", "autov1", "content_hash", "format"))
-    return unknown | {
-        "path": path,
-        "size_bytes": file.size_bytes,
-        "kind": "unknown",
-        "verdict": "refused",
-        "reason": str(failure),
-        "warnings": [],
-    }

@@ -34,6 +34,7 @@ _HALF_A_TAG = re.compile(
 )
 _NOT_IN_A_NAME = re.compile(r"[:>\r\n]")
 _BLOCK = re.compile(r"down|mid|up|(?:down_blocks|up_blocks|mid_block)(?:\.\w+)*", re.ASCII)
+_OPTION = re.compile(r"(?<!\S)--[A-Za-z]\w*")
 _LORA_KINDS = frozenset({"lora", "lyco"})
 _SHOWN = 200  # characters of a tag or an argument in a warning
 
@@ -175,6 +176,12 @@ def split_comments(prompt: str) -> tuple[str, tuple[str, ...]]:
         if text or not mark:
             kept.append(text)
     return "\n".join(kept), tuple(comments)
+
+
+def options_in(prompt: str) -> str | None:
+    """Returns the words of a prompt that are options in prompt files of kohya's scripts, as ``--w`` is; else None."""
+    found = list(dict.fromkeys(_OPTION.findall(prompt)))
+    return shorten(", ".join(found), _SHOWN) if found else None
 
 
 def split_tags(prompt: str) -> TaggedPrompt:

@@ -18,17 +18,21 @@ from torch import Tensor
 from hnetkit.errors import IncompatibleNetwork, KernelUnavailable, UsageError, did_you_mean
 from hnetkit.kernels import reference
 from hnetkit.kernels.activations import activate
-from hnetkit.kernels.dispatch import FORCED, KERNELS, PATHS, path_on
+from hnetkit.kernels.dispatch import FORCED, KERNELS, PATHS, chosen_path, path_on
 from hnetkit.kernels.executor import StackExecutor, pack_pair
 from hnetkit.kernels.gpu import triton_obstacle
 from hnetkit.kernels.weights import NORM_EPSILON, MLPWeights
 from hnetkit.network import BaseModel, Hypernetwork
+from hnetkit.runtime.cuda_graphs import CudaGraphs, Graphs
 from hnetkit.runtime.fit import BASE_MODEL_NAME, TEXT_WIDTH
 from hnetkit.runtime.stack import read_mlp
 from hnetkit.runtime.strength import Kind
 
 AS_A1111 = "as A1111"
 """The plain way that the others are held against: every network anew in every layer, all rounded to the dtype."""
+
+CAPTURED = "captured"
+"""The path that hnetkit uses, for all layers in one CUDA graph, as in a captured UNet: without the host's part."""
 
 TEXT_TOKENS = 77
 MOST_ROUNDS = 200
@@ -172,7 +176,7 @@ class PathTiming:
     """What was measured of one path.
 
     Attributes:
-        path: one of `hnetkit.kernels.dispatch.PATHS`, or `AS_A1111`.
+        path: one of `hnetkit.kernels.dispatch.PATHS`, `AS_A1111` or `CAPTURED`.
         error: of what the networks add, relative to it: the largest over all layers, K and V; None where it gave no
             numbers.
         launches: of kernels in one UNet call; None for plain torch.
@@ -211,16 +215,17 @@ def runnable_paths(
         UsageError: there is no such path.
         KernelUnavailable: a path that was requested cannot be measured here.
     """
+    known = (*PATHS, CAPTURED)
     for path in requested:
-        if path not in (*PATHS, *FORCED[1:]):
-            near = did_you_mean(path, PATHS)
-            hint = f"--path {near}" if near else f"paths are {', '.join(PATHS)}"
+        if path not in (*known, *FORCED[1:]):
+            near = did_you_mean(path, known)
+            hint = f"--path {near}" if near else f"paths are {', '.join(known)}"
             raise UsageError(f"--path {path}: no such path", hint=hint)
         reason = _obstacle(path, device, dtype)
         if reason:
             raise KernelUnavailable(f"--path {path}: {reason}", hint="without --path, all that can run are measured")
-    left_out = {path: reason for path in PATHS if not requested and (reason := _obstacle(path, device, dtype))}
-    return [path for path in PATHS if path in (requested or PATHS) and path not in left_out], left_out
+    left_out = {path: reason for path in known if not requested and (reason := _obstacle(path, device, dtype))}
+    return [path for path in known if path in (requested or known) and path not in left_out], left_out
 
 
 def measure(
@@ -232,8 +237,11 @@ def measure(
     dtype: torch.dtype,
     seconds: float,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    graphs: type[Graphs] = CudaGraphs,
 ) -> list[PathTiming]:
     """Measures `AS_A1111` and `paths`, one application for each kind of layer, all paths in turn in every round.
+
+    `CAPTURED` is measured whole: a graph makes all applications of a UNet call.
 
     Args:
         items: the stack, in order.
@@ -242,6 +250,7 @@ def measure(
         device, dtype: where the work is done, and what its contexts and weights are.
         seconds: no round begins that would not end within them, except the first.
         progress: called with the seconds that have passed and `seconds`.
+        graphs: what `CAPTURED` is captured by.
 
     Returns:
         A result for each path, `AS_A1111` first.
@@ -253,6 +262,7 @@ def measure(
         for bench in benches:
             progress(int(time.monotonic() - started), int(seconds))
             bench.check(results)
+        step = _CapturedStep(benches, results, device, graphs)
         right = [result for result in results if result.fault is None]
         longest = 0.0
         for number in range(MOST_ROUNDS if right else 0):
@@ -262,9 +272,45 @@ def measure(
             first = number % len(right)  # another path begins each round: the machine warms up or slows down for all
             for result in (*right[first:], *right[:first]):
                 progress(int(time.monotonic() - started), int(seconds))
-                result.times.append(sum(bench.milliseconds(result.path) for bench in benches))
+                if result.path == CAPTURED:
+                    result.times.append(step.milliseconds())
+                else:
+                    result.times.append(sum(bench.milliseconds(result.path) for bench in benches))
             longest = max(longest, time.monotonic() - before)
     return results
+
+
+class _CapturedStep:
+    """All applications of a UNet call as one graph, where `CAPTURED` is among the results and right so far."""
+
+    def __init__(
+        self, benches: Sequence[_LayersBench], results: Iterable[PathTiming], device: torch.device, kind: type[Graphs]
+    ) -> None:
+        self._benches, self._device = benches, device
+        for result in results:
+            if result.path == CAPTURED and result.fault is None:
+                try:
+                    self._capture(kind(device), result)
+                except Exception as error:  # of a driver or an allocator: the other paths are still measured
+                    result.fault = f"fails: {type(error).__name__}"
+
+    def _capture(self, graphs: Graphs, result: PathTiming) -> None:
+        expected = graphs.warm(self._contexts)
+        self._graphs = graphs
+        self._graph, self._outputs = graphs.record(self._contexts)
+        replayed = self._replay()
+        if not all(torch.equal(*pair) for pair in zip(replayed, expected, strict=True)):
+            result.fault = "wrong: its graph gives other numbers than its launches"
+
+    def _contexts(self) -> list[Tensor]:
+        """Returns K's and V's contexts of one of each kind of layer, after all of them were computed."""
+        return [context for bench in self._benches for context in bench.all_applied(CAPTURED)]
+
+    def _replay(self) -> list[Tensor]:
+        return self._graphs.replay(self._graph, lambda: None, lambda: self._outputs)
+
+    def milliseconds(self) -> float:
+        return _milliseconds(self._replay, self._device)
 
 
 class _LayersBench:
@@ -311,6 +357,12 @@ class _LayersBench:
             if launches is not None:
                 result.launches = (result.launches or 0) + launches * _applications(self.layers, result.path)
 
+    def all_applied(self, path: str) -> Contexts:
+        """Makes all applications of one UNet call, and returns what the last one gives."""
+        for _ in range(_applications(self.layers, path)):
+            contexts = self._stack.applies[path](self._x)
+        return contexts
+
     def milliseconds(self, path: str) -> float:
         """Returns the time that all these layers take in one UNet call, from one application."""
         apply, x = self._stack.applies[path], self._x
@@ -335,8 +387,13 @@ class _WidthStack:
         self.strengths = torch.tensor([self._numbers] * 2, dtype=torch.float32, device=device)
         mlps = [tuple(read_mlp(mlp, device, dtype, net.path) for mlp in net.mlps[width]) for net, _ in own]
         plain = [pack_pair(key, value, "eager") for key, value in mlps]
-        for_kernels = [pack_pair(key, value, "grouped") for key, value in mlps] if set(paths) & set(KERNELS) else []
-        self._executors = {path: StackExecutor(for_kernels if path in KERNELS else plain, path) for path in paths}
+        kinds = {path: _path_of(path, device, dtype) for path in paths}
+        for_kernels = (
+            [pack_pair(key, value, "grouped") for key, value in mlps] if {*kinds.values()} & {*KERNELS} else []
+        )
+        self._executors = {
+            path: StackExecutor(for_kernels if kind in KERNELS else plain, kind) for path, kind in kinds.items()
+        }
         shared = StackExecutor(plain, "eager")
         self.sides = [shared.mlps(side) for side in range(2)]
         self.applies: dict[str, Apply] = {path: self._apply_by(executor) for path, executor in self._executors.items()}
@@ -413,8 +470,15 @@ def _finish(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def _path_of(path: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Returns the path of the kernels that is measured: for `CAPTURED`, the one that hnetkit uses."""
+    return path_on(chosen_path(device), device, dtype) if path == CAPTURED else path
+
+
 def _obstacle(path: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Says why a path cannot be measured on `device`."""
+    if path == CAPTURED:
+        return None if device.type == "cuda" else "CUDA graphs are for CUDA devices"
     if path not in PATHS:
         return "this version has no such path"
     if path not in KERNELS:

@@ -16,16 +16,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain
 from pathlib import PurePath
 from typing import IO, Any, cast
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError, failure_of
 from hnetkit.files import new_file, refuse_all_but
 from hnetkit.formats.a1111 import MAX_METADATA_TEXT
+from hnetkit.library.examining import Progress
 from hnetkit.library.library import AnyPath, Library
 from hnetkit.library.resolve import require_alias
-from hnetkit.library.scan import Progress
 from hnetkit.limits import parse_json
 from hnetkit.registry.columns import text_of
 from hnetkit.registry.store import Registry
@@ -155,17 +154,18 @@ def import_records(
         raise HnetkitError("nothing to import: it is empty", hint=_HINT)
     found.counts.pop("hnetkit", None)
     _complete_references(registry)
-    told = [any(file.reference for file in files) for files in registry.imported.by_content().values()]
-    return ImportReport(found.counts, tuple(found.failures), found.failed, sum(told), len(told) - sum(told))
+    return ImportReport(found.counts, tuple(found.failures), found.failed, *registry.imported.counts())
 
 
 def _complete_references(registry: Registry) -> None:
     """Stores where files came from of which an older export does not tell it, where the sites' records do."""
+    untold = registry.imported.without_reference()
+    if not untold:
+        return
     references = References(registry)
     with registry.write():
-        for file in chain.from_iterable(registry.imported.by_content().values()):
-            reference = references.by_sha256(file.sha256)
-            if file.reference is None and reference is not None:
+        for file in untold:
+            if (reference := references.by_sha256(file.sha256)) is not None:
                 known = replace(file, reference=reference, reference_sha256=file.sha256)
                 registry.imported.put(registry.networks.id_of(file.content_hash), asdict(known))
 

@@ -312,7 +312,8 @@ def _install_one(
     with registry.write():
         here = find_bytes(registry, sha256)  # of a whole file this was asked before, but for one without a stated hash
         if here is not None:
-            registry.jobs.reserve(here, job.id, sha256)  # only so is an archive known to be here
+            if not registry.jobs.reserve(here, job.id, sha256):
+                registry.jobs.add_had(job.id, sha256)  # only so is an archive known to be here
         elif any(own["sha256"] == sha256 for own in registry.jobs.installs(job=job.id, kind="network")):
             here = find_network(registry, sha256)  # what came of it before may have been converted
         if here is not None:
@@ -391,8 +392,7 @@ def _has_anothers_sidecars(registry: Registry, job: Job, target: Path, sha256: s
     """
     if not Belongings(frozenset()).of(target)[0]:
         return False
-    installs = [install for install in registry.jobs.installs(kind="network") if install["path"] == str(target)]
-    known = {row["sha256"] for row in (*registry.files.at_typed(str(target)), *installs)}
+    known = {row["sha256"] for row in registry.files.at_typed(str(target))} | registry.jobs.installed_at(str(target))
     if sha256 in known:
         return False
     if job.source != "civitai" or job.remote_file_id is None:

@@ -15,7 +15,8 @@ from hnetkit.files import is_absent
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.hashes import sha256_of
-from hnetkit.library.scan import FileChange, Note, Progress, left_without_file, scan
+from hnetkit.library.examining import Progress
+from hnetkit.library.scan import FileChange, Note, left_without_file, scan
 from hnetkit.library.walking import is_as_scanned, is_gone
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
@@ -107,12 +108,17 @@ def find_bytes(registry: Registry, sha256: str | None) -> str | None:
 def find_network(registry: Registry, sha256: str | None) -> str | None:
     """Returns the path of a library file with these bytes, or else of one that was converted from them; None for none.
 
-    What is here in this sense is not fetched again. Where a file is to have the very bytes, `find_bytes` tells.
+    What is here in this sense is not fetched again. Where a file is to have the very bytes, `find_bytes` tells. Which
+    file a ``.safetensors`` was converted from stands in it. A ``.pt`` does not say it; that it holds the same network
+    is known as long as the library knows the file that it came of.
     """
     if sha256 is None:
         return None
-    rows = registry.files.converted_from(sha256)
-    return find_bytes(registry, sha256) or next((str(row["path"]) for row in rows if _is_as_known(row)), None)
+    if (path := find_bytes(registry, sha256)) is not None:
+        return path
+    contents = {row["content_hash"] for row in registry.files.with_bytes(sha256)} - {None}
+    rows = [*registry.files.converted_from(sha256), *registry.files.holding(sorted(contents))]
+    return next((str(row["path"]) for row in rows if _is_as_known(row)), None)
 
 
 def versions_here(registry: Registry, source: str) -> dict[str, dict[str, str]]:
@@ -133,13 +139,13 @@ def path_of_install(registry: Registry, install: dict[str, Any]) -> str | None:
 
 
 def path_of_job(registry: Registry, job: Job) -> str | None:
-    """Returns the first path that a finished job installed; None unless the library still has all that it installed.
+    """Returns the first path of what came of a finished job; None unless the library still has all of it.
 
     An archive can be recognized only this way: no file of the library has its hash.
     """
-    installs = registry.jobs.installs(job=job.id, kind="network") if job.state == "done" else []
-    paths = [find_network(registry, install["sha256"]) for install in installs]
-    return paths[0] if all(paths) and paths else None
+    networks = registry.jobs.networks_of(job.id) if job.state == "done" else []
+    paths = [find_network(registry, sha256) for sha256 in networks]
+    return min(filter(None, paths)) if all(paths) and paths else None
 
 
 def requeue_unless_here(registry: Registry, job: Job) -> Job:

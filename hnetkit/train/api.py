@@ -300,7 +300,8 @@ class _ModelSource(NamedTuple):
         source = ModelSource(place, vae=recipe.vae, tokenizer=recipe.tokenizer)
         files = [file for file in (recipe.start, *recipe.beside) if file is not None]
         networks = [ResolvedNetwork(network.name, network) for network in map(load, files)]
-        source.require_fit(networks, source.outline())
+        with settings.naming(model=self.source, vae=None, tokenizer=None):
+            source.require_fit(networks, source.outline())
 
     def _is_fallback(self, recipe: Recipe) -> bool:
         """Whether nobody chose a model, so that the bundled one is trained on."""

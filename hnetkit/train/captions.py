@@ -47,9 +47,10 @@ def says_file_name(caption: str, image: Path) -> bool:
 
 
 def caption_file(image: Path) -> Path:
-    """Returns the file of an image's caption, which may not exist: ``.txt``, or the ``.TXT`` of some systems."""
-    usual, upper = (image.with_suffix(suffix) for suffix in (".txt", ".TXT"))
-    return upper if stat_at(usual) is None and is_file_at(upper) else usual
+    """Returns the file of an image's caption, which may not exist: ``.txt``, or as some systems spell that."""
+    usual, *others = (image.with_suffix(suffix) for suffix in (".txt", ".TXT", ".Txt"))
+    found = others if stat_at(usual) is None else ()
+    return next(filter(is_file_at, found), usual)
 
 
 def write_caption(path: Path, caption: str, *, overwrite: bool) -> None:

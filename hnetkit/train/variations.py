@@ -207,7 +207,7 @@ def _different(recipes: Sequence[tuple[Sequence[SweptChoice], Recipe]]) -> list[
 def _settings(choices: Sequence[SweptChoice], recipe: Recipe, different: Sequence[str]) -> dict[str, Any]:
     flat = _flat(recipe)
     chosen = {choice.what: flat.get(choice.setting) for choice in choices}
-    unset = {choice.what: choice.text for choice in choices if chosen[choice.what] is None}
+    unset = {choice.what: choice.text for choice in choices if chosen[choice.what] in (None, [])}
     return {**chosen, **unset, **{name: flat[name] for name in different}}
 
 

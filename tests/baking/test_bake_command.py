@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.networks import a1111_network, network_file, save_pt
 from support.pipelines import tiny_sd
 
@@ -37,7 +39,7 @@ def test_an_affine_network_leaves_in_a_line(here: Path, capsys: pytest.CaptureFi
     assert run(["bake", "-n", "paper:0.5", "--to", "diff", "--for", "comfyui", "--out", "paper.safetensors"]) == 0
     out, err = capsys.readouterr()
     assert out == "paper.safetensors\n"
-    assert "Exact, to rounding: 28 of 28 projections." in err
+    assert "Exact, to rounding to fp32: 28 of 28 projections." in err
     kinds = {name.rpartition(".")[2] for name in load_file("paper.safetensors")}
     assert kinds == {"diff", "diff_b"}
 
@@ -107,6 +109,39 @@ def test_a_checkpoint_is_a_model(here: Path) -> None:
     assert (pixels("baked.png") - pixels("network.png")).abs().max() <= 1
 
 
+def test_inspect_says_what_a_file_was_baked_of(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bake", "-n", "paper:0.5", "--to", "diff", "--for", "comfyui", "--out", "diff.safetensors"]) == 0
+    assert run(["bake", "<hypernet:paper:1:v=0.5>", "--out", "lora.safetensors"]) == 0
+    capsys.readouterr()
+    assert run(["inspect", "diff.safetensors", "lora.safetensors"]) == 0
+    out = capsys.readouterr().out
+    assert "full differences of a model's weights, not a hypernetwork" in out
+    assert (
+        "baked of paper:0.5, on hnetkit-demo, for comfyui; exact, to rounding, the largest relative error is 0\n" in out
+    )
+    assert "baked of paper:0.5/1, on hnetkit-demo, for diffusers; exact" in out
+    assert run(["inspect", "diff.safetensors", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["kind"], row["verdict"], row["baked"]["networks"][0]["name"]) == ("diff", "other", "paper")
+
+
+@pytest.mark.parametrize("record", ["{", "[]", '{"networks": 5}', '{"networks": [{"name": "a", "strength": {}}]}'])
+def test_a_record_that_is_none_is_no_fault_of_the_file(
+    record: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"lora_unet_x.diff": torch.zeros(2, 2)}, "odd.safetensors", {METADATA: record})
+    assert run(["inspect", "odd.safetensors"]) == 0
+    out, err = capsys.readouterr()
+    assert ("not understood" in out) == record.startswith('{"')
+    assert err == ""
+
+
+def test_one_prompt_is_said_to_hold_out_other_seeds_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("prompts.txt").write_text("# one\na red circle\n")
+    assert run(["bake", "-n", "outline", "--out", "outline.safetensors", *QUICK]) == 0
+    assert "There is one prompt, so errors are those of other seeds alone" in capsys.readouterr().err
+
+
 def test_above_the_limit_nothing_is_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bake", "-n", "outline", "--max-error", "0.01", "--check", "sheet.png", *QUICK]
     assert run([*command, "--out", "outline.safetensors"]) == 1
@@ -128,6 +163,11 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["-n", "paper", "--to", "diff"], 2, "--to diff: programs name full differences differently"),
     (["-n", "dots", "--for", "a1111"], 2, "carry no bias"),
     (["-n", "paper", "--prompts", "tagged.txt"], 2, "a prompt has tags"),
+    (
+        ["-n", "paper", "--prompts", "kohya.txt"],
+        2,
+        "a prompt has options, which would be drawn as words: --n, --w in a",
+    ),
     (["-n", "paper", "--prompts", "empty.txt"], 2, "empty.txt: has no prompt"),
     (["-n", "paper", "--prompts", "absent.txt"], 4, "absent.txt: no such file"),
     (["-n", "paper", "--check", "sheet.txt"], 2, "sheet.txt"),
@@ -138,6 +178,7 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["-n", "paper", "--out", "out.pt"], 2, "out.pt: weights are written as .safetensors"),
     (["-n", "paper", "--out", "no/out.safetensors"], 4, "no: no such folder"),
     (["-n", "paper", "--to", "checkpoint", "--out", "folder", "--overwrite"], 2, "a folder is never replaced"),
+    (["-n", "paper", "--to", "checkpoint"], 2, "new.safetensors: the model is a folder, and so is its copy"),
     (["-n", "paper", "--model", "pickled.ckpt", "--to", "checkpoint"], 2, "copies are made of .safetensors"),
 ]
 
@@ -147,7 +188,8 @@ def test_what_cannot_be_baked_is_refused_in_a_line(
     arguments: list[str], code: int, said: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("tagged.txt").write_text("a star <lora:ink:1>\n")
-    Path("empty.txt").write_text("\n \n")
+    Path("kohya.txt").write_text("a star\na star --n blurred --w 512\n")
+    Path("empty.txt").write_text("\n \n# a comment\n")
     Path("there.safetensors").write_bytes(b"x")
     Path("pickled.ckpt").write_bytes(b"x")
     Path("folder").mkdir()
@@ -197,3 +239,28 @@ def test_fused_projections_and_loras_are_refused(here: Path) -> None:
 def pixels(path: str) -> torch.Tensor:
     with Image.open(path) as image:
         return torch.tensor(list(image.convert("RGB").tobytes()), dtype=torch.int32)
+
+
+def test_the_library_knows_what_was_baked(here: Path) -> None:
+    paper = ["bake", "-n", "paper:0.5", "--to", "diff", "--for", "comfyui", "--out", "paper.safetensors"]
+    merged = ["bake", "-n", "paper", "--to", "hypernetwork", "--out", "paper.pt"]
+    assert [run(paper), run(merged)] == [0, 0]
+    content = hnetkit.load(demo.networks()["paper"]).content_hash
+    with hnetkit.Library() as library:
+        found = {os.path.basename(bake.path): bake for bake in library.registry.bakes.of(content)}
+    assert found.keys() == {"paper.safetensors", "paper.pt"}
+    bake = found["paper.safetensors"]
+    assert (bake.path, bake.target, bake.program) == (str(here / "paper.safetensors"), "diff", "comfyui")
+    assert (bake.error, bake.model_name, len(bake.model_hash or "")) == (0.0, "hnetkit-demo", 10)
+    assert bake.parts[0].strength["cross_v"] == 0.5
+    assert found["paper.pt"].target == "hypernetwork"
+
+
+def test_a_library_that_cannot_be_written_costs_no_bake(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with hnetkit.Library() as library:
+        place = library.registry.path
+    with closing(sqlite3.connect(place)) as connection:
+        connection.execute("CREATE TRIGGER full BEFORE INSERT ON bakes BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    assert run(["bake", "-n", "paper", "--to", "hypernetwork", "--out", "paper.pt"]) == 0
+    assert "paper.pt is written, but the library has no record of it" in capsys.readouterr().err
+    assert hnetkit.load("paper.pt").is_affine

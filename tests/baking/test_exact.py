@@ -135,6 +135,11 @@ def test_a_checkpoint_in_one_file_is_copied_with_the_stack_in_it(
     assert (tmp_path / "baked.yaml").read_bytes() == (tmp_path / "model.yaml").read_bytes()
     found = load_model(copy, device="cpu", tokenizer=tmp_path / "tokenizer")
     assert (draw(found.pipe) - expected).abs().max() < 1e-5
+    tiny_sd(seed=1).save_pretrained(tmp_path / "another")  # of the same configuration
+    single = StableDiffusionPipeline.from_single_file(
+        copy, config=str(tmp_path / "another"), local_files_only=True, safety_checker=None
+    )
+    assert (draw(single) - expected).abs().max() < 1e-5
     assert original.read_bytes() == before
     old, new = load_file(original), load_file(copy)
     assert old.keys() == new.keys()

@@ -9,7 +9,7 @@ import torch
 
 import hnetkit
 from hnetkit.baking.api import bake
-from hnetkit.baking.fit import fitted_change
+from hnetkit.baking.fit import error_of, fitted_change
 from hnetkit.baking.moments import PairMoments
 from hnetkit.errors import TooInexact, UsageError
 from hnetkit.network import Hypernetwork
@@ -43,6 +43,8 @@ def test_errors_are_those_of_the_rows_themselves(side: Any) -> None:
         error = (wanted - given).norm() / wanted.norm()
         assert float(part.errors[-1]) == pytest.approx(float(error), rel=1e-4)
         assert float(change.errors[rank]) == pytest.approx(float(error), rel=1e-4)
+        same = error_of(weight, part.matrix, part.constant, held_out, side)
+        assert float(same) == pytest.approx(float(error), rel=1e-4)
 
 
 def test_more_parts_fit_what_was_seen_better() -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from support.networks import network_file
+from support.stand_in_graphs import StandInGraphs
 from torch import Tensor
 
 import hnetkit
 from hnetkit.cli import run
 from hnetkit.kernels import eager, executor
 from hnetkit.kernels.weights import MLPWeights
-from hnetkit.runtime.bench import AS_A1111, UNETS, BenchLayers, measure
+from hnetkit.runtime.bench import AS_A1111, CAPTURED, UNETS, BenchLayers, PathTiming, measure
 
 SMALL = ("--size", "64", "--seconds", "0.3", "--device", "cpu")
 WITHOUT_GPU = [AS_A1111, "reference", "eager"]
@@ -46,6 +47,7 @@ def test_each_path_is_named_once_with_its_time_and_its_ratio(ink: str, capsys: p
     assert "SD 1 at 64x64, batch 2, on cpu" in captured.err
     assert "width 320: 128 rows in 5 layers" in captured.err
     assert "Left out: grouped and fused:" in captured.err
+    assert "Left out: captured: CUDA graphs are for CUDA devices" in captured.err
 
 
 def test_json_says_what_was_measured_where(ink: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +123,8 @@ def test_without_a_name_it_says_what_to_type(capsys: pytest.CaptureFixture[str])
         (["INK", "--seconds", "0"], 2, "--seconds"),
         (["INK", "--path", "chain"], 1, "no such path"),
         (["INK", "--path", "eagre"], 2, "Hint: --path eager"),
-        (["INK", "--path", "auto"], 2, "reference, eager, grouped, fused"),
+        (["INK", "--path", "auto"], 2, "reference, eager, grouped, fused, captured"),
+        (["INK", "--path", "captured"], 1, "CUDA graphs are for CUDA devices"),
         (["INK", "--base", "sdxl"], 1, "ink is made for SD 1 or SD 2, not for SDXL"),
         (["ODD"], 1, "odd reaches no layer: its widths are 8, 12, those of SD 1 are 320, 640, 768, 1280"),
         (["INK", "XL"], 1, "no model takes all of them: ink for SD 1 or SD 2, xl for SDXL"),
@@ -243,3 +246,34 @@ def test_kernels_are_held_against_the_mathematics_and_their_launches_counted(ink
         assert 0 < result.error <= plain.error
         assert len(result.times) == 1
         assert result.spread is None
+
+
+def captured(ink: str, tmp_path: Path) -> list[PathTiming]:
+    """Measures plain torch, and the same captured by graphs that stand in for CUDA's."""
+    text = network_file(tmp_path, "text.pt", widths=(320, 24), structure=(1, 1, 1), activation="mish", scale=0.02)
+    items = [("ink", hnetkit.load(ink), 0.7), ("text", hnetkit.load(str(text)), -0.4)]
+    layers = [BenchLayers(320, "self", 9, 5), BenchLayers(24, "cross", 4, 16)]
+    StandInGraphs.begin()
+    options: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32, "graphs": StandInGraphs}
+    return measure(items, layers, ["eager", CAPTURED], seconds=1e-3, **options)
+
+
+def test_the_layers_of_a_unet_call_are_measured_as_one_graph(ink: str, tmp_path: Path) -> None:
+    plain, eager, whole = captured(ink, tmp_path)
+    assert [result.fault for result in (plain, eager, whole)] == [None] * 3
+    assert (StandInGraphs.recorded, StandInGraphs.replayed) == (1, 2), "once to be checked, once to be timed"
+    assert whole.error == eager.error
+    assert len(whole.times) == len(eager.times) == 1
+
+
+def test_a_graph_that_cannot_be_captured_or_is_wrong_leaves_the_other_paths_alone(
+    ink: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StandInGraphs, "record", lambda graphs, call: 1 / 0)
+    *others, whole = captured(ink, tmp_path)
+    assert whole.fault == "fails: ZeroDivisionError"
+    assert not whole.times
+    assert all(result.times and result.fault is None for result in others)
+    monkeypatch.undo()
+    monkeypatch.setattr(StandInGraphs, "replay", lambda graphs, graph, fill, take: take())
+    assert captured(ink, tmp_path)[-1].fault == "wrong: its graph gives other numbers than its launches"

@@ -163,6 +163,7 @@ def test_the_settings_name_the_model(model: str, out: Path, capfd: pytest.Captur
         (["a", "--width", "20"], 2, "multiples of 8"),
         (["a", "--sampler", "Eulr a"], 2, '--sampler "Euler a"'),
         (["a", "--out", "a.gif"], 2, "--out a.png"),
+        (["a", "--out", "a."], 2, "--out a.png"),
         (["a", "--out", "a.png", "--count", "2"], 2, "--out FOLDER"),
         (["a", "--out", "absent/a.png"], 4, "absent: no such folder"),
         (["a", "--seed", "-2"], 2, "--seed"),

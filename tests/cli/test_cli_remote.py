@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.fake_sites import Sites, World
+from support.odd_answers import network_bytes, zipped
 
 import hnetkit
 from hnetkit.cli import run
@@ -206,12 +208,21 @@ def test_doctor_says_that_a_token_is_there_and_never_which(sites: Sites, capsys:
     assert sites.token not in output.out + output.err
 
 
-def test_a_file_that_was_moved_away_is_not_said_to_have_come(sites: Sites, home: Path, capsys: Capture) -> None:
-    assert run(["sync", "-y", "--nsfw"]) in (0, 1)
-    capsys.readouterr()
-    moved = sorted((home / "library").glob("*.pt"))[0]
-    hnetkit.save(hnetkit.load(moved), moved.with_suffix(".safetensors"))
-    moved.unlink()
-    run(["sync", "-y", "--nsfw", "--json"])
-    paths = [path for row in rows(capsys) for path in row["paths"]]  # type: ignore[attr-defined]
-    assert [path for path in paths if not Path(path).exists()] == []
+def test_where_a_fetched_network_is_now_is_said_and_not_where_it_came_to(
+    home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = zipped({"day.pt": network_bytes(1), "cut.pt": network_bytes(2)[:2000]})
+    with Sites(World.make(1), repos={"a/b": {"pack.zip": pack}}) as site:
+        monkeypatch.setenv("HNETKIT_CIVITAI_URL", site.civitai_url)
+        command = ["pull", f"{site.hub_url}/a/b/resolve/main/pack.zip", "--sha256", hashlib.sha256(pack).hexdigest()]
+        assert run([*command, "--json"]) == 1
+        (row,) = rows(capsys)
+        came = home / "library" / "day.pt"
+        assert (row["code"], row["paths"]) == ("partly", [str(came)])
+        hnetkit.save(hnetkit.load(came), came.with_suffix(".safetensors"))
+        came.unlink()
+        assert run(["scan", "-q"]) == 0
+        capsys.readouterr()
+        assert run([*command, "--json"]) == 1
+        (row,) = rows(capsys)
+        assert (row["code"], row["paths"]) == ("partly", [str(came.with_suffix(".safetensors"))])

@@ -112,6 +112,7 @@ def test_a_defect_is_one_line_unless_debugging(
 
 def test_a_setting_is_kept_shown_and_taken_back(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "my model").mkdir()
+    (home / "my model" / "model_index.json").touch()
     assert run(["config", "model", str(home / "my model")]) == 0
     assert run(["config", "model"]) == 0
     assert capsys.readouterr().out == f"{home / 'my model'}\n"
@@ -125,6 +126,7 @@ def test_a_folder_that_is_set_is_meant_from_everywhere(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model_index.json").touch()
     for key in ("model", "loras", "embeddings"):
         assert run(["config", key, "models"]) == 0
         assert run(["config", key]) == 0

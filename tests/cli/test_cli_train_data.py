@@ -120,7 +120,7 @@ def test_what_is_odd_about_the_pictures_is_said(
     assert "twin.png" in err
     save(tmp_path / "training", "old.png")
     _, err = said(capsys, *arguments, "--overwrite")
-    assert "1 pictures of before stay" in err
+    assert "1 picture of before stays" in err
     assert "old.png" in err
     assert said(capsys, *arguments, "--overwrite", "-q")[1] == ""
 
@@ -169,7 +169,7 @@ def test_captions_go_out_as_a_table_and_come_back_edited(
     (tmp_path / "edited.csv").write_text(out.replace("picture-01,", '"red, blue",'), encoding="utf-8")
     out, err = said(capsys, "review", training, "--apply", tmp_path / "edited.csv")
     assert out == f"{training / 'picture-01.txt'}\n"
-    assert "1 captions changed" in err
+    assert "1 caption changed" in err
     assert rows(capsys, "review", training)[1]["caption"] == "red, blue"
     assert rows(capsys, "review", training, "--tags")[0] == {"tag": "blue", "pictures": 1}
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"file,caption\npicture-02.png,green\n")))

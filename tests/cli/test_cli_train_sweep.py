@@ -16,6 +16,8 @@ from support.waiting import once
 
 import hnetkit
 from hnetkit.cli import run
+from hnetkit.cli.train_options import read_setting
+from hnetkit.train.recipe import make_recipe
 
 FEW = ["--max-steps", "4", "--save-every", "0", "--preview-every", "0", "--preview-seed", "1", "--no-guards"]
 QUICK = {"steps": 1, "cfg_scale": 4.0, "sampler": "DDIM", "prompts": ["a dot"]}
@@ -165,6 +167,17 @@ def test_what_cannot_be_meant_is_said_before_any_step(
     assert run(command(*arguments)) in (2, 4)
     assert said in capsys.readouterr().err
     assert not Path("training").exists()
+
+
+def test_a_list_that_is_empty_by_default_varies_with_none() -> None:
+    assert read_setting("dropout", "none") == ("build.dropout", [])
+    base = {
+        "name": "ink",
+        "pictures": "pictures",
+        "model": "tiny",
+        "build": {"dropout": [0, 0.1, 0], "structure": [1, 2, 1]},
+    }
+    assert make_recipe(base, {"build.dropout": []}).build.dropout == ()
 
 
 def test_a_mistake_in_what_varies_is_said_without_torch(tmp_path: Path) -> None:

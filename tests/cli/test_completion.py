@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -15,7 +18,7 @@ from click.shell_completion import ShellComplete
 from support import networks
 
 from hnetkit.cli import cli, run
-from hnetkit.cli.library import complete_name, complete_own_tag, complete_tag
+from hnetkit.cli.completion import complete_name, complete_own_tag, complete_tag
 
 PLAIN = ["ink", "ink-wash_2.5+x", "ink@v2", "ink=best", "ink水彩", "inkÉté", "ink❤️"]
 HOSTILE = [
@@ -86,6 +89,17 @@ def test_tags_are_completed_by_plain_words_alone(shell: Path) -> None:
     assert offered("list", "--tag", "sh") == ["shade", "shapes", "sharp", "shiny"]
     assert offered("tag", "ink", "sh") == ["shade", "shapes", "sharp"]
     assert offered("tag", "ink", "--remove", "sh") == ["shade", "shapes", "sharp"]
+
+
+def test_nobody_waits_for_a_registry_that_is_busy(shell: Path, home: Path) -> None:
+    context = click.Context(cli)
+    assert complete_name(context, click.Argument(["name"]), "ink@")
+    with closing(sqlite3.connect(home / "registry.db", isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        started = time.monotonic()
+        assert complete_name(context, click.Argument(["name"]), "ink@") == []
+        assert time.monotonic() - started < 1, "others wait half a minute"
 
 
 def test_every_completion_of_names_is_that_one() -> None:

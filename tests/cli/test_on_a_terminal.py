@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,30 @@ def test_a_mistake_is_all_that_stays_on_the_terminal(tmp_path: Path) -> None:
     last = shown.rpartition("\x1b[2K")[2]
     assert "Error: absent: no such file or folder" in last
     assert "Loading" not in last
+
+
+@pytest.mark.parametrize(("is_ignored", "code", "pictures"), [(True, 0, 3), (False, 129, 0)])
+def test_a_closed_terminal_ends_the_work_by_its_signal_or_not_at_all(
+    is_ignored: bool, code: int, pictures: int, tmp_path: Path
+) -> None:
+    """Each write to it fails from then on: of notes, of the bar, of paths, and what is left when Python exits."""
+    ours, theirs = pty.openpty()
+    ran = subprocess.Popen(
+        [sys.executable, "-m", "hnetkit", "generate", "a star", "--steps", "1", "--count", "3", "--out", "drawn"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+        preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_IGN if is_ignored else signal.SIG_DFL),
+    )
+    os.close(theirs)
+    shown = b""
+    while b"Loading the model" not in shown:
+        shown += os.read(ours, 65536)
+    os.close(ours)
+    ran.send_signal(signal.SIGHUP)
+    assert ran.wait(timeout=120) == code
+    assert len(list(tmp_path.glob("drawn/*.png"))) == pictures
 
 
 @pytest.fixture(autouse=True)

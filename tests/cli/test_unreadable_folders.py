@@ -47,6 +47,7 @@ LISTS: dict[str, str] = {
     "files": "the remains of killed processes",
     "sources.install": "the remains of killed processes",
     "demo": _OURS,
+    "settings": "a hint",
     "baking.checkpoint": "a model that is copied; an error is raised",
 }
 

@@ -48,21 +48,20 @@ def safe(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     return captured.out, captured.err
 
 
-def test_only_two_modules_print() -> None:
+def test_only_one_module_prints_and_one_draws_bars() -> None:
     functions = {"print", "input", "click.echo", "click.secho", "click.confirm", "click.prompt", "click.pause"}
     functions |= {"click.echo_via_pager", "traceback.print_exc", "traceback.print_exception", "os.write"}
     methods = (".stdout.write", ".stderr.write", ".stdout.buffer.write", ".stderr.buffer.write", ".console.print")
     for folder in ("hnetkit", "kernels", "registry"):
         for path in (REPOSITORY / folder).rglob("*.py"):
-            if path.parent.name == "cli" and path.name in ("output.py", "progress.py"):
-                continue
+            room = path.parent.name
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call):
+                if isinstance(node, ast.Call) and (room, path.name) != ("cli", "output.py"):
                     called = ast.unparse(node.func)
                     assert called not in functions, f"{path}:{node.lineno}: {called}"
                     assert not called.endswith(methods), f"{path}:{node.lineno}: {called}"
                     assert called != "error.show", f"{path}:{node.lineno}: {called}"
-                if isinstance(node, ast.Import | ast.ImportFrom):
+                if isinstance(node, ast.Import | ast.ImportFrom) and (room, path.name) != ("cli", "progress.py"):
                     assert "rich" not in ast.unparse(node).split(" import ")[0].split(), f"{path}: prints by rich"
                     assert not ast.unparse(node).startswith(("from rich.", "import rich.")), f"{path}: prints by rich"
 
@@ -224,7 +223,7 @@ def test_a_label_of_a_bar_is_text_and_no_markup(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(sys, "stderr", stderr)
         bar = Bar("[red]ink[/red] [link=http://a.b]x[/link] :smile:")
         bar.show("\x1b]0;title\x07[b]wash\x9b", 1, 2, about="\x1b]8;;http://a.b\x07")
-        bar.say("[i]line\x1b]0;title\x07 :smile:")
+        say("[i]line\x1b]0;title\x07 :smile:")
         bar.stop()
         monkeypatch.undo()
         data = b""
@@ -348,6 +347,7 @@ def test_a_reader_that_left_is_no_failure(tmp_path: Path) -> None:
 
 def test_a_stream_that_is_not_utf8_gets_escapes(tmp_path: Path) -> None:
     (tmp_path / "模型 é").mkdir()
+    (tmp_path / "模型 é" / "model_index.json").touch()
     assert run(["config", "model", str(tmp_path / "模型 é")]) == 0
     done = hnetkit_in_bash("hnetkit config --json", tmp_path, PYTHONIOENCODING="latin-1")
     assert json.loads(done.stdout)[0]["value"] == str(tmp_path / "模型 é")

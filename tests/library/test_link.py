@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shutil
 import threading
 import unicodedata
@@ -974,7 +975,22 @@ def test_a_name_that_is_taken_is_exit_1_at_the_end(
     assert run(["link", str(webui), "--layout", "a1111"]) == 1
     out, err = capsys.readouterr()
     assert "ink.pt has this name" in out
-    assert "Error: 1 of 3 files could not be linked" in err
+    assert re.search(r"Error: 1 of 3 files could not be linked: .*ink\.pt has this name", err)
+
+
+def test_why_nothing_could_be_linked_is_said_beside_the_rows_too(
+    library: Path, webui: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert run(["link", str(webui), "--layout", "a1111", "--copy"]) == 1
+    assert "could not be linked: " in (err := capsys.readouterr().err)
+    assert err.endswith("glow.safetensors: no room is left on the disk, and 2 more\n")
 
 
 @pytest.mark.parametrize(

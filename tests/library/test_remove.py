@@ -219,6 +219,26 @@ def test_a_network_of_which_a_part_is_on_a_disk_that_is_away_keeps_what_people_s
     assert (record["tags"], record["note"], record["aliases"]) == (["lines", "night"], "best at 0.6", ["thin"])
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_trash_on_a_disk_that_is_away_is_told_of(
+    library: Library, folder: Path, tmp_path: Path, is_there: bool
+) -> None:
+    other = tmp_path / "disk"
+    other.mkdir()
+    networks.network_file(other, "wave.pt", seed=5)
+    library.scan(other)
+    library.remove("glow")
+    library.remove("wave")
+    shutil.move(other, tmp_path / "away")
+    if is_there:
+        other.mkdir()  # as a mount point is
+    changes = library.restore("glow")
+    assert whats(changes) == [("kept", "disk"), ("restored", "glow.pt")]
+    assert "what is in its trash cannot be seen" in str(changes[0].reason)
+    with pytest.raises(NotFound, match=r"wave is not in the trash; .*cannot be seen"):
+        library.restore("wave")
+
+
 def test_a_file_that_is_gone_is_forgotten_with_the_others(library: Library, folder: Path) -> None:
     (folder / "sub" / "pen.pt").rename(folder / "sub" / "pen.old")  # an empty folder could be a disk that is away
     library.remove("ink")

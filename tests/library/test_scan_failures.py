@@ -21,7 +21,8 @@ from support import networks
 from support.waiting import wait_until
 
 from hnetkit.inspection import KnownHashes, examine
-from hnetkit.library.scan import WORKERS, FileChange, recheck, scan
+from hnetkit.library.examining import WORKERS
+from hnetkit.library.scan import FileChange, recheck, scan
 from hnetkit.registry import Registry
 
 AFTER_2262 = 10_413_792_000_000_000_000  # ns; 2300-01-01

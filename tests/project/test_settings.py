@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from support.failing_disk import fail_at
 
 from hnetkit import demo, paths, settings
 from hnetkit.cli import options, run
@@ -18,8 +20,17 @@ from hnetkit.errors import HnetkitError
 from hnetkit.train.api import _ModelSource as ModelOfTraining
 
 
+def model_folder(folder: Path) -> Path:
+    """Makes a folder that has what settings look for in those of models and their parts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("model_index.json", "config.json", "vocab.json"):
+        (folder / name).write_text("{}")
+    return folder
+
+
 def values(folder: Path) -> dict[str, str]:
     """A value for each setting."""
+    model_folder(folder)
     choices = {"device": "cpu", "dtype": "fp32", "capture": "off", "hypernetworks": "<hypernet:ink:0.5>"}
     made = {key: choices.get(key, str(folder)) for key in settings.KEYS}
     assert len(made) > 7
@@ -142,7 +153,7 @@ def test_a_folder_is_stored_with_its_absolute_path_and_shown(
     key: str,
     spelling: str,
 ) -> None:
-    (tmp_path / "here" / "models").mkdir(parents=True)
+    model_folder(tmp_path / "here" / "models")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -159,7 +170,7 @@ def test_an_autoencoder_that_stays_with_another_model_is_told(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("V", "M"):
-        (tmp_path / name).mkdir()
+        model_folder(tmp_path / name)
     settings.put("vae", str(tmp_path / "V"))
     assert run(["config", "model", str(tmp_path / "M")]) == 0
     assert f"the vae that is set, {tmp_path / 'V'}" in capsys.readouterr().err
@@ -170,6 +181,10 @@ def test_an_autoencoder_that_stays_with_another_model_is_told(
     [
         ("model", "/nosuch/x.safetensors", 4, "no such file or folder"),
         ("model", "animefull.ckpt", 4, "no such file or folder"),
+        ("model", "empty", 4, "empty has no model_index.json"),
+        ("model", "checkpoints", 4, "checkpoints/a.safetensors"),
+        ("vae", "empty", 4, "empty has no config.json"),
+        ("tokenizer", "empty", 4, "empty has no vocab.json"),
         ("vae", "./some/vae", 4, "no such file or folder"),
         ("tokenizer", "org/name", 4, "no such folder"),
         ("loras", "nosuch", 4, "no such folder"),
@@ -194,9 +209,24 @@ def test_a_value_that_no_command_could_use_is_refused_when_it_is_set(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").touch()
+    for name in ("empty", "checkpoints"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoints" / "a.safetensors").touch()
     assert run(["config", key, value]) == code
     assert said in capsys.readouterr().err
     assert settings.load() == {}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_what_cannot_be_looked_at_is_not_said_to_be_absent(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    model_folder(tmp_path / "sd")
+    for unseen in (tmp_path / "sd", tmp_path / "sd" / "model_index.json"):
+        with monkeypatch.context() as patched:
+            fail_at(patched, unseen, number, "stat")
+            assert run(["config", "model", str(tmp_path / "sd")]) == 1
+            assert f"Error: {unseen}: {os.strerror(number)}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["runwayml/stable-diffusion-v1-5", "demo"])
@@ -211,7 +241,7 @@ def test_a_name_that_is_no_path_here_is_said_to_be_taken_for_one_of_the_hub(
     monkeypatch.chdir(tmp_path)
     assert run(["config", "model", "models/sd-15"]) == 0
     assert "No file or folder here has this name: it is taken for a model of the hub." in capsys.readouterr().err
-    for value in ("demo", str(tmp_path)):
+    for value in ("demo", str(model_folder(tmp_path / "M"))):
         assert run(["config", "model", value]) == 0
         assert "hub" not in capsys.readouterr().err
 
@@ -234,10 +264,10 @@ def test_a_model_of_the_hub_that_is_read_from_a_folder_here_is_told(
 def test_an_error_over_a_setting_names_the_setting(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "gone").mkdir()
+    model_folder(tmp_path / "gone")
     for key in ("model", "loras", "embeddings"):
         settings.put(key, str(tmp_path / "gone"))
-    (tmp_path / "gone").rmdir()
+    shutil.rmtree(tmp_path / "gone")
     out = ["--out", str(tmp_path / "a.png")]
     assert run(["generate", "a <lora:x:1>", "--model", "demo", *out]) == 4
     assert "Hint: hnetkit config loras FOLDER" in capsys.readouterr().err
@@ -246,6 +276,47 @@ def test_an_error_over_a_setting_names_the_setting(
     settings.put("embeddings", None)
     assert run(["generate", "a circle", *out]) == 4
     assert "no such file or folder (the model of `hnetkit config`)" in capsys.readouterr().err
+
+
+def test_the_setting_that_is_wrong_is_the_one_that_is_named(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(demo.model_folder(), tmp_path / "sd")
+    settings.put("model", str(tmp_path / "sd"))
+    settings.put("vae", str(model_folder(tmp_path / "sd" / "other")))
+    shutil.rmtree(tmp_path / "sd" / "other")
+    for command in (["generate", "a"], ["train", str(tmp_path), "--name", "ink"]):
+        assert run([*command, "--out", str(tmp_path / "out")]) == 4
+        assert "no such file or folder (the vae of `hnetkit config`)" in capsys.readouterr().err
+    settings.put("vae", None)
+    settings.put("hypernetworks", "<hypernet:nobody:0.5>")
+    for command in (["generate", "a"], ["grid", "--prompt", "a", "--x", "steps=1,2"]):
+        assert run(command) == 4
+        assert "(the hypernetworks of `hnetkit config`)" in capsys.readouterr().err
+    assert run(["generate", "a <hypernet:absent:1> <hypernet:nobody:1>"]) == 4
+    assert "hnetkit config" not in capsys.readouterr().err
+
+
+def test_doctor_names_every_setting_that_nothing_can_use_any_more(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = model_folder(tmp_path / "gone")
+    keys = [key for key, value in values(gone).items() if value == str(gone)]
+    for key in keys:
+        settings.put(key, str(gone))
+    settings.put("hypernetworks", "<hypernet:nobody:0.5>")
+    shutil.rmtree(gone)
+    assert run(["doctor", "--json"]) == 1
+    (row,) = [row for row in json.loads(capsys.readouterr().out) if row["check"] == "settings"]
+    assert row["state"] == "failed"
+    for key in (*keys, "hypernetworks"):
+        assert f"{key}: " in row["detail"]
+    for key in (*keys, "hypernetworks"):
+        settings.put(key, None)
+    settings.put("hypernetworks", "<hypernet:dots:0.5>")  # of the demo model
+    run(["doctor", "--json"])
+    (row,) = [row for row in json.loads(capsys.readouterr().out) if row["check"] == "settings"]
+    assert row["state"] == "ok"
 
 
 @pytest.mark.parametrize(("key", "value"), [("device", "gpu"), ("dtype", "half")])
@@ -264,7 +335,7 @@ def test_training_takes_the_autoencoder_of_the_settings_with_their_model_alone(
     home: Path, tmp_path: Path, kind: str
 ) -> None:
     for name in ("model", "other", "vae", "tokenizer"):
-        (tmp_path / name).mkdir()
+        model_folder(tmp_path / name)
     (tmp_path / "model.ckpt").touch()
     model = str(tmp_path / ("model" if kind == "folder" else "model.ckpt"))
     chosen = {"model": model, "vae": str(tmp_path / "vae"), "tokenizer": str(tmp_path / "tokenizer")}

@@ -20,6 +20,7 @@ from support.registry_rows import row
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.registry import Registry
+from hnetkit.registry.bakes import Bake, BakedPart
 from hnetkit.registry.columns import COLUMNS, from_json, to_json
 
 BROKEN = [(table, column) for table, columns in COLUMNS.items() for column in columns]
@@ -37,6 +38,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = registry.catalogue.put_model("civitai", "7", {"name": "Ink", "tags": ["a"], "state": "listed"}, {})
         version = registry.catalogue.put_version(model, "8", {"name": "v1", "trained_words": ["b"]})
         registry.catalogue.put_file(version, "9", {"name": "ink.pt", "hashes": {"SHA256": "0"}})
+        registry.bakes.put(
+            Bake(
+                "/out.safetensors",
+                "lora",
+                None,
+                8,
+                None,
+                0.1,
+                None,
+                None,
+                None,
+                None,
+                1,
+                1,
+                None,
+                (BakedPart("ink", row(1)["content_hash"], None, {"self_k": 1}),),
+            )
+        )
     execute(
         path, "UPDATE models SET commercial_use = '[]'", "INSERT INTO trainings VALUES (1, '{}', NULL, NULL, NULL, '')"
     )
@@ -66,6 +85,7 @@ def read_all(registry: Registry) -> None:
     registry.catalogue.raw("civitai", "7")
     registry.subscriptions.rows()
     registry.trainings.of(row(1)["content_hash"])
+    registry.bakes.of(row(1)["content_hash"])
 
 
 # --- values

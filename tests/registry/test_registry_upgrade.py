@@ -79,6 +79,23 @@ def test_an_upgrade_keeps_the_registry_as_it_was(first: Path) -> None:
         assert connection.execute("PRAGMA user_version").fetchone()[0] == 1
 
 
+def test_the_name_of_the_copy_is_on_the_disk_before_the_upgrade_is(
+    first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[int, int, bool]] = []
+    real = os.fsync
+
+    def noted(handle: int) -> None:
+        with closing(sqlite3.connect(first)) as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        flushed.append((os.fstat(handle).st_ino, version, first.with_name("old.v1.db").exists()))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    Registry(first).close()
+    assert (first.parent.stat().st_ino, 1, True) in flushed
+
+
 def test_a_copy_that_was_kept_is_never_replaced(first: Path) -> None:
     first.with_name("old.v1.db").write_bytes(b"of an earlier upgrade")
     Registry(first).close()

@@ -20,6 +20,7 @@ from support.pipelines import draw, tiny_sd, tiny_sdxl, unet_call
 from support.stand_in_graphs import StandInGraphs
 from support.unet_truth import lora, run, surface
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import hnetkit
 from hnetkit import Strength
@@ -272,7 +273,35 @@ def tint_folded(pipe: Any) -> None:
 
 TINT: list[Hypernetwork] = []
 
-CHANGES = [attach_lora, other_weights, other_processor, hook, slices, free_u, tint_folded]
+
+def other_forward(pipe: Any) -> None:
+    forward = pipe.unet.forward
+    pipe.unet.forward = lambda *arguments, **options: (forward(*arguments, **options)[0] * 1.5,)
+
+
+def fused_projections(pipe: Any) -> None:
+    pipe.fuse_qkv_projections()
+
+
+def transposed_weight(pipe: Any) -> None:
+    """At the same place, of the same shape."""
+    weight = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight
+    weight.data = weight.data.t()
+
+
+def other_buffer(pipe: Any) -> None:
+    pipe.unet.mid_block.register_buffer("own", torch.ones(2))
+    pipe.unet.mid_block.register_forward_hook(lambda module, given, output: output * module.own[0] * 1.5)
+
+
+def other_order_of_hooks(pipe: Any) -> None:
+    pipe.unet.mid_block._forward_hooks.move_to_end(min(pipe.unet.mid_block._forward_hooks))
+
+
+CHANGES = [
+    *(attach_lora, other_weights, other_processor, hook, slices, free_u, tint_folded),
+    *(other_forward, fused_projections, transposed_weight, other_buffer),
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -287,7 +316,53 @@ def test_a_change_of_weights_modules_or_hooks_drops_the_graphs(
     require_same(pipe, twin, 1)
     assert not StandInGraphs.living
     require_same(pipe, twin)
-    assert torch.allclose(run(pipe), before, atol=1e-5) is (change in (other_processor, slices))
+    assert torch.allclose(run(pipe), before, atol=1e-5) is (change in (other_processor, slices, fused_projections))
+    assert capture.captures == 2
+
+
+def test_hooks_in_another_order_drop_the_graphs(pipe: Any, twin: Any) -> None:
+    for one in (pipe, twin):
+        one.unet.mid_block.register_forward_hook(lambda module, given, output: output * 1.5)
+        one.unet.mid_block.register_forward_hook(lambda module, given, output: output + 0.5)
+    capture = captured(pipe)
+    for change in (lambda one: None, other_order_of_hooks):
+        both(pipe, twin, change)
+        require_same(pipe, twin)
+    assert capture.captures == 2
+
+
+@pytest.mark.parametrize(
+    "held", [1.5, torch.tensor(1.5), [1.5], {"scale": [1.5]}], ids=["number", "tensor", "list", "deep"]
+)
+def test_an_attribute_that_becomes_another_one_drops_the_graphs(pipe: Any, twin: Any, held: Any) -> None:
+    def scaled(module: Any, given: Any, output: Tensor) -> Tensor:
+        scale = module.held["scale"] if isinstance(module.held, dict) else module.held
+        return output * (scale[0] if isinstance(scale, list) else scale)
+
+    def other(one: Any) -> None:
+        held = one.unet.mid_block.held
+        if isinstance(held, dict):
+            held["scale"][0] = 0.5
+        elif isinstance(held, list):
+            held[0] = 0.5
+        else:
+            one.unet.mid_block.held = held * 0.5
+
+    for one in (pipe, twin):
+        one.unet.mid_block.held = copy.deepcopy(held)
+        one.unet.mid_block.register_forward_hook(scaled)
+    capture = captured(pipe)
+    for change in (lambda one: None, other):
+        both(pipe, twin, change)
+        require_same(pipe, twin)
+    assert capture.captures == 2
+
+
+def test_a_setting_of_torch_by_which_it_chooses_kernels_drops_the_graphs(pipe: Any, twin: Any) -> None:
+    capture = captured(pipe)
+    require_same(pipe, twin)
+    with sdpa_kernel(SDPBackend.MATH):
+        require_same(pipe, twin)
     assert capture.captures == 2
 
 
@@ -559,6 +634,17 @@ def test_a_unet_is_freed_with_its_capture() -> None:
     assert unet() is None
 
 
+def test_another_unet_of_the_pipeline_is_captured_by_itself(pipe: Any, twin: Any) -> None:
+    first = captured(pipe)
+    require_same(pipe, twin)
+    pipe.unet = tiny_sd().unet
+    require_same(pipe, twin)
+    assert StandInGraphs.replayed == 2, "a capture is of a UNet"
+    assert captured(pipe) is not first
+    require_same(pipe, twin)
+    assert StandInGraphs.replayed == 4
+
+
 # --- several at once
 
 
@@ -617,4 +703,57 @@ def test_what_is_compiled_first_is_captured_compiled(ink: Hypernetwork, in_place
     torch.compiler.reset()
     require_same(pipe, twin, 1)
     assert len(compiled) > seen, "it is still compiled"
+    torch.compiler.reset()
+
+
+def test_what_is_compiled_in_place_after_that_is_captured_compiled() -> None:
+    torch.compiler.reset()
+    pipe, twin, compiled = tiny_sd(least=True), tiny_sd(least=True), []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    capture = captured(pipe)
+    require_same(pipe, twin)
+    pipe.unet.compile(backend=backend)
+    require_same(pipe, twin)
+    assert compiled
+    assert capture.captures == 2
+    assert not copy.deepcopy(pipe).unet.compile(backend=backend), "a copy can be compiled too"
+    seen = len(compiled)
+    torch.compiler.reset()
+    capture.release()
+    require_same(pipe, twin, 1)
+    assert len(compiled) > seen, "it is still compiled"
+    torch.compiler.reset()
+
+
+def test_what_is_compiled_around_a_captured_unet_says_that_it_is_not_captured_and_how_it_would_be() -> None:
+    torch.compiler.reset()
+    pipe, twin, compiled = tiny_sd(least=True), tiny_sd(least=True), []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    first = captured(pipe)
+    require_same(pipe, twin)
+    pipe.unet = torch.compile(pipe.unet, backend=backend)
+    with pytest.warns(
+        RuntimeWarning, match="torch.compile was called on it after hnetkit.capture; call hnetkit.release"
+    ):
+        require_same(pipe, twin)
+    assert compiled
+    assert StandInGraphs.replayed == 2
+    capture = captured(pipe)
+    assert capture is not first
+    assert first.memory == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        require_same(pipe, twin)
+    assert StandInGraphs.replayed == 4
+    hnetkit.release(pipe)
+    require_same(pipe, twin)
+    assert StandInGraphs.replayed == 4
     torch.compiler.reset()

@@ -55,6 +55,26 @@ def test_what_was_converted_is_not_fetched_again_by_any_verb(site: Sites, conver
     assert fetched(site) == []
 
 
+def test_a_pt_that_was_made_of_a_fetched_safetensors_is_here_too(
+    site: Sites, here: FetchSession, tmp_path: Path
+) -> None:
+    """It does not say what it was made of: that both hold one network tells it, as long as the library knows both."""
+    (tmp_path / "own.pt").write_bytes(network_bytes(31))
+    hnetkit.save(hnetkit.load(tmp_path / "own.pt"), tmp_path / "own.safetensors")
+    give(site, first_version(site)["files"][0], (tmp_path / "own.safetensors").read_bytes(), "own.safetensors")
+    here.sync(EVERYTHING, all_versions=True)
+    path = here.folder / "own.safetensors"
+    hnetkit.save(hnetkit.load(path), path.with_suffix(".pt"))
+    path.unlink()
+    site.clear()
+    here.survey()
+    plan = here.plan(EVERYTHING, all_versions=True)
+    assert plan.to_fetch == []
+    assert str(path.with_suffix(".pt")) in {item.path for item in plan.items}
+    assert here.damages() == []
+    assert fetched(site) == []
+
+
 def test_a_newer_version_of_what_was_converted_is_found(site: Sites, converted: FetchSession) -> None:
     assert converted.updates() == []
     model = site.world.ids()[0]

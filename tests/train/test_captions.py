@@ -28,6 +28,14 @@ def test_the_text_beside_a_picture_is_its_caption(tmp_path: Path) -> None:
     assert caption_of(tmp_path / "001-a cat.png") == "a red circle, on a plain"
 
 
+@pytest.mark.parametrize("suffix", [".TXT", ".Txt"])
+def test_a_suffix_in_capitals_is_that_of_a_caption(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"p1{suffix}").write_text("a circle")
+    assert caption_of(tmp_path / "p1.png") == "a circle"
+    (tmp_path / "p1.txt").write_text("a star")
+    assert caption_of(tmp_path / "p1.png") == "a star"
+
+
 def test_only_the_last_suffix_of_a_picture_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "fig.2.txt").write_text("two")
     assert caption_of(tmp_path / "fig.2.jpg") == "two"

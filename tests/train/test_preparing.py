@@ -384,6 +384,19 @@ def test_a_caption_whose_picture_was_not_written_any_more_is_taken_over(source: 
     assert names(out) == ["a.png", "a.txt"]
 
 
+def test_a_caption_in_capitals_of_an_earlier_picture_is_replaced_with_it(source: Path, out: Path) -> None:
+    for text, names_after in (("new", ["a.TXT", "a.png"]), (None, ["a.png"])):
+        path = save(source, "a.png")
+        (source / "a.txt").unlink(missing_ok=True)
+        if text is not None:
+            (source / "a.txt").write_text(text, encoding="utf-8")
+        (out / "a.png").write_bytes(b"before")
+        (out / "a.TXT").write_text("of before", encoding="utf-8")
+        (one,) = TrainingFolder(out, PreparationSettings((64, 64)), overwrite=True).add(path)
+        assert one.caption == (text or "a")
+        assert names(out) == names_after
+
+
 def test_a_caption_in_capitals_and_a_picture_called_jfif_count(source: Path, out: Path) -> None:
     save(source, "A.jpg").rename(source / "A.JFIF")
     (source / "A.TXT").write_text("a caption", encoding="utf-8")

@@ -38,8 +38,19 @@ class KeptRegion:
 
     def restore(self, latents: Tensor, scheduler: Any, timestep: Tensor) -> Tensor:
         """Returns `latents` with the region restored, as noisy as at `timestep` ``[1]``; empty after the last step."""
-        original = scheduler.add_noise(self.latents, self.noise, timestep) if len(timestep) else self.latents
+        original = noised(self.latents, self.noise, scheduler, timestep) if len(timestep) else self.latents
         return latents * self.mask + original.to(latents) * (1 - self.mask)
+
+
+def noised(latents: Tensor, noise: Tensor, scheduler: Any, timestep: Tensor) -> Tensor:
+    """Returns `latents` as noisy as at a scheduler's `timestep` ``[1]``, without a wait for their device.
+
+    A scheduler looks the shares of both up, which it does on the CPU, for numbers: on the device it would wait for it.
+    """
+    one, none = torch.ones(1, dtype=latents.dtype), torch.zeros(1, dtype=latents.dtype)
+    shares = (scheduler.add_noise(*pair, timestep).item() for pair in ((one, none), (none, one)))
+    of_latents, of_noise = map(float, shares)
+    return latents * of_latents + noise * of_noise
 
 
 class Denoiser:
@@ -119,7 +130,8 @@ def sample(
 ) -> Tensor:
     """Returns clean latents ``[images, 4, h, w]``.
 
-    Everything stays on the device, and nothing but the progress waits for it: the host is ahead by `AHEAD` steps.
+    Everything stays on the device, and nothing but the progress waits for it: the host is ahead by `AHEAD` steps. (But
+    for UniPC: diffusers has the device solve its equations, and waits.)
 
     Args:
         scheduler: with its timesteps set, on the CPU, where it reads them.

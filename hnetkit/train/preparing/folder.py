@@ -21,7 +21,7 @@ from hnetkit.errors import (
 )
 from hnetkit.files import is_file_at, is_folder_at, is_there, new_file, stat_at, sync_folder
 from hnetkit.images import on_white, open_with_opacity, whiten_hidden
-from hnetkit.text import argument
+from hnetkit.text import argument, counted
 from hnetkit.train.captions import caption_file, caption_of, write_caption
 from hnetkit.train.preparing.crops import (
     Box,
@@ -35,7 +35,7 @@ from hnetkit.train.preparing.crops import (
     require_faces,
     windows_along,
 )
-from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings
+from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings, name_some
 from hnetkit.train.preparing.quality import ImageStats, warnings_about
 
 if TYPE_CHECKING:
@@ -215,7 +215,8 @@ def _leftover_warnings(out: Path, made: Sequence[PreparedImage]) -> list[str]:
     """Returns a warning if the training folder has images that this preparation did not make."""
     ours = {image.path.name for image in made}
     others = [path.name for path in image_files(out) if path.name not in ours] if ours else []
-    return [f"{len(others)} pictures of before stay in {out}: {', '.join(others[:5])}"] if others else []
+    stay = "stays" if len(others) == 1 else "stay"
+    return [f"{counted(len(others), 'picture')} of before {stay} in {out}: {name_some(others)}"] if others else []
 
 
 def _load_captioner(
@@ -383,7 +384,7 @@ class TrainingFolder:
 
     def _write(self, image: Image.Image, stem: str, source: Path, caption: str | None) -> PreparedImage:
         target = self.path / f"{self._unique_stem(stem)}.png"
-        beside = target.with_suffix(".txt")
+        beside = caption_file(target)
         if self.overwrite:
             _require_caption(beside, target, caption)
         with new_file(target, overwrite=self.overwrite) as file:

@@ -16,7 +16,7 @@ from hnetkit.errors import BadPicture, DiskFull, HnetkitError, NotFound, UsageEr
 from hnetkit.files import new_file, read_regular, refuse_all_but
 from hnetkit.images import open_rgb
 from hnetkit.limits import parse_json, require_unique_columns
-from hnetkit.text import argument, from_cell
+from hnetkit.text import argument, counted, from_cell
 from hnetkit.train.captions import MAX_TEXT, caption_file, caption_of, write_caption
 from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings
 from hnetkit.train.preparing.quality import (
@@ -301,7 +301,7 @@ def contact_sheet(seen: Review) -> Iterator[str]:
     """Yields the page image by image, thumbnails included; names and captions are escaped."""
     before, after = _PAGE.split("{figures}")
     yield before.format(
-        title=escape(f"{seen.folder.resolve().name}: {len(seen.rows)} pictures"),
+        title=escape(f"{seen.folder.resolve().name}: {counted(len(seen.rows), 'picture')}"),
         side=_SIDE,
         warnings="\n".join(f'<p class="warning">{escape(warning)}</p>' for warning in seen.warnings),
     )

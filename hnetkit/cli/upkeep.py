@@ -1,0 +1,140 @@
+"""What was fetched, looked after: `hnetkit updates`, `identify` and `repair`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hnetkit.cli.options import command, option
+from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.cli.progress import step_progress
+from hnetkit.cli.remote import (
+    downloads_option,
+    fetch_options,
+    fetching_progress,
+    known_size,
+    may_refill,
+    note_bad,
+    open_session,
+    refill_option,
+    show_results,
+)
+from hnetkit.text import counted
+
+if TYPE_CHECKING:
+    from hnetkit.sources.civitai_models import BadRecord
+    from hnetkit.sources.maintenance import Damage
+
+
+@command("updates")
+@output_options
+def updates_command(output: Output) -> None:
+    """Show models that have a newer version on the site than in the library.
+
+    \b
+    Examples:
+      hnetkit updates
+      hnetkit updates --json
+    """
+    failed: list[BadRecord] = []
+    with open_session() as session:
+        rows = [
+            {
+                "model_id": update.model.id,
+                "model": update.model.name,
+                "have": list(update.have),
+                "newest": update.newest.version.name,
+                "replaced": update.is_replaced,
+                "version_id": update.newest.version.id,
+                "published": (update.newest.version.published_at or "")[:10],
+                "size": known_size(update.newest.file.size_bytes),
+                "reason": update.newest.reason,
+            }
+            for update in session.updates(failed=failed.append)
+        ]
+    columns = ["model_id", "model", "have", "newest", "version_id", "published", "size", "replaced", "reason"]
+    output.rows(rows, columns=columns)
+    output.note("hnetkit pull version:ID fetches one" if rows else "nothing newer")
+    note_bad(failed, output)
+
+
+@command("identify")
+@option("--again", is_flag=True, help="Ask again about files that the site did not know last time.")
+@output_options
+def identify_command(again: bool, output: Output) -> None:
+    """Ask Civitai what the library's files are, by their hashes.
+
+    Sends only hashes, of up to 10,000 files in one request. Also finds the checkpoints that networks were trained on.
+
+    \b
+    Examples:
+      hnetkit identify
+      hnetkit identify --json
+    """
+    failed: list[BadRecord] = []
+    with open_session() as session:
+        found = session.identify(again=again, failed=failed.append)
+    output.rows(
+        found.files, columns=["path", "model", "version", "creator", "model_id", "version_id"], text=_identity_line
+    )
+    files, checkpoints = (sum(row["model_id"] is not None for row in rows) for rows in (found.files, found.checkpoints))
+    output.note(
+        f"{files} of {counted(len(found.files), 'file')} known to the site; "
+        f"{checkpoints} of {counted(len(found.checkpoints), 'checkpoint')}"
+    )
+    note_bad(failed, output)
+
+
+@command("repair")
+@downloads_option("--dry-run", is_flag=True, help="List what is missing or damaged, and fetch nothing.")
+@refill_option
+@fetch_options
+@output_options
+def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output: Output) -> None:
+    """Fetch files again that are missing or damaged, and networks of an import.
+
+    Networks that `hnetkit import` told of and that are not here are fetched under the names that they had; where
+    nothing says where one came from, it is listed as unknown.
+
+    Reads every file that hnetkit fetched. A damaged file stays in its place until its replacement has been fetched and
+    checked; then it is moved to the library's folder .quarantine. Another network that somebody put in its place is
+    kept.
+
+    \b
+    Examples:
+      hnetkit repair --dry-run
+      hnetkit repair
+    """
+    with open_session(**fetching) as session:
+        with step_progress("reading", quiet=output.quiet) as report:
+            damages = session.damages(report)
+        if dry_run:
+            output.rows(map(_damage_row, damages), columns=["state", "path", "reason"], text=_damage_line)
+            count = sum(damage.is_to_fetch for damage in damages)
+            output.note(f"{count} to fetch again" if count else "nothing is missing or damaged")
+            return
+        refill = may_refill(session, refill=refill) if damages else refill
+        with fetching_progress(session, output) as progress:
+            found = session.repair(damages, refill=refill, progress=progress)
+    if not found:
+        output.note("nothing is missing or damaged")
+    show_results(found, output)
+
+
+def _damage_row(damage: Damage) -> Row:
+    from hnetkit.sources.results import NO_SOURCE
+
+    told = damage.imported
+    reason = damage.reason if told is None else f"from {told.reference}" if told.reference else NO_SOURCE
+    return {"state": damage.what, "path": damage.path, "reason": reason}
+
+
+def _damage_line(row: Row) -> str:
+    reason = f"  ({row['reason']})" if row["reason"] else ""
+    return f"{row['state']:<9}{row['path']}{reason}"
+
+
+def _identity_line(row: dict[str, Any]) -> str:
+    if row["model_id"] is None:
+        return f"{row['path']}  not known to the site"
+    creator = f" by {row['creator']}" if row["creator"] else ""
+    return f"{row['path']}  {row['model']} {row['version']}{creator}"
