@@ -16,6 +16,7 @@ from torch import Tensor
 import hnetkit
 from hnetkit import demo
 from hnetkit.comfyui import NODE_CLASS_MAPPINGS
+from hnetkit.prompts import comfyui
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKFLOWS = REPOSITORY / "docs" / "workflows"
@@ -93,6 +94,17 @@ def test_both_forms_are_one_workflow(name: str, api: Graph, networks: Path) -> N
             assert dict(zip(widgets, node["widgets_values"], strict=True)) == {
                 key: own for key, own in given.items() if not isinstance(own, list)
             }
+
+
+def test_a_picture_of_a_workflow_is_read_by_hnetkit(name: str, api: Graph) -> None:
+    drawn = (WORKFLOWS / f"{name}.json").read_text()
+    for read in (comfyui.parse(json.dumps(api), None), comfyui.parse(None, drawn)):
+        assert read.prompt == (
+            "a castle by the sea , morning light"
+            "<hypernet:paper:0.6:self=0.3:cross=0.6:end=0.7><hypernet:ink:0.8><hypernet:glow:-0.3>"
+            "<hypernet:glow:0.5:start=0.4>"
+        )
+        assert [warning for warning in read.warnings if "blocks down, mid, up_blocks.1=0.5" not in warning] == []
 
 
 def test_the_workflow_of_three_nodes_predicts_what_its_numbers_say(
