@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from support.comfyui import CPU, Model
+from support.networks import network_file
 from torch import Tensor
 
 import hnetkit
@@ -300,6 +301,34 @@ def test_a_patch_runs_in_several_threads_at_once(model: Model, step: Step) -> No
 def test_what_cannot_be_done_is_a_sentence_at_the_node(model: Model, inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(NodeFailed, match=message):
         node("HnetkitHypernetworkLoader", **{"model": model, "strength": 1.0, **inputs})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda folder: network_file(folder, "other.pt", widths=(320, 640, 1024)),
+            "other reaches no layer: its widths are 320, 640, 1024, the UNet's are 64, 80, 96. "
+            "Use the model that it was trained for",
+        ),
+        (
+            lambda folder: network_file(folder, "other.pt", widths=(64, 96, 1024)),
+            "other is made for SD 2; this UNet's text context is 80 wide. Use the model that it was trained for",
+        ),
+        (
+            lambda folder: network_file(folder, "other.pt", widths=(64, 80), scale=float("inf")),
+            "{file}: values that are not finite at width 64: whatever it is applied to becomes NaN. "
+            "Run hnetkit validate {file}; get the file again, or an earlier save of it",
+        ),
+    ],
+)
+def test_a_network_that_does_not_fit_is_said_with_a_step_that_helps(
+    model: Model, folder: Path, make: Callable[[Path], Path], message: str
+) -> None:
+    file = make(folder)
+    with pytest.raises(NodeFailed) as refused:
+        load(model, "other.pt")
+    assert str(refused.value) == message.format(file=file)
 
 
 def test_a_name_in_a_tag_that_nobody_has_is_an_error_that_names_the_nearest(model: Model) -> None:
