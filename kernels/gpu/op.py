@@ -110,9 +110,15 @@ class KernelStack:
         rows = residual.to(self._dtype) if x.dtype != self._dtype else residual
         # all that Triton compiles for; and the places of the weights, which offloading moves
         kind = (
-            *(x.shape, x.dtype, x.device),
-            *(strengths.shape, strengths.stride(0), strengths.device),
-            *(rows.data_ptr() % 16, residual.data_ptr() % 16, strengths.data_ptr() % 16),
+            x.shape,
+            x.dtype,
+            x.device,
+            strengths.shape,
+            strengths.stride(0),
+            strengths.device,
+            rows.data_ptr() % 16,
+            residual.data_ptr() % 16,
+            strengths.data_ptr() % 16,
             torch.get_float32_matmul_precision(),
             *map(Tensor.data_ptr, self._tensors),
         )
