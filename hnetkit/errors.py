@@ -42,7 +42,8 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
     ├── MissingPackage            1
     │   └── MissingExtra          2
     ├── TrainingFailed            1
-    └── TooInexact                1
+    ├── TooInexact                1
+    └── NodeFailed                1
 """
 
 from __future__ import annotations
@@ -282,6 +283,19 @@ class TrainingFailed(HnetkitError):
 
 class TooInexact(HnetkitError):
     """What was baked differs more from its networks than was allowed; nothing was written."""
+
+
+class NodeFailed(HnetkitError):
+    """A node of another program cannot do its work. That program shows the message alone, so the hint is in it."""
+
+    @classmethod
+    def of(cls, error: HnetkitError) -> NodeFailed:
+        """Returns the error of a node for one of hnetkit's."""
+        hint = error.command_hint
+        if hint is None or hint.startswith("-"):  # an option of a command is no help in a program
+            return cls(str(error))
+        sentence = f"Run {hint}" if hint.startswith("hnetkit ") else f"{hint[0].upper()}{hint[1:]}"
+        return cls(f"{error}. {sentence}")
 
 
 _EXTRA_OF: Mapping[str, str] = dict.fromkeys(

@@ -70,7 +70,18 @@ ROOMS = {
     ),
     "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),
     "runtime": Room(
-        "`Stack` and the diffusers adapters: networks on a UNet.", "errors text hub network formats kernels"
+        "`Stack` and its adapters: networks on a UNet of diffusers, ComfyUI or Forge.",
+        "errors text paths hub network formats kernels prompts",
+    ),
+    "comfyui": Room(
+        "Nodes for ComfyUI.",
+        "errors kernels prompts runtime",
+        frozenset({"torch", "folder_paths", "comfy", "comfy_api"}),
+    ),
+    "webui": Room(
+        "An extension for Forge and reForge: the tag of hypernetworks works again.",
+        "errors kernels prompts runtime",
+        frozenset({"torch", "modules"}),
     ),
     "demo": Room("The bundled model and its networks.", "errors"),
     "settings": Room("The settings of `hnetkit config`.", "errors text paths files limits prompts demo"),
@@ -79,14 +90,14 @@ ROOMS = {
         "errors paths files limits hub images distributed settings network hashes formats text registry"
         " library prompts runtime demo",
     ),
-    "baking": Room(
-        "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
-        "errors files limits text network formats kernels registry library prompts runtime generate",
-    ),
     "train": Room(
         "Training data, training runs and sweeps.",
         "errors paths files limits image_formats images distributed settings network hashes formats inspection"
         " text kernels registry library prompts runtime demo generate",
+    ),
+    "baking": Room(
+        "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
+        "errors files limits text network formats kernels registry library prompts runtime generate train",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",

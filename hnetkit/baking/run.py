@@ -70,6 +70,7 @@ def bake_file(
     program: Program | None = None,
     rank: int | None = None,
     max_error: float | None = None,
+    refine: int = 0,
     prompts: AnyPath | None = None,
     steps: int | None = None,
     check: AnyPath | None = None,
@@ -98,7 +99,7 @@ def bake_file(
         As `hnetkit.bake`, `Baked.save` and `hnetkit.load_model`; NotFound, AmbiguousName, FileRefused: a network.
     """
     path, sheet = Path(out), None if check is None else Path(check)
-    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error)
+    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error, refine=refine)
     if steps is not None and not 1 <= steps <= MOST_STEPS:
         raise UsageError(f"{steps} steps: there are 1 to {MOST_STEPS}")
     if to == "hypernetwork" and check is not None:
@@ -146,6 +147,7 @@ def bake_file(
             program=program,
             rank=rank,
             max_error=max_error,
+            refine=refine,
             prompts=texts,
             steps=steps,
             dtype=dtype,

@@ -30,7 +30,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "tag": ("library", "Tag a network, or give it an alias or a note."),
         "forget": ("library", "Remove files from the registry; no file is touched."),
         "remove": ("library", "Move networks' files to a trash on the same disk, or bring them back."),
-        "link": ("library", "Put the library's networks into another program's folder."),
+        "link": ("link", "Put the library's networks into another program's folder."),
         "export": ("library", "Write what is known of the library as JSON lines."),
         "import": ("library", "Read what `export` wrote into the library."),
     },

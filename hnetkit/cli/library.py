@@ -1,4 +1,4 @@
-"""The library: `hnetkit scan`, `list`, `search`, `show`, `tag`, `forget`, `remove`, `link`, `export` and `import`."""
+"""The library: `hnetkit scan`, `list`, `search`, `show`, `tag`, `forget`, `remove`, `export` and `import`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,23 +17,18 @@ from hnetkit.cli.completion import complete_name, complete_own_tag, complete_tag
 from hnetkit.cli.network_card import network_card
 from hnetkit.cli.options import base_model_name, command, option
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
-from hnetkit.cli.progress import byte_progress, step_progress
+from hnetkit.cli.progress import byte_progress
 from hnetkit.errors import PartlyFailed, UsageError, printable
-from hnetkit.library.layouts import PROGRAMS, folder_of, program_at
 from hnetkit.library.listing import SORTS, list_networks
 from hnetkit.text import argument, counted, is_text, listed
 
 if TYPE_CHECKING:
     from hnetkit.library.library import Library
-    from hnetkit.library.link import LinkChange
-    from hnetkit.library.placing import How
     from hnetkit.library.remove import Removal, RemovalChange
     from hnetkit.registry.store import Registry
 
 _FAILURES_SHOWN = 20
 _NAMED = 5  # networks that a question names
-_LINK_PLANS = {"linked": "to link", "updated": "to update", "removed": "to remove"}
-"""What a dry run says instead of what is done."""
 _FILES = ["stem", "kind", "verdict", "state", "size_bytes", "path", "reason"]
 _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
 
@@ -95,11 +89,11 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
     ]
     if wrong:
         states = ("is not what it was", "are not what they were") if rehash else ("could not be read",) * 2
-        why = _why(row["detail"] for row in wrong if row["change"] == "unread")
+        why = because(row["detail"] for row in wrong if row["change"] == "unread")
         raise PartlyFailed(f"{counted(len(wrong), 'file')} {states[len(wrong) != 1]}{why}")
 
 
-def _why(reasons: Iterable[str | None]) -> str:
+def because(reasons: Iterable[str | None]) -> str:
     """Returns why files failed, to end a message: the rows that say it of each may have gone to another place."""
     different = list(dict.fromkeys(filter(None, reasons)))
     more = f", and {len(different) - 1} more" if len(different) > 1 else ""
@@ -236,7 +230,7 @@ def show_command(name: str, output: Output) -> None:
       hnetkit show h1:c2aed351 --json
     """
     with open_library() as library:
-        _tell(library, [name], output)
+        tell(library, [name], output)
         row = library.record(name)
     output.rows([row], columns=_LIST, text=network_card)
 
@@ -274,7 +268,7 @@ def tag_command(
     if not_utf8 is not None:
         raise not_text(not_utf8)
     with open_library() as library:
-        _tell(library, [name], output)
+        tell(library, [name], output)
         row = library.tag(name, *tags, remove=remove, alias=alias, note=note, remove_aliases=remove_alias)
     output.rows([row], columns=_LIST, text=network_card)
 
@@ -303,7 +297,7 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
         raise UsageError("say what to forget", hint="hnetkit forget NAME, or hnetkit forget --missing")
     with open_library() as library:
         found = library.forgetting(name, missing=missing)
-        _tell(library, [name] if name is not None and not found.root else [], output)
+        tell(library, [name] if name is not None and not found.root else [], output)
         if found.files or found.root or found.fileless or found.bakes:
             others = [f"{counted(found.fileless, 'network')} in no file"] if found.fileless else []
             others += [counted(len(found.bakes), "record") + " of what was baked"] if found.bakes else []
@@ -322,7 +316,7 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
 
 
-def _tell(library: Library, names: Iterable[str], output: Output) -> None:
+def tell(library: Library, names: Iterable[str], output: Output) -> None:
     """Says where a name means another network than a person may think."""
     for name in names:
         if (said := library.said_of(name)) is not None:
@@ -368,7 +362,7 @@ def remove_command(names: tuple[str, ...], undo: bool, dry_run: bool, yes: bool,
             found = library.restore(*names, dry_run=dry_run)
         else:
             plan = library.removing(*names, dry_run=dry_run)
-            _tell(library, names, output)
+            tell(library, names, output)
             if plan.files and not dry_run:
                 confirm(_removal_question(plan), yes=yes)
             try:
@@ -385,7 +379,7 @@ def remove_command(names: tuple[str, ...], undo: bool, dry_run: bool, yes: bool,
     after = "; hnetkit remove --undo brings it back" if counts["removed"] and not dry_run else ""
     output.note(f"{'would be: ' if dry_run and counts else ''}{done}{after}")
     if counts["skipped"]:
-        why = _why(change.reason for change in found if change.what == "skipped")
+        why = because(change.reason for change in found if change.what == "skipped")
         raise PartlyFailed(f"{counted(counts['skipped'], 'file')} could not be moved{why}")
 
 
@@ -412,108 +406,6 @@ def _removal_line(dry_run: bool, row: Row) -> str:
     plans = {"removed": "to remove", "restored": "to restore"} if dry_run else {}
     reason = f"  ({row['reason']})" if row["reason"] else ""
     return f"{plans.get(row['change'], row['change']):<10} {row['path']}{reason}"
-
-
-@command("link")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_name)
-@option(
-    "--layout",
-    type=click.Choice(list(PROGRAMS)),
-    help="Program that DIR belongs to; told from what is in DIR where it can be.",
-)
-@option("--symlink", is_flag=True, help="Use symbolic links, or fail.")
-@option("--hardlink", is_flag=True, help="Use hard links, or fail.")
-@option("--copy", is_flag=True, help="Copy the files.")
-@option("--remove", former=["--undo"], is_flag=True, help="Remove what this command put there, where it is unchanged.")
-@option("--dry-run", is_flag=True, help="List what would be done, and change nothing.")
-@output_options
-def link_command(
-    directory: Path,
-    names: tuple[str, ...],
-    layout: str | None,
-    symlink: bool,
-    hardlink: bool,
-    copy: bool,
-    remove: bool,
-    dry_run: bool,
-    output: Output,
-) -> None:
-    """Put the library's networks into another program's folder.
-
-    DIR is the program's main folder. Links all usable networks, or those that are named, with the previews, notes and
-    other sidecars beside them. Formats that the program cannot read are converted to .pt. Without --symlink,
-    --hardlink or --copy, the first of them that works is used.
-
-    Names stay as they are, except for what cannot be in a prompt or on some disks; a changed name is said.
-
-    Run it again after a change of the library: it adds what is new and removes what you no longer have. Files that
-    hnetkit did not put there, or that changed since, are kept; the exit code is 1 if one is in the way.
-
-    \b
-    Examples:
-      hnetkit link ~/stable-diffusion-webui
-      hnetkit link ~/ComfyUI outline dots --copy
-      hnetkit link ~/models --layout comfyui
-      hnetkit link ~/ComfyUI --remove
-    """
-    how = _chosen_way(symlink=symlink, hardlink=hardlink, copy=copy)
-    if remove and (names or how):
-        raise UsageError(
-            "--remove removes everything",
-            hint=f"hnetkit link {argument(directory, is_path=True)} --layout {layout} --remove"
-            if layout
-            else f"hnetkit link {argument(directory, is_path=True)} --remove",
-        )
-    with open_library() as library, step_progress("Linking", quiet=output.quiet) as progress:
-        program = library.program_for(directory, layout)
-        _tell(library, names, output)
-        if remove:
-            found = library.unlink(directory, layout=program.name, dry_run=dry_run)
-        else:
-            found = library.link(
-                directory, layout=program.name, names=names, how=how, dry_run=dry_run, progress=progress
-            )
-    shown = [change for change in found if change.what != "there" or output.form != "text"]
-    line = partial(_link_line, dry_run=dry_run)
-    output.rows(map(_link_row, shown), columns=["change", "path", "source", "how", "reason"], text=line)
-    marked = program_at(directory)
-    if marked is not None and marked != program:
-        output.note(f"Note: by what is in it, {directory} is the folder of {marked.name}, not {program.name}")
-    if (note := (marked or program).note) and not remove:
-        output.note(f"Note: {note}")
-    told = "" if layout else f" ({program.name})"
-    output.note(f"{_link_totals(found, dry_run=dry_run)}; {folder_of(program, directory)}{told}")
-    skipped = [change.reason for change in found if change.what == "skipped"]
-    if skipped:
-        raise PartlyFailed(f"{len(skipped)} of {counted(len(found), 'file')} could not be linked{_why(skipped)}")
-
-
-def _chosen_way(**flags: bool) -> How | None:
-    ways = [way for way, is_set in flags.items() if is_set]
-    if len(ways) > 1:
-        raise UsageError("choose one of --symlink, --hardlink and --copy")
-    return ways[0] if ways else None  # type: ignore[return-value]
-
-
-def _link_row(change: LinkChange) -> Row:
-    row = asdict(change)
-    return {"change": row.pop("what"), **row}
-
-
-def _link_line(row: Row, *, dry_run: bool) -> str:
-    how = "; ".join(filter(None, [row["how"] if row["change"] not in ("kept", "skipped") else None, row["reason"]]))
-    is_planned = dry_run and row["change"] in _LINK_PLANS
-    change = _LINK_PLANS[row["change"]] if is_planned else row["change"]
-    return f"{change:<9} {row['path']}{f'  ({how})' if how else ''}"
-
-
-def _link_totals(changes: Iterable[LinkChange], *, dry_run: bool) -> str:
-    counts = Counter(change.what for change in changes)
-    there = f"{counts.pop('there')} there already" if counts["there"] else ""
-    done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    done = f"would be: {done}" if done and dry_run else done or "nothing to change"
-    return ", ".join(filter(None, [done, there]))
 
 
 @command("export")

@@ -38,7 +38,7 @@ from hnetkit.prompts.tags import (
     split_comments,
     split_tags,
 )
-from hnetkit.runtime.strength import Strength
+from hnetkit.runtime.strength import Strength, strength_of
 from hnetkit.text import argument
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 Note = Callable[[str], None]
 """Called with each message for the user, one line at a time."""
 
-_BLOCKS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 _WITH_STRENGTH = re.compile(r"(.+):\s*([+-]?(?:\d+\.?\d*|\.\d+))")
 
 
@@ -143,21 +142,6 @@ class StackedPrompt:
     @property
     def strengths(self) -> tuple[float | Strength, ...]:
         return tuple(map(strength_of, self.prompt.tags))
-
-
-def strength_of(tag: Tag) -> float | Strength:
-    """Returns the strength in a tag: a plain number, unless the tag names sides, a window or blocks."""
-    strength = Strength(
-        tag.multiplier,
-        self_k=tag.self_k,
-        self_v=tag.self_v,
-        cross_k=tag.cross_k,
-        cross_v=tag.cross_v,
-        start=tag.start,
-        end=tag.end,
-        blocks={"": 0.0, **{_BLOCKS.get(block, block): 1.0 for block in tag.blocks}} if tag.blocks else (),
-    )
-    return tag.multiplier if strength == Strength(tag.multiplier) else strength
 
 
 class NetworkFinder:

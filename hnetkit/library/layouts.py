@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hnetkit.errors import NotFound
+from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import is_folder_at, is_reserved, stat_at
 
 
@@ -50,7 +50,7 @@ PROGRAMS = {
             ("models", "hypernetworks"),
             _PT,
             "stem",
-            note="Forge lists hypernetworks but does not apply them (its issue 275); hnetkit generate does",
+            note="Forge lists hypernetworks but does not apply them (its issue 275); hnetkit link --extension mends it",
             marks=("webui.py", "modules_forge"),
         ),
         Program(
@@ -100,6 +100,26 @@ def folder_of(program: Program, directory: Path) -> Path:
     elif between := [index for index, part in enumerate(parts) if folded(part) == own_name]:
         below = parts[between[0] + 1 :]
     return Path(os.path.realpath(directory.joinpath(*below)))
+
+
+def root_of(program: Program, directory: Path) -> Path:
+    """Returns the real path of a program's own folder: `directory`, or the one that it is in.
+
+    Raises:
+        NotFound: `directory` is not a folder.
+        UsageError: it does not belong to that program.
+    """
+    if not is_folder_at(directory):
+        raise NotFound(f"{directory}: no such folder", hint=f"give the folder that {program.name} is installed in")
+    folder = Path(os.path.realpath(directory))
+    for own in (folder, *folder.parents):
+        if all(stat_at(own / mark) is not None for mark in program.marks):
+            return own
+    missing = " or no ".join(program.marks)
+    raise UsageError(
+        f"{directory} is not the folder of {program.name}: it has no {missing}",
+        hint=f"give the folder that {program.name} is installed in",
+    )
 
 
 def program_at(directory: Path) -> Program | None:

@@ -15,8 +15,8 @@ from hnetkit import paths
 from hnetkit.errors import AmbiguousName, DiskFull, FileRefused, NotFound, RegistryError, UsageError
 from hnetkit.files import is_absent, is_file_at, is_folder_at
 from hnetkit.library import link as links
+from hnetkit.library import plugins, trash
 from hnetkit.library import remove as removal
-from hnetkit.library import trash
 from hnetkit.library.bakes import bakes_of, gone_bakes
 from hnetkit.library.disks import Away, Disks
 from hnetkit.library.examining import Progress
@@ -33,6 +33,7 @@ from hnetkit.text import argument, counted, listed
 if TYPE_CHECKING:
     from hnetkit.library.link import LinkChange
     from hnetkit.library.placing import How
+    from hnetkit.library.plugins import Kind
     from hnetkit.library.remove import Removal, RemovalChange
     from hnetkit.network import Hypernetwork
     from hnetkit.registry.files import Root
@@ -472,6 +473,14 @@ class Library:
         """Removes everything that `link` put into a folder and that has not changed since."""
         program = self.program_for(directory, layout)
         return list(links.undo(self.registry, Path(directory), program, dry_run=dry_run))
+
+    def link_plugin(self, directory: AnyPath, kind: Kind, *, dry_run: bool = False) -> list[LinkChange]:
+        """Puts nodes or an extension into a program's folder; see `hnetkit.library.plugins.install`."""
+        return list(plugins.install(self.registry, Path(directory), kind, dry_run=dry_run))
+
+    def unlink_plugin(self, directory: AnyPath, kind: Kind, *, dry_run: bool = False) -> list[LinkChange]:
+        """Removes what `link_plugin` put there and that has not changed since."""
+        return list(plugins.uninstall(self.registry, Path(directory), kind, dry_run=dry_run))
 
     def program_for(self, directory: AnyPath, layout: str | None = None) -> Program:
         """Returns the program with the name `layout`; without one, that which the folder belongs to.

@@ -42,11 +42,11 @@ from hnetkit.registry.links import Link
 from hnetkit.registry.store import Registry
 
 Row = dict[str, Any]
-_CHANGED = "changed since hnetkit put it there: it is kept"
+CHANGED = "changed since hnetkit put it there: it is kept"
 _LAST = "no other file of the library holds this network any more: it is kept"
 _LAST_SIDECAR = "the file that it was made from is gone: it is kept"
 _NO_RECORD = "leads to the library, but hnetkit has no record of making it: it is kept"
-_NOT_OURS = "it is not from hnetkit: it is kept"
+NOT_OURS = "it is not from hnetkit: it is kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class _LinkRun:
         before = self._placed_at(item.path)
         if before is not None:
             if not is_untouched(before):
-                return LinkChange("skipped", path, source, reason=_CHANGED)
+                return LinkChange("skipped", path, source, reason=CHANGED)
             if self._is_current(before, item):
                 return LinkChange("there", path, source, before.how)
             if before.source != source and self._is_last(before):
@@ -227,7 +227,7 @@ class _LinkRun:
         what = "linked"
         if before is not None:
             if not is_untouched(before):
-                return LinkChange("kept", str(path), str(source), reason=_CHANGED)
+                return LinkChange("kept", str(path), str(source), reason=CHANGED)
             is_new = before.source != str(source) or self.how not in (None, before.how)
             if not is_new and (before.how == "symlink" or is_same_bytes(path, source)):
                 return LinkChange("there", str(path), str(source), before.how)
@@ -235,7 +235,7 @@ class _LinkRun:
         elif is_there(path):
             if is_same_bytes(path, source):
                 return LinkChange("there", str(path), str(source))
-            return LinkChange("kept", str(path), str(source), reason=_NOT_OURS)
+            return LinkChange("kept", str(path), str(source), reason=NOT_OURS)
         how = self.how or "symlink"
         if not self.dry_run:
             how = self.placing.place(source, path, sha256=None, replace=before is not None)
@@ -278,7 +278,7 @@ class _LinkRun:
                 self.placing.forget(link.path)
             if there:
                 what = "removed" if untouched else "kept"
-                yield LinkChange(what, link.path, link.source, link.how, None if untouched else _CHANGED)
+                yield LinkChange(what, link.path, link.source, link.how, None if untouched else CHANGED)
 
     def unknown(self) -> Iterator[LinkChange]:
         """Names the links to the library that nothing is known of, as where the registry is older than they are."""

@@ -22,9 +22,9 @@ from hnetkit.network import Hypernetwork
 from hnetkit.runtime.capture import is_compiled
 from hnetkit.runtime.explain import explanation
 from hnetkit.runtime.fit import require_fit
-from hnetkit.runtime.layers import Layer, contexts_of, find_layers, unet_of
+from hnetkit.runtime.layers import contexts_of, find_layers, require_blocks, unet_of
 from hnetkit.runtime.progress import make_follower
-from hnetkit.runtime.strength import KINDS, SIDES, Strength, is_within, require_order
+from hnetkit.runtime.strength import KINDS, SIDES, Strength, require_order
 from hnetkit.runtime.unet_state import UNetState
 from hnetkit.text import counted
 
@@ -113,7 +113,7 @@ def load_hypernetwork(
     strength = Strength.of(strength)
     layers = state.layers if state is not None else find_layers(unet)
     require_fit(name, network, contexts_of(unet, layers), force=force)
-    _require_blocks(strength, state.layers if state else layers)
+    require_blocks(strength, state.layers if state else layers)
     if state is None:
         state = _attach(pipe, unet)
     try:
@@ -180,7 +180,7 @@ def _checked_stack(state: UNetState | None, names: Any, strengths: Any) -> list[
     for name, strength in stack:
         if sum(name == other for other, _ in stack) > 1:
             raise UsageError(f"{name} is in the stack twice", hint="load it a second time under another name")
-        _require_blocks(strength, state.layers)
+        require_blocks(strength, state.layers)
     return stack
 
 
@@ -389,12 +389,3 @@ def _require_loaded(names: Sequence[str], state: UNetState | None) -> None:
             near = did_you_mean(name, loaded)
             known = f"loaded are {', '.join(loaded)}" if loaded else "hnetkit.load_hypernetwork(pipe, FILE) loads one"
             raise NotFound(f"no hypernetwork named {name} is loaded", hint=f"did you mean {near}?" if near else known)
-
-
-def _require_blocks(strength: Strength, layers: Sequence[Layer]) -> None:
-    for block in strength.block_names:
-        if not any(is_within(layer.name, block) for layer in layers):
-            blocks = {".".join(layer.name.split(".")[:depth]) for layer in layers for depth in (1, 2)}
-            near = did_you_mean(block, blocks)
-            hint = f"did you mean {near}?" if near else f"its blocks are {', '.join(sorted(blocks))}"
-            raise UsageError(f"the UNet has no block {block} with attention layers", hint=hint)

@@ -88,6 +88,11 @@ class LoadedNetwork(nn.Module):
         """Returns the weights of MLPs that are not kept as maps."""
         return self._pairs[width]
 
+    @property
+    def pairs(self) -> tuple[PairBuffers, ...]:
+        """The weights of all MLPs that are not kept as maps."""
+        return tuple(self._pairs.values())
+
     def map(self, width: int, side: Side) -> Affine:
         """Returns the map of an MLP that is kept as one."""
         return self._maps[width, side].affine()
@@ -123,16 +128,11 @@ class LayerGroupStack(nn.Module):
         super().__init__()
         self.group = group
         self._path = path
-        self._steps = tuple(
-            PairBuffers(_composed_pair(step, group.width, networks, path, device, dtype))
-            if step["k"].is_composed
-            else networks[step["k"].networks[0].name].pair(group.width)
-            for step in group.steps
-        )
+        self._steps = step_weights(group, networks, path=path, device=device, dtype=dtype)
         self.registered = nn.ModuleList(self._steps)
         self.strengths: Tensor
-        self.register_buffer("strengths", torch.tensor(_numbers(group), device=device), persistent=False)
-        self.active = _active(group)
+        self.register_buffer("strengths", torch.tensor(step_numbers(group), device=device), persistent=False)
+        self.active = active_steps(group)
         self.prepare()
 
     def prepare(self) -> None:
@@ -156,8 +156,8 @@ class LayerGroupStack(nn.Module):
                     stage.weight[0, index].copy_(total.matrix)
                     stage.bias[0, index].copy_(total.offset)
                     self.executor.forget_plain()
-        self.strengths.copy_(torch.tensor(_numbers(group)))
-        self.active = _active(group)
+        self.strengths.copy_(torch.tensor(step_numbers(group)))
+        self.active = active_steps(group)
         self.group = group
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,7 +176,24 @@ def _is_kept_as_map(pair: MLPPair) -> bool:
     return all(mlp.is_affine and mlp.width**2 <= sum(stage.weight.numel for stage in mlp.stages) for mlp in pair)
 
 
-def _numbers(group: LayerGroup) -> list[list[float]]:
+def step_weights(
+    group: LayerGroup,
+    networks: Mapping[str, LoadedNetwork],
+    *,
+    path: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[PairBuffers, ...]:
+    """Returns the weights of each step: those of its network, or new ones that its maps are composed into."""
+    return tuple(
+        PairBuffers(_composed_pair(step, group.width, networks, path, device, dtype))
+        if step["k"].is_composed
+        else networks[step["k"].networks[0].name].pair(group.width)
+        for step in group.steps
+    )
+
+
+def step_numbers(group: LayerGroup) -> list[list[float]]:
     """Returns ``[sides][steps]``; a composed map has its strengths in it, and 1 here."""
     return [
         [
@@ -187,7 +204,8 @@ def _numbers(group: LayerGroup) -> list[list[float]]:
     ]
 
 
-def _active(group: LayerGroup) -> tuple[tuple[bool, ...], ...]:
+def active_steps(group: LayerGroup) -> tuple[tuple[bool, ...], ...]:
+    """Returns by side and step whether it changes anything now."""
     return tuple(tuple(step.is_active for step in group.side_plans[side].steps) for side in SIDES)
 
 

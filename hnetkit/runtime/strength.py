@@ -8,12 +8,15 @@ from dataclasses import InitVar, dataclass
 from typing import Any, Literal, TypeAlias
 
 from hnetkit.errors import UsageError
+from hnetkit.prompts.tags import Tag
 from hnetkit.text import shorten
 
 Kind = Literal["self", "cross"]
 Side = Literal["k", "v"]
 KINDS: tuple[Kind, Kind] = ("self", "cross")
 SIDES: tuple[Side, Side] = ("k", "v")
+
+_PARTS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}  # of the UNet, as tags name them
 
 BlockFactors: TypeAlias = "Mapping[str, float] | Iterable[tuple[str, float]]"
 
@@ -99,6 +102,21 @@ class Strength:
     @property
     def _blocks(self) -> tuple[tuple[str, float], ...]:
         return self.blocks  # type: ignore[return-value]  # __post_init__ made pairs of whatever was given
+
+
+def strength_of(tag: Tag) -> float | Strength:
+    """Returns the strength in a tag: a plain number, unless the tag names sides, a window or blocks."""
+    strength = Strength(
+        tag.multiplier,
+        self_k=tag.self_k,
+        self_v=tag.self_v,
+        cross_k=tag.cross_k,
+        cross_v=tag.cross_v,
+        start=tag.start,
+        end=tag.end,
+        blocks={"": 0.0, **{_PARTS.get(block, block): 1.0 for block in tag.blocks}} if tag.blocks else (),
+    )
+    return tag.multiplier if strength == Strength(tag.multiplier) else strength
 
 
 def _number(value: Any) -> float:

@@ -20,6 +20,8 @@ WHY = {
     "hnetkit/library/link.py _LinkRun._spelled_anew": "one file under two spellings",
     "hnetkit/library/placing.py Placing.remove_folders": "folders that hnetkit made, if they are empty",
     "hnetkit/library/placing.py _place_link": "what is new exists before it replaces what hnetkit put there",
+    "hnetkit/library/plugins.py uninstall": "unchanged since hnetkit put it there; the package has it",
+    "hnetkit/library/plugins.py _remove_unfinished": "half-written files of a killed run, where no other run writes",
     "hnetkit/library/remove.py _unlink": "unchanged since hnetkit put it there; the journal and the library have it",
     "hnetkit/library/trash.py put_in": "a name that is free, in a folder of this removal alone; the journal is written",
     "hnetkit/library/trash.py put_back": "the name was free; what stays in the trash is at its place too",

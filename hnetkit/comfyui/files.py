@@ -1,0 +1,45 @@
+"""The files that the nodes offer: those of ComfyUI's own folders of hypernetworks, and of hnetkit's library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hnetkit.errors import NotFound
+from hnetkit.runtime.network_files import NetworkFile, library_folder, open_network, path_named
+
+_FOLDER = "hypernetworks"  # as ComfyUI calls its own
+
+
+def names() -> list[str]:
+    """Returns the files that can be chosen, as paths below one of the folders."""
+    found: list[str] = _folders().get_filename_list(_FOLDER)
+    return found
+
+
+def open_file(name: str) -> NetworkFile:
+    """Returns a file by its name in `names`.
+
+    Raises:
+        NotFound: it is gone.
+        hnetkit.errors.FileRefused: it is no hypernetwork that can be read safely.
+    """
+    path = _folders().get_full_path(_FOLDER, name)
+    if path is None:
+        raise NotFound(f"{name}: the file is gone", hint="choose another, or put it back and press R")
+    return open_network(path)
+
+
+def open_named(stem: str) -> NetworkFile:
+    """Returns the file that a tag names; see `hnetkit.runtime.network_files.path_named`."""
+    files = {name: name for name in names()}
+    return open_file(path_named(stem, files, hint="put the file into models/hypernetworks, and press R"))
+
+
+def _folders() -> Any:
+    """Returns ComfyUI's `folder_paths`, with the library folder among those of hypernetworks."""
+    import folder_paths  # type: ignore[import-not-found]
+
+    library = library_folder()
+    if library and library not in folder_paths.get_folder_paths(_FOLDER):
+        folder_paths.add_model_folder_path(_FOLDER, library)
+    return folder_paths

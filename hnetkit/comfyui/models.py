@@ -1,0 +1,113 @@
+"""Hypernetworks on a MODEL of ComfyUI: on a copy of it, in the order of the wires."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from hnetkit.kernels.dispatch import chosen_path
+from hnetkit.runtime.attention_patches import AttentionPatch, AttentionStack
+from hnetkit.runtime.fit import require_fit
+from hnetkit.runtime.layers import contexts_of, find_ldm_layers, require_blocks
+from hnetkit.runtime.network_files import NetworkFile, managed, nbytes
+from hnetkit.runtime.strength import KINDS, Kind, Strength
+
+_PATCHES: Mapping[Kind, str] = {"self": "attn1_patch", "cross": "attn2_patch"}
+
+
+class ModelPatch(AttentionPatch):
+    """A stack in the attention layers of one kind, whose weights ComfyUI manages.
+
+    Args:
+        stack: what is applied.
+        kind: of attention.
+        weights: of each network, as ComfyUI takes models.
+        composed: the stack's own, likewise.
+    """
+
+    def __init__(self, stack: AttentionStack, kind: Kind, weights: Sequence[Any], composed: Sequence[Any]) -> None:
+        super().__init__(stack, kind)
+        self.weights = tuple(weights)
+        self._composed = tuple(composed)
+
+    def models(self) -> list[Any]:
+        """Returns what has to be on the device while the model samples."""
+        return [*self.weights, *self._composed]
+
+
+def with_networks(model: Any, files: Sequence[tuple[NetworkFile, Strength]]) -> Any:
+    """Returns a copy of `model` with networks after those that it has; neighbors become one stack.
+
+    Raises:
+        AttachError: the model has no attention layers that hypernetworks know.
+        IncompatibleNetwork: a network is made for another base model, or has values too large for the model's dtype.
+        UsageError: a strength names a block that the model does not have.
+        hnetkit.errors.FileRefused: a file cannot be read.
+    """
+    unet = model.model.diffusion_model
+    layers = find_ldm_layers(unet)
+    contexts = contexts_of(unet, layers.values())
+    path, dtype = chosen_path(model.load_device), _compute_dtype(model)
+    manage = partial(_managed, model)
+    networks, weights = [], []
+    for file, strength in files:
+        require_fit(file.name, file.network, contexts)
+        require_blocks(strength, layers.values())
+        own = file.weights(contexts.widths, dtype, path, manage, (model.load_device, model.offload_device))
+        networks.append((own.loaded, strength))
+        weights += own.managed
+    copy = model.clone()
+    stacks: dict[Any, tuple[AttentionStack, list[Any]]] = {}
+    for kind in KINDS:
+        before = _last_patch(copy, kind)
+        stack_before = before.stack if before else None
+        if stack_before not in stacks:
+            earlier = stack_before.networks if stack_before else ()
+            stack = AttentionStack([*earlier, *networks], layers, sampling_progress, path=path, dtype=dtype)
+            stacks[stack_before] = stack, managed(stack.composed, manage)
+        stack, composed = stacks[stack_before]
+        patch = ModelPatch(stack, kind, [*(before.weights if before else ()), *weights], composed)
+        if before:
+            _patches(copy, kind)[-1] = patch
+        else:
+            getattr(copy, f"set_model_{_PATCHES[kind]}")(patch)
+    return copy
+
+
+def sampling_progress(options: Mapping[str, Any]) -> float | None:
+    """Returns where sampling is, by the middle of its step, from the options of a patch."""
+    now, schedule = options.get("sigmas"), options.get("sample_sigmas")
+    if now is None or schedule is None or len(schedule) < 2:
+        return None
+    steps = len(schedule) - 1
+    begun = int((schedule >= now.max().to(schedule) * (1 - 1e-4)).sum())  # samplers ask between two steps too
+    return (min(max(begun, 1), steps) - 0.5) / steps
+
+
+def _managed(model: Any, module: nn.Module) -> Any:
+    """Returns a module as ComfyUI counts and moves models: with those that sample, and where `model` does."""
+    import comfy.model_patcher  # type: ignore[import-not-found]
+
+    return comfy.model_patcher.ModelPatcher(module, model.load_device, model.offload_device, size=nbytes(module))
+
+
+def _compute_dtype(model: Any) -> torch.dtype:
+    """Returns the dtype of the contexts in the model: that of its weights, unless ComfyUI casts them."""
+    cast = model.get_model_object("manual_cast_dtype")
+    dtype: torch.dtype = model.model_dtype() if cast is None else cast
+    return dtype
+
+
+def _patches(model: Any, kind: Kind) -> list[Any]:
+    patches: list[Any] = model.model_options["transformer_options"].get("patches", {}).get(_PATCHES[kind], [])
+    return patches
+
+
+def _last_patch(model: Any, kind: Kind) -> ModelPatch | None:
+    """Returns the patch that the model's attention ends with, if that is ours."""
+    last = next(reversed(_patches(model, kind)), None)
+    return last if isinstance(last, ModelPatch) else None

@@ -1,0 +1,142 @@
+"""Files of networks in programs that go on running: read once, for all models of one kind and at any strength."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from torch import nn
+
+from hnetkit.errors import AmbiguousName, NotFound, did_you_mean
+from hnetkit.formats import load
+from hnetkit.network import Hypernetwork
+from hnetkit.runtime.buffers import LoadedNetwork
+
+_KEPT = 16  # networks that stay read while others are chosen
+
+Manage = Callable[[nn.Module], Any]
+"""Takes a module with weights, and returns it as the program counts and moves modules."""
+
+
+class SharedWeights:
+    """The weights of a network that all stacks of it share.
+
+    Attributes:
+        loaded: the network.
+        managed: its weights as the program has them; none where all of it is composed into other maps.
+    """
+
+    def __init__(self, loaded: LoadedNetwork, manage: Manage) -> None:
+        self.loaded = loaded
+        self.managed = managed(loaded.pairs, manage)
+
+
+def managed(modules: Iterable[nn.Module], manage: Manage) -> list[Any]:
+    """Returns modules as a program manages them: in one, or in none where they have no weights."""
+    module = nn.ModuleList(modules)
+    return [manage(module)] if nbytes(module) else []
+
+
+def nbytes(module: nn.Module) -> int:
+    """Returns the bytes of a module's buffers."""
+    return sum(buffer.nbytes for buffer in module.buffers())
+
+
+class NetworkFile:
+    """A file, and its weights for the models that it was last used with."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = PurePath(path).stem
+        self.network: Hypernetwork = load(path)
+        self._weights: dict[tuple[object, ...], SharedWeights] = {}
+
+    def weights(
+        self, widths: frozenset[int], dtype: torch.dtype, path: str, manage: Manage, managed_for: object = None
+    ) -> SharedWeights:
+        """Returns the weights of some widths, in CPU memory until the program moves them; they are read once.
+
+        Args:
+            widths: of the model's contexts.
+            dtype: of the model's contexts.
+            path: that computes them, one of `hnetkit.kernels.dispatch.PATHS`.
+            manage: called where they are read.
+            managed_for: what else `manage` depends on.
+
+        Raises:
+            hnetkit.errors.DamagedFile, hnetkit.errors.IncompatibleNetwork: see `hnetkit.runtime.stack.read_mlp`.
+        """
+        key = (widths, dtype, path, managed_for)
+        if key not in self._weights:
+            loaded = LoadedNetwork(self.name, self.network, widths)
+            loaded.read_weights(torch.device("cpu"), dtype, path)
+            self._weights = {key: SharedWeights(loaded, manage)}  # of one kind of model: those of others are let go
+        return self._weights[key]
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the file, or of the one that it was converted from: what other people know it by. 64 hex digits."""
+        if self.network.source_sha256:
+            return self.network.source_sha256
+        digest = hashlib.sha256()
+        with open(self.path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+
+def open_network(path: str) -> NetworkFile:
+    """Returns a file; one that has not changed is not read again.
+
+    Raises:
+        NotFound: it is gone.
+        hnetkit.errors.FileRefused: it is no hypernetwork that can be read safely.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise NotFound(f"{path}: {error.strerror}", hint="choose another file, or put it back") from error
+    return _opened(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _opened(path: str, changed: int, size: int) -> NetworkFile:
+    return NetworkFile(path)
+
+
+def path_named(stem: str, files: Mapping[str, str], *, hint: str) -> str:
+    """Returns the path of the file that a tag names by its stem, upper and lower case being the same if need be.
+
+    Args:
+        stem: as written in the tag.
+        files: name -> path of what there is; a name is a path below one of the program's folders.
+        hint: what to do where there is no such file.
+
+    Raises:
+        NotFound: there is none.
+        AmbiguousName: there are several.
+    """
+    stems: dict[str, list[str]] = {}
+    for name in files:
+        stems.setdefault(PurePath(name.replace("\\", "/")).stem, []).append(name)
+    found = stems.get(stem) or [name for own, named in stems.items() if own.lower() == stem.lower() for name in named]
+    if not found:
+        near = did_you_mean(stem, stems)
+        raise NotFound(f"{stem}: no such hypernetwork", hint=f"did you mean {near}?" if near else hint)
+    if len(found) > 1:
+        raise AmbiguousName(f"{stem} is the name of several files: {', '.join(found)}", hint="rename all but one")
+    return files[found[0]]
+
+
+def library_folder() -> str | None:
+    """Returns hnetkit's library folder; None where nothing tells it."""
+    try:
+        from hnetkit.paths import library_folder as folder
+    except ModuleNotFoundError:  # platformdirs, in an installation without what the command line needs
+        return os.environ.get("HNETKIT_LIBRARY")
+    return str(folder())

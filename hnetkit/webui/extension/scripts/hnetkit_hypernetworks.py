@@ -1,0 +1,10 @@
+"""hnetkit's extension for Forge and reForge. `hnetkit link --extension` writes it; with `--undo` it takes it away."""
+
+try:
+    from hnetkit.webui import register
+except ModuleNotFoundError as error:
+    if error.name != "hnetkit":
+        raise
+    print("hnetkit's extension needs the package in this webui's Python: python -m pip install --no-deps hnetkit")
+else:
+    HypernetworkScript = register()

@@ -1,0 +1,44 @@
+"""The files that tags can name: those of the webui's folder of hypernetworks, and of hnetkit's library."""
+
+from __future__ import annotations
+
+import os
+
+from hnetkit.errors import NotFound
+from hnetkit.runtime.network_files import NetworkFile, library_folder, open_network, path_named
+
+_SUFFIXES = (".pt", ".safetensors", ".ckpt")
+
+
+def open_named(stem: str) -> NetworkFile:
+    """Returns the file that a tag names.
+
+    Raises:
+        NotFound, AmbiguousName: see `hnetkit.runtime.network_files.path_named`.
+        hnetkit.errors.FileRefused: it is no hypernetwork that can be read safely.
+    """
+    folders = [folder for folder in (_own_folder(), library_folder()) if folder is not None]
+    try:
+        path = path_named(stem, _files(folders[:1]), hint="")
+    except NotFound:
+        path = path_named(stem, _files(folders), hint=f"put the file into {folders[0]}")
+    return open_network(path)
+
+
+def _own_folder() -> str | None:
+    """Returns the webui's folder; some forks have taken its option out."""
+    from modules import paths, shared  # type: ignore[import-not-found]
+
+    own: str | None = getattr(shared.cmd_opts, "hypernetwork_dir", None)
+    return own or os.path.join(paths.models_path, "hypernetworks")
+
+
+def _files(folders: list[str]) -> dict[str, str]:
+    """Returns name -> path of the models in folders."""
+    return {
+        os.path.relpath(path, folder): path
+        for folder in folders
+        for root, _, names in os.walk(folder, followlinks=True)
+        for name in sorted(names)
+        if name.lower().endswith(_SUFFIXES) and (path := os.path.join(root, name))
+    }

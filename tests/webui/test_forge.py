@@ -1,0 +1,174 @@
+"""The extension in Forge: what a prompt with tags predicts, against diffusers with hnetkit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.webui import Generation, Webui, installed
+from torch import Tensor
+
+import hnetkit
+from hnetkit import demo
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.hashes import sha256_of
+from hnetkit.webui import register
+
+TOLERANCE = 2e-6
+OUTLINE, DOTS, PAPER = (demo.networks()[name] for name in ("outline", "dots", "paper"))
+Expected = Callable[..., Tensor]
+
+
+@pytest.fixture(scope="session")
+def step() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 4, 8, 8, generator=generator)
+    return latents, torch.tensor([301.0, 301.0]), torch.randn(2, 77, 80, generator=generator)
+
+
+@pytest.fixture
+def expected(unet: Any, step: tuple[Tensor, Tensor, Tensor]) -> Expected:
+    def predict(*networks: tuple[Path, float]) -> Tensor:
+        own = copy.deepcopy(unet)
+        for file, strength in networks:
+            hnetkit.load_hypernetwork(own, file, strength=strength)
+        with torch.no_grad():
+            output: Tensor = own(*step, return_dict=False)[0]
+        return output
+
+    return predict
+
+
+def error(got: Tensor, expected: Tensor) -> float:
+    return float((got - expected).abs().max())
+
+
+def test_a_tag_applies_its_network(forge: Webui, step: Any, expected: Expected) -> None:
+    (got,) = Generation(forge, "a castle <hypernet:outline:0.8>").run(*step)
+    assert error(got, expected((OUTLINE, 0.8))) <= TOLERANCE
+    assert error(got, expected()) > 1e-3
+
+
+def test_three_tags_are_a_stack_in_their_order(forge: Webui, step: Any, expected: Expected) -> None:
+    tags = "<hypernet:dots:0.7><hypernet:paper:0.5><hypernet:outline:-0.4>"
+    (got,) = Generation(forge, tags).run(*step)
+    assert error(got, expected((DOTS, 0.7), (PAPER, 0.5), (OUTLINE, -0.4))) <= TOLERANCE
+
+
+def test_a_tag_without_a_number_has_strength_one(forge: Webui, step: Any, expected: Expected) -> None:
+    (got,) = Generation(forge, "<hypernet:outline>").run(*step)
+    assert error(got, expected((OUTLINE, 1.0))) <= TOLERANCE
+
+
+def test_strength_zero_gives_the_bits_of_the_model(forge: Webui, step: Any) -> None:
+    (got,) = Generation(forge, "a castle <hypernet:dots:0>").run(*step)
+    (plain,) = Generation(forge, "a castle").run(*step)
+    assert torch.equal(got, plain)
+
+
+def test_the_second_pass_has_the_networks_of_its_own_prompt(forge: Webui, step: Any, expected: Expected) -> None:
+    first, second = Generation(forge, "<hypernet:outline:0.8>", "<hypernet:dots:0.5>").run(*step)
+    assert error(first, expected((OUTLINE, 0.8))) <= TOLERANCE
+    assert error(second, expected((DOTS, 0.5))) <= TOLERANCE
+
+
+def test_a_second_pass_without_tags_has_no_networks(forge: Webui, step: Any, expected: Expected) -> None:
+    _, second = Generation(forge, "<hypernet:outline:0.8>", "a castle").run(*step)
+    assert error(second, expected()) <= TOLERANCE
+
+
+def test_nothing_is_left_after_a_prompt_with_tags(forge: Webui, step: Any, expected: Expected) -> None:
+    Generation(forge, "<hypernet:outline:0.8>").run(*step)
+    after = Generation(forge, "a castle")
+    (got,) = after.run(*step)
+    assert error(got, expected()) <= TOLERANCE
+    assert after.unets[0] is forge.unet
+    assert not forge.unet.patches()
+    assert not after.extra_generation_params
+
+
+def test_a_window_is_in_steps(forge: Webui, step: Any, expected: Expected) -> None:
+    got = Generation(forge, "<hypernet:dots:0.9:start=0.25:end=0.75>").run(*step, steps=4)
+    inside, outside = expected((DOTS, 0.9)), expected()
+    for output, same in zip(got, (outside, inside, inside, outside), strict=True):
+        assert error(output, same) <= TOLERANCE
+
+
+def test_the_infotext_gets_the_hashes_of_what_was_applied(forge: Webui, step: Any) -> None:
+    generation = Generation(forge, "<hypernet:outline:0.8> <hypernet:nobody:1> <hypernet:dots:1>")
+    generation.run(*step)
+    with OpenFile(OUTLINE) as outline, OpenFile(DOTS) as dots:
+        hashes = f"outline: {sha256_of(outline)[:10]}, dots: {sha256_of(dots)[:10]}"
+    assert generation.extra_generation_params == {"Hypernet hashes": hashes}
+
+
+def test_the_network_of_the_settings_is_added_to_every_prompt(forge: Webui, step: Any, expected: Expected) -> None:
+    forge.options.sd_hypernetwork, forge.options.extra_networks_default_multiplier = "dots", 0.6
+    generation = Generation(forge, "a castle")
+    (got,) = generation.run(*step)
+    assert error(got, expected((DOTS, 0.6))) <= TOLERANCE
+    assert generation.all_prompts == ["a castle<hypernet:dots:0.6>"]
+
+
+def test_a_network_of_the_library_is_found_after_those_of_the_webui(
+    forge: Webui, step: Any, expected: Expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "outline.pt").write_bytes(DOTS.read_bytes())  # the webui's own outline comes first
+    (library / "spots.pt").write_bytes(DOTS.read_bytes())
+    monkeypatch.setenv("HNETKIT_LIBRARY", str(library))
+    (got,) = Generation(forge, "<hypernet:spots:0.5><hypernet:outline:0.5>").run(*step)
+    assert error(got, expected((DOTS, 0.5), (OUTLINE, 0.5))) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("tag", "told"),
+    [
+        ("<hypernet:outlines:1>", "hnetkit: outlines: no such hypernetwork. did you mean outline?"),
+        ("<hypernet:cut:1>", "cut.pt: "),
+        ("<hypernet:dots:strong>", "'strong' is not a number"),
+        ("<hypernet:dots:1:blocks=up_blocks.7>", "the UNet has no block up_blocks.7"),
+    ],
+)
+def test_what_cannot_be_applied_is_said_and_the_rest_is_drawn(
+    forge: Webui, models: Path, step: Any, expected: Expected, tag: str, told: str
+) -> None:
+    (models / "hypernetworks" / "cut.pt").write_bytes(DOTS.read_bytes()[:-3000])
+    generation = Generation(forge, f"a castle {tag} <hypernet:paper:0.5>")
+    (got,) = generation.run(*step)
+    assert error(got, expected((PAPER, 0.5))) <= TOLERANCE
+    (comment,) = generation.comments
+    assert told in comment
+
+
+def test_the_weights_are_moved_with_the_model_and_have_room(forge: Webui, step: Any) -> None:
+    generation = Generation(forge, "<hypernet:dots:0.5> <hypernet:paper:0.5>")
+    generation.run(*step)
+    (unet,) = generation.unets
+    assert len(unet.extra_modules) == 2
+    held = sum(buffer.nbytes for module in unet.extra_modules for buffer in module.buffers())
+    assert unet.preserved_bytes == held > 0
+
+
+def test_the_next_picture_reads_nothing_again(forge: Webui, step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hnetkit.runtime import buffers
+
+    Generation(forge, "<hypernet:dots:0.5>").run(*step)
+    for name in ("pack_pair", "read_mlp"):
+        monkeypatch.setattr(buffers, name, lambda *a, **k: pytest.fail("read again"))
+    Generation(forge, "<hypernet:dots:0.9>").run(*step)
+
+
+def test_where_the_webui_applies_hypernetworks_itself_the_extension_does_nothing(
+    unet: Any, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = Webui(unet)
+    with installed(program, models, forge=False):
+        assert register() is None
+    assert not program.before_ui
+    assert "applies hypernetworks itself" in capsys.readouterr().out
