@@ -132,7 +132,7 @@ def rows(model: Any, strengths: dict[str, float]) -> Iterator[dict[str, Any]]:
         for rank in SVD_RANKS:
             changes = {place: svd_of(change, rank) for place, change in whole.items()}
             yield {"rank": rank, "by": "SVD of the fitted weights", **row(drawing, changes)}
-        more = plan(model, max(0, -(-calls_for(REFINE_STEPS) // STEPS) - len(SEEN)))
+        more = plan(model, max(0, -(-calls_for(REFINE_STEPS) // STEPS) - len(model.defaults.prompts) - len(FURTHER)))
         for rank in REFINED_RANKS:
             refining = FitDrawing(model, stack, on_layers, more, None, REFINE_STEPS)
             changes = make_changes(on_layers, refining.gather, Form(True, EXACT, rank), refining.refine)
