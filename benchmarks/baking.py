@@ -49,13 +49,7 @@ SVD_RANKS = (4, 8)
 REFINED_RANKS, REFINE_STEPS = (8, 16), 150
 EXACT = Rounding(torch.float32)
 STACKS = {"outline": {"outline": 1.0}, "dots": {"dots": 1.0}, "outline + paper": {"outline": 0.8, "paper": 0.6}}
-SEEN = (
-    "a red circle",
-    "a large blue star",
-    "a small green square on the left",
-    "a purple triangle at the top",
-    "a large yellow circle at the bottom",
-    "a black star on the right",
+FURTHER = (  # beside the bundled model's own
     "a small orange square",
     "a blue triangle on the left",
     "a large green circle",
@@ -85,10 +79,11 @@ REAL_PROMPTS = (
 def plan(model: Any, more: int = 0) -> PicturePlan:
     """Returns what is drawn: a picture of each prompt, and so many of texts like the first."""
     own, (width, height) = model.defaults, model.size
+    seen = (*own.prompts, *FURTHER)
     return PicturePlan(
-        tuple(map(PlannedPicture, (*SEEN, *recombined(SEEN, 0, number=more)), count(1))),
+        tuple(map(PlannedPicture, (*seen, *recombined(seen, 0, number=more)), count(1))),
         tuple(map(PlannedPicture, HELD_OUT, count(1000))),
-        recombined(SEEN, 0, number=TEXTS),
+        recombined(seen, 0, number=TEXTS),
         STEPS,
         own.cfg_scale,
         own.sampler,
@@ -164,7 +159,7 @@ def pictures(stacks: Sequence[str], *, refined: bool) -> dict[str, Any]:
     model = hnetkit.load_model("demo", device="cpu")
     own = plan(model)
     setting = {"steps": own.steps, "cfg_scale": own.cfg_scale, "sampler": own.sampler, "size": [own.width, own.height]}
-    drawn = {**setting, "prompts": SEEN, "held_out": HELD_OUT}
+    drawn = {**setting, "prompts": [*model.defaults.prompts, *FURTHER], "held_out": HELD_OUT}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in stacks}
     for name in stacks:
         for measured in rows(model, STACKS[name], refined=refined):

@@ -294,7 +294,8 @@ class NodeFailed(HnetkitError):
         hint = error.command_hint
         if hint is None or hint.startswith("-"):  # an option of a command is no help in a program
             return cls(str(error))
-        return cls(f"{error}. {hint[0].upper()}{hint[1:]}")
+        sentence = f"Run {hint}" if hint.startswith("hnetkit ") else f"{hint[0].upper()}{hint[1:]}"
+        return cls(f"{error}. {sentence}")
 
 
 _EXTRA_OF: Mapping[str, str] = dict.fromkeys(

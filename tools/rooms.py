@@ -101,7 +101,7 @@ ROOMS = {
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",
-        "errors text paths settings prompts hub kernels registry library sources demo",
+        "errors text paths files settings prompts hub kernels registry library sources demo",
     ),
 }
 """Room -> its row. `hnetkit.cli` is not listed: it may import every room, and no room may import it."""

@@ -23,7 +23,7 @@ from hnetkit.baking.pictures import Comparison, FitDrawing, Progress
 from hnetkit.baking.record import METADATA, refuse_all_but_baked
 from hnetkit.baking.refining import MOST_REFINE_STEPS, calls_for
 from hnetkit.errors import FileRefused, NotFound, UsageError
-from hnetkit.files import SAFETENSORS_SUFFIXES, new_file, suffixed
+from hnetkit.files import SAFETENSORS_SUFFIXES, is_folder_at, new_file, suffixed
 from hnetkit.formats.writing import require_output as require_network_output
 from hnetkit.formats.writing import source_sha256, write_tensors
 from hnetkit.generate.loading.defaults import Defaults
@@ -319,7 +319,7 @@ def require_output(to: str, model: str | None, path: Path, *, overwrite: bool) -
             f"{path}: weights are written as {' or '.join(suffixes)}",
             hint=f"--out {argument(suffixed(path, '.safetensors'), is_path=True)}",
         )
-    if not path.parent.is_dir():
+    if not is_folder_at(path.parent):
         raise NotFound(f"{path.parent}: no such folder")
     if to == "hypernetwork":
         require_network_output(path, overwrite=overwrite)

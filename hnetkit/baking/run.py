@@ -25,7 +25,7 @@ from hnetkit.baking.networks import BakedNetwork, Mix
 from hnetkit.baking.picture_plan import read_prompts, require_prompts
 from hnetkit.baking.pictures import Progress
 from hnetkit.errors import DiskFull, HnetkitError, NotFound, OutputExists, RegistryError, UsageError
-from hnetkit.files import refuse_existing
+from hnetkit.files import is_file_at, is_folder_at, refuse_existing
 from hnetkit.formats import load
 from hnetkit.generate.image_files import is_image_file, write_image
 from hnetkit.generate.model import Model, ModelSource, network_options
@@ -109,7 +109,7 @@ def bake_file(
         if not is_image_file(os.fspath(sheet)):
             raise UsageError(f"{sheet}: the sheet is a .png, .jpg or .webp file", hint="--check sheet.png")
         refuse_existing(sheet, overwrite=overwrite)
-        if not sheet.parent.is_dir():
+        if not is_folder_at(sheet.parent):
             raise NotFound(f"{sheet.parent}: no such folder")
     texts = None if prompts is None else read_prompts(prompts)
     if texts is not None:
@@ -193,7 +193,7 @@ def _find(
 
 def _refuse_own_networks(path: Path, stacked: StackedPrompt) -> None:
     """Raises OutputExists where one of the networks that are baked is at `path`."""
-    if not path.is_file():
+    if not is_file_at(path):
         return
     try:
         there = load(path).content_hash

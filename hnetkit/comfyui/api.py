@@ -64,7 +64,10 @@ def _newer_input(own: Input) -> Any:
         options |= {"default": own.default, "multiline": own.is_multiline}
     elif own.choices is not None:
         options |= {"options": own.choices(), "default": own.default}
-    return getattr(io, _NEWER[own.type]).Input(own.name, **options)
+    made = getattr(io, _NEWER[own.type]).Input(own.name, **options)
+    if own.is_advanced:
+        made.extra_dict["advanced"] = True  # later versions have an argument of that name
+    return made
 
 
 def _older(node: NodeKind) -> type:

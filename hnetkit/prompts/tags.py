@@ -33,7 +33,7 @@ _HALF_A_TAG = re.compile(
     rf"(?:{_OPENING})\s*(?:hypernet|lora|lyco)\b(?:(?!{_OPENING}|{_CLOSING})[^\n]){{0,60}}(?:{_CLOSING})?"
 )
 _NOT_IN_A_NAME = re.compile(r"[:>\r\n]")
-_BLOCK = re.compile(r"down|mid|up|(?:down_blocks|up_blocks|mid_block)(?:\.\w+)*", re.ASCII)
+BLOCK = re.compile(r"down|mid|up|(?:down_blocks|up_blocks|mid_block)(?:\.\w+)*", re.ASCII)
 _OPTION = re.compile(r"(?<!\S)--[A-Za-z]\w*")
 _LORA_KINDS = frozenset({"lora", "lyco"})
 _SHOWN = 200  # characters of a tag or an argument in a warning
@@ -306,7 +306,7 @@ def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
 
 def _blocks(text: str) -> Iterator[str]:
     for block in (block.strip() for block in text.split(",")):
-        if not _BLOCK.fullmatch(block):
+        if not BLOCK.fullmatch(block):
             raise _Malformed(f"{excerpt(block)!r} is not a block: use down, mid, up, or a name such as up_blocks.1")
         yield block
 

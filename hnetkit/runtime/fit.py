@@ -59,7 +59,8 @@ def require_fit(name: str, network: Hypernetwork, contexts: Contexts, *, force: 
     made_for = BASE_MODEL_NAME.get(network.base_model, "another model")
     raise IncompatibleNetwork(
         f"{name} is made for {made_for}; this UNet's text context is {_listed(contexts.text)} wide",
-        hint=f"{_HINT} (in Python, force=True applies it all the same)",
+        hint=_HINT,
+        python=f"{_HINT}, or force=True, which applies it all the same",
     )
 
 

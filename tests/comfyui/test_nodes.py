@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from support.comfyui import CPU, Model
+from support.networks import network_file
 from torch import Tensor
 
 import hnetkit
@@ -302,6 +303,34 @@ def test_what_cannot_be_done_is_a_sentence_at_the_node(model: Model, inputs: dic
         node("HnetkitHypernetworkLoader", **{"model": model, "strength": 1.0, **inputs})
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda folder: network_file(folder, "other.pt", widths=(320, 640, 1024)),
+            "other reaches no layer: its widths are 320, 640, 1024, the UNet's are 64, 80, 96. "
+            "Use the model that it was trained for",
+        ),
+        (
+            lambda folder: network_file(folder, "other.pt", widths=(64, 96, 1024)),
+            "other is made for SD 2; this UNet's text context is 80 wide. Use the model that it was trained for",
+        ),
+        (
+            lambda folder: network_file(folder, "other.pt", widths=(64, 80), scale=float("inf")),
+            "{file}: values that are not finite at width 64: whatever it is applied to becomes NaN. "
+            "Run hnetkit validate {file}; get the file again, or an earlier save of it",
+        ),
+    ],
+)
+def test_a_network_that_does_not_fit_is_said_with_a_step_that_helps(
+    model: Model, folder: Path, make: Callable[[Path], Path], message: str
+) -> None:
+    file = make(folder)
+    with pytest.raises(NodeFailed) as refused:
+        load(model, "other.pt")
+    assert str(refused.value) == message.format(file=file)
+
+
 def test_a_name_in_a_tag_that_nobody_has_is_an_error_that_names_the_nearest(model: Model) -> None:
     with pytest.raises(NodeFailed, match=r"outlines: no such hypernetwork\. Did you mean outline\?"):
         node("HnetkitHypernetworksFromTags", model=model, text="<hypernet:outlines:1>")
@@ -317,3 +346,28 @@ def test_the_patch_is_what_comfyui_calls(model: Model) -> None:
     assert [patch.kind for patch in patches] == ["self", "cross"]
     assert all(isinstance(patch, AttentionPatch) and isinstance(patch.stack, AttentionStack) for patch in patches)
     assert all(own.load_device == CPU for patch in patches for own in patch.models())
+
+
+def test_a_compiled_model_gives_the_same_and_is_compiled_once_for_each_window(model: Model, step: Step) -> None:
+    from torch._dynamo.utils import counters
+
+    sigmas = torch.tensor([14.6, 6.2, 2.1, 0.7, 0.0])
+    loaded = load(load(model, "dots.pt", 0.7), "paper.pt", 0.5, end=0.5)
+    loaded.load()
+    latents, _, text = step
+    compiled = torch.compile(loaded.model.diffusion_model, backend="eager")
+
+    def run(predict: Any, number: int) -> Tensor:
+        sigma = sigmas[number].expand(2)
+        options = {**loaded.model_options["transformer_options"], "sigmas": sigma, "sample_sigmas": sigmas}
+        output: Tensor = predict(latents, sigma, text, options)
+        return output
+
+    with torch.inference_mode():
+        expected = [run(loaded.model.diffusion_model, number) for number in range(4)]
+        graphs = []
+        for _ in range(2):
+            assert all(torch.equal(run(compiled, number), expected[number]) for number in range(4))
+            graphs.append(counters["stats"]["unique_graphs"])
+    torch._dynamo.reset()
+    assert graphs[0] == graphs[1]

@@ -169,6 +169,70 @@ def test_a_tag_in_the_text_is_no_network_in_comfyui() -> None:
     assert read.warnings == ("<hypernet:dots:1>: ComfyUI does not read tags; it is left out",)
 
 
+# --- hnetkit's own nodes
+
+
+def by_own(kind: str, **inputs: Any) -> Any:
+    """The usual graph with one of hnetkit's nodes in place of the hypernetwork next to the sampler."""
+    graph = usual()
+    graph["11"] = node(kind, model=["10", 0], **inputs)
+    graph["6"]["inputs"]["text"] = "a cat"
+    return parse(graph)
+
+
+@pytest.mark.parametrize(
+    ("advanced", "said"),
+    [
+        ({}, "<hypernet:ink:0.8>"),
+        ({"k": 1.0, "self_attention": 1.0, "start": 0.0, "end": 1.0, "blocks": ""}, "<hypernet:ink:0.8>"),
+        ({"k": 0.5}, "<hypernet:ink:0.8:k=0.4:v=0.8>"),
+        ({"k": 0.5, "self_attention": 0.5, "cross_attention": 0.5}, "<hypernet:ink:0.8:k=0.2:v=0.4>"),
+        ({"self_attention": 0.0}, "<hypernet:ink:0.8:self=0:cross=0.8>"),
+        ({"start": 0.2, "end": 0.6}, "<hypernet:ink:0.8:start=0.2:end=0.6>"),
+        ({"blocks": "down, up_blocks.1"}, "<hypernet:ink:0.8:blocks=down,up_blocks.1>"),
+    ],
+)
+def test_hnetkits_own_loader_is_a_tag_with_all_that_it_limits(advanced: dict[str, Any], said: str) -> None:
+    read = by_own("HnetkitHypernetworkLoader", hypernetwork_name="lines/ink.pt", strength=0.8, **advanced)
+    assert read.prompt == f"a cat<hypernet:wash:0.5>{said}"
+    assert read.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("advanced", "said"),
+    [
+        ({"k": 0.5, "self_attention": 0.25}, "k 0.5, v 1, self_attention 0.25, cross_attention 1"),
+        ({"blocks": "up_blocks.1=0.5"}, "blocks up_blocks.1=0.5"),
+    ],
+)
+def test_what_no_tag_can_say_of_hnetkits_own_loader_is_told(advanced: dict[str, Any], said: str) -> None:
+    read = by_own("HnetkitHypernetworkLoader", hypernetwork_name="ink.pt", strength=0.8, **advanced)
+    assert read.prompt == "a cat<hypernet:wash:0.5><hypernet:ink:0.8>"
+    assert read.warnings == (f"not taken over from ComfyUI: HnetkitHypernetworkLoader with {said}",)
+
+
+def test_hnetkits_own_stack_is_a_tag_for_each_slot_that_has_a_network() -> None:
+    slots = {"hypernetwork_1": "ink.pt", "strength_1": 0.8, "hypernetwork_2": "None", "strength_2": 1.0}
+    slots |= {"hypernetwork_3": "glow.safetensors", "strength_3": -0.25, "hypernetwork_4": "bad.pt", "strength_4": "x"}
+    read = by_own("HnetkitHypernetworkStack", **slots)
+    assert read.prompt == "a cat<hypernet:wash:0.5><hypernet:ink:0.8><hypernet:glow:-0.25>"
+    assert read.warnings == ("a HnetkitHypernetworkStack is left out: 'bad' at None",)
+
+
+def test_tags_that_hnetkits_own_node_applies_are_those_of_the_prompt() -> None:
+    graph = usual()
+    text = "a cat <hypernet:glow:0.5:end=0.6>, <hypernet:ink:-0.4><lora:other:1> sleeping"
+    graph["11"] = node("HnetkitHypernetworksFromTags", model=["10", 0], text=text)
+    graph["6"]["inputs"]["text"] = ["11", 1]
+    read = parse(graph)
+    assert read.prompt == "a cat ,  sleeping<hypernet:wash:0.5><hypernet:glow:0.5:end=0.6><hypernet:ink:-0.4>"
+    assert read.warnings == ("<lora:other:1>: ComfyUI does not read tags; it is left out",)
+    graph["3"]["inputs"]["model"] = ["10", 0]  # the text alone goes on
+    read = parse(graph)
+    assert stack(read) == [("wash", 0.5)]
+    assert any(warning.startswith("<hypernet:ink:-0.4>: ComfyUI does not read tags") for warning in read.warnings)
+
+
 # --- what leads to the prompt
 
 

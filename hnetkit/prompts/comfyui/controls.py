@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink
+from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink, stem_of
 from hnetkit.prompts.comfyui.passes import Pass
-from hnetkit.prompts.comfyui.wording import picture_in, stem_of
+from hnetkit.prompts.comfyui.wording import picture_in
 from hnetkit.prompts.tags import excerpt
 
 _MOST_UNITS = 10

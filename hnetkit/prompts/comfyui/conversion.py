@@ -14,10 +14,10 @@ from itertools import zip_longest
 from hnetkit.limits import Budget
 from hnetkit.prompts.comfyui.controls import control_units
 from hnetkit.prompts.comfyui.enlarging import Enlargement, Size, enlargement_by
-from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink, read_graph
+from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink, file_name, read_graph
 from hnetkit.prompts.comfyui.others import warn_of_others
 from hnetkit.prompts.comfyui.passes import Made, Pass, checkpoint_of, find_passes
-from hnetkit.prompts.comfyui.wording import file_name, picture_in
+from hnetkit.prompts.comfyui.wording import picture_in
 from hnetkit.prompts.infotext import Infotext
 from hnetkit.prompts.tags import excerpt, plain_number
 

@@ -6,9 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hnetkit.prompts.comfyui.graph import Graph, Node
+from hnetkit.prompts.comfyui.graph import Graph, Node, stem_of
 from hnetkit.prompts.comfyui.nodes import IMAGE_UPSCALERS, LATENT_UPSCALERS
-from hnetkit.prompts.comfyui.wording import stem_of
 from hnetkit.prompts.tags import excerpt, plain_number
 
 Size = tuple[int, int]

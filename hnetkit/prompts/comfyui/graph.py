@@ -9,6 +9,7 @@ Graphs are untrusted: the memory and steps that reading one takes are limited, a
 from __future__ import annotations
 
 import math
+import re
 from collections import ChainMap, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ _SKIPPED = (2, 4)  # modes of a node in the editor: muted, bypassed
 _PASSED = ("", "*", "any")  # a reroute's only input
 _VALUES = ("value", "seed", "noise_seed", "text", "string", "String", "Text", "int", "float", "number", *_PASSED)
 _LARGEST = 1_000_000_000
+_SUFFIX = re.compile(r"\.(?:pt|pt2|pth|ckpt|bin|pkl|sft|safetensors)$", re.IGNORECASE)
 
 MOST_NODES = 200
 """Nodes on one way through a graph; no real one is longer."""
@@ -267,3 +269,13 @@ def _list(value: Any) -> list[Any]:
 
 def _id(value: Any) -> str:
     return str(value) if isinstance(value, str | int) else ""
+
+
+def stem_of(path: str) -> str:
+    """A model's name in A1111: its file without folder and suffix."""
+    return _SUFFIX.sub("", file_name(path))
+
+
+def file_name(path: str) -> str:
+    """The file of a path, as Windows or any other system writes it."""
+    return path.replace("\\", "/").rpartition("/")[2]

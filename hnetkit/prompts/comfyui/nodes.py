@@ -73,6 +73,13 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "CheckpointLoader": ("config_name", "ckpt_name"),
     "UNETLoader": ("unet_name", "weight_dtype"),
     "HypernetworkLoader": ("hypernetwork_name", "strength"),
+    "HnetkitHypernetworkLoader": (
+        *("hypernetwork_name", "strength", "k", "v", "self_attention", "cross_attention", "start", "end", "blocks"),
+    ),
+    "HnetkitHypernetworkStack": tuple(
+        f"{name}_{number}" for number in range(1, 6) for name in ("hypernetwork", "strength")
+    ),
+    "HnetkitHypernetworksFromTags": ("text",),
     "LoraLoader": ("lora_name", "strength_model", "strength_clip"),
     "LoraLoaderModelOnly": ("lora_name", "strength_model"),
     "CLIPSetLastLayer": ("stop_at_clip_layer",),

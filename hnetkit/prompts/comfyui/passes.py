@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from hnetkit.prompts.comfyui.enlarging import Size, enlargement_by, size_of
-from hnetkit.prompts.comfyui.graph import MOST_NODES, Graph, Node, NodeLink
+from hnetkit.prompts.comfyui.graph import MOST_NODES, Graph, Node, NodeLink, stem_of
+from hnetkit.prompts.comfyui.hypernetworks import HYPERNETWORK_NODES, texts_with_tags
 from hnetkit.prompts.comfyui.nodes import SAMPLERS, SCHEDULERS, WIDGETS
-from hnetkit.prompts.comfyui.wording import is_lora, network_tags, prompt_of, stem_of
+from hnetkit.prompts.comfyui.wording import is_lora, network_tags, prompt_of
 
 LATENT = ("latent_image", "samples", "latent", "pixels", "image")
 """Inputs through which a latent or an image goes on."""
@@ -120,7 +121,7 @@ class Pass:
         """The nodes from its model up to the checkpoint, nearest first; without a model, the longest chain there is."""
         if isinstance(self.inputs.get("model"), NodeLink):
             return list(self.graph.chain(self._start, "model"))
-        loaders = [node for node in self.graph.nodes.values() if node.kind == "HypernetworkLoader"][:MOST_NODES]
+        loaders = [node for node in self.graph.nodes.values() if node.kind in HYPERNETWORK_NODES][:MOST_NODES]
         return max(([node, *self.graph.chain(node, "model")] for node in loaders), key=len, default=[])
 
     @cached_property
@@ -134,11 +135,15 @@ class Pass:
     @cached_property
     def prompt(self) -> str:
         """Its prompt, with the tags of its networks at the end."""
-        return prompt_of(self.graph, self.conditioning("positive"), "positive") + self.networks
+        return prompt_of(self.graph, self.conditioning("positive"), "positive", self._tagged) + self.networks
 
     @cached_property
     def negative_prompt(self) -> str:
-        return prompt_of(self.graph, self.conditioning("negative"), "negative")
+        return prompt_of(self.graph, self.conditioning("negative"), "negative", self._tagged)
+
+    @cached_property
+    def _tagged(self) -> frozenset[str]:
+        return texts_with_tags(self.graph, self.models)
 
     def encoders(self, side: str) -> list[Node]:
         """The nodes from the prompt of one side up to the checkpoint of its text encoder, nearest first."""

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink
+from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink, file_name, stem_of
+from hnetkit.prompts.comfyui.hypernetworks import HYPERNETWORK_NODES, hypernetwork_tags
 from hnetkit.prompts.comfyui.nodes import WIDGETS
 from hnetkit.prompts.tags import excerpt, fits_in_tag
 
-_SUFFIX = re.compile(r"\.(?:pt|pt2|pth|ckpt|bin|pkl|sft|safetensors)$", re.IGNORECASE)
 _JOINED_BY = {"ConditioningCombine": " AND ", "ConditioningConcat": " BREAK "}
 _TEXTS = ("text", "text_g", "text_l", "t5xxl")
 _TAG = re.compile(r"<(?:hypernet|lora|lyco):[^<>]*>")
@@ -21,30 +21,22 @@ _CHOICE = re.compile(r"(?<!\\)\{[^{}]*\||/\*|(?:^|[^:\\])//", re.MULTILINE)
 _EMBEDDING = re.compile(r"\bembedding:([^\s,:()<>]+)")
 
 
-def stem_of(path: str) -> str:
-    """A model's name in A1111: its file without folder and suffix."""
-    return _SUFFIX.sub("", file_name(path))
-
-
-def file_name(path: str) -> str:
-    return path.replace("\\", "/").rpartition("/")[2]
-
-
 def picture_in(graph: Graph, node: Node, *names: str) -> str:
     """The file of the picture that comes to a node through inputs with these names; empty if it is not known."""
     return next((file_name(name) for n in graph.chain(node, *names) if (name := graph.text(n.inputs.get("image")))), "")
 
 
-def prompt_of(graph: Graph, start: Any, side: str) -> str:
+def prompt_of(graph: Graph, start: Any, side: str, tagged: frozenset[str] = frozenset()) -> str:
     """The prompt of a conditioning, from every text that is linked to it.
 
     Args:
         side: ``"positive"`` or ``"negative"``, by which nodes with both go on.
+        tagged: texts whose tags of hypernetworks are applied by a node.
     """
-    return _encoded(graph, start, side, set()).strip()
+    return _encoded(graph, start, side, tagged, set()).strip()
 
 
-def _encoded(graph: Graph, start: Any, side: str, seen: set[str]) -> str:
+def _encoded(graph: Graph, start: Any, side: str, tagged: frozenset[str], seen: set[str]) -> str:
     node = graph.entered(start, seen)
     if node is None or node.kind == "ConditioningZeroOut":  # which leaves nothing of its text
         return ""
@@ -54,11 +46,11 @@ def _encoded(graph: Graph, start: Any, side: str, seen: set[str]) -> str:
     if own:
         if len(own) > 1:
             graph.warn("its text encoders read different prompts; A1111 has one, which holds them all")
-        return _joined(graph, "\n", [_in_a1111s_language(graph, text) for text in own])
+        return _joined(graph, "\n", [_in_a1111s_language(graph, text, text in tagged) for text in own])
     links = {name: value for name, value in node.inputs.items() if isinstance(value, NodeLink)}
     onward = [value for name, value in links.items() if name.startswith("conditioning") or name == side]
     onward = onward or [value for name, value in links.items() if name in ("", "*", "any")]
-    parts = [_encoded(graph, link, side, seen) for link in onward]
+    parts = [_encoded(graph, link, side, tagged, seen) for link in onward]
     return _joined(graph, _JOINED_BY.get(node.kind, ", "), [part for part in parts if part])
 
 
@@ -67,9 +59,11 @@ def _joined(graph: Graph, word: str, texts: list[str]) -> str:
     return word.join(texts)
 
 
-def _in_a1111s_language(graph: Graph, text: str) -> str:
+def _in_a1111s_language(graph: Graph, text: str, is_tagged: bool) -> str:
     """A text that A1111 reads as ComfyUI did, which knows neither tags, square brackets, ``AND`` nor ``BREAK``."""
     for tag in dict.fromkeys(tag[:80] for tag in _TAG.findall(text)):
+        if is_tagged and tag.startswith("<hypernet:"):
+            continue
         graph.warn(f"{tag}: ComfyUI does not read tags; it is left out")
     if _WEIGHT.search(text):
         graph.warn("its prompt has weights in round brackets, which ComfyUI applies in another way than A1111")
@@ -101,16 +95,12 @@ def _tags(graph: Graph, models: Sequence[Node], encoders: Sequence[Node]) -> Ite
     on_model, on_encoder = {node.id for node in models}, {node.id for node in encoders}
     others = [node for node in encoders if node.id not in on_model]
     for node in reversed([*others, *models]):
-        if node.kind == "HypernetworkLoader":
-            strengths = [graph.number(node.inputs.get("strength", 1))]
-            tag = _tag(graph, node, "hypernet", "hypernetwork_name", strengths)
+        if node.kind in HYPERNETWORK_NODES:
+            yield from hypernetwork_tags(graph, node)
         elif is_lora(node):
             of_encoder = _strength(graph, node, "clip") if node.id in on_encoder else "0"
             of_model = _strength(graph, node, "model") if node.id in on_model else "0"
-            tag = _tag(graph, node, "lora", "lora_name", [of_encoder, of_model])
-        else:
-            continue
-        yield tag
+            yield _lora_tag(graph, node, [of_encoder, of_model])
 
 
 def _strength(graph: Graph, node: Node, part: str) -> str | None:
@@ -120,12 +110,12 @@ def _strength(graph: Graph, node: Node, part: str) -> str | None:
     return graph.number(stated)
 
 
-def _tag(graph: Graph, node: Node, kind: str, key: str, strengths: Sequence[str | None]) -> str:
-    """The tag of one network; empty, with a warning, if no tag can hold its name or a strength is not a number."""
-    name = stem_of(graph.text(node.inputs.get(key)))
+def _lora_tag(graph: Graph, node: Node, strengths: Sequence[str | None]) -> str:
+    """The tag of a LoRA; empty, with a warning, if no tag can hold its name or a strength is not a number."""
+    name = stem_of(graph.text(node.inputs.get("lora_name")))
     if not name or not fits_in_tag(name) or None in strengths:
         shown = ", ".join(map(str, strengths))
         graph.warn(f"a {node.kind[:80]} is left out: {name[:80]!r} at {shown}")
         return ""
     graph.budget.make(len(name))
-    return f"<{kind}:{name}:{':'.join(map(str, strengths))}>"
+    return f"<lora:{name}:{':'.join(map(str, strengths))}>"
