@@ -1,13 +1,15 @@
 """What fitting loses: the bundled networks as LoRAs of several ranks, on prompts and seeds that nothing was fitted on.
 
-python benchmarks/baking.py [--part real-size]
+python benchmarks/baking.py [--part pictures [--stack dots]] [--part real-size]
 
 For each stack: relative errors of K and V by kind of layer, and the error of pictures as a share of what the networks
-change, with the PSNR; beside it the same for the SVD of the fitted weights, which knows nothing of contexts. Seeds are
-fixed; pictures are drawn with the bundled model's defaults but for the number of steps.
+change, with the PSNR; the same for the SVD of the fitted weights, which knows nothing of contexts, and once more after
+refining, which draws more pictures: of texts that are put together from the words of the same prompts. Seeds are fixed;
+pictures are drawn with the bundled model's defaults but for the number of steps. Settings of refining were chosen on
+prompts and seeds that are not these.
 
-The real size is SD 1.5's, with random weights, on the CPU: three networks [1, 2, 1] with an activation to rank 16, on
-four prompts at 256 px. What counts there is the time and the peak memory of the whole command.
+The real size is SD 1.5's, with random weights, on the CPU: three networks [1, 2, 1] with an activation to a LoRA of
+rank 16, on one picture of each of four prompts, 256 px. What counts there is time and peak memory.
 """
 
 from __future__ import annotations
@@ -27,27 +29,27 @@ from typing import Any
 import torch
 from machine import RESULTS, conditions, write
 from real_size import build_model, build_networks, peak_of
+from safetensors.torch import save_file
 
 import hnetkit
 from hnetkit import demo
 from hnetkit.baking.changes import Changes, Rounding, SideChange
 from hnetkit.baking.contributions import StackOnLayers
 from hnetkit.baking.fit import fitted_change
+from hnetkit.baking.key_sets import named_tensors
+from hnetkit.baking.making import Form, make_changes
 from hnetkit.baking.picture_plan import PicturePlan, PlannedPicture, recombined
 from hnetkit.baking.pictures import FitDrawing
+from hnetkit.baking.refining import calls_for
 
 STEPS = 12
 TEXTS = 64  # of the words of the prompts, encoded and not drawn
 RANKS = (4, 8, 16)
 SVD_RANKS = (4, 8)
+REFINED_RANKS, REFINE_STEPS = (8, 16), 150
+EXACT = Rounding(torch.float32)
 STACKS = {"outline": {"outline": 1.0}, "dots": {"dots": 1.0}, "outline + paper": {"outline": 0.8, "paper": 0.6}}
-SEEN = (
-    "a red circle",
-    "a large blue star",
-    "a small green square on the left",
-    "a purple triangle at the top",
-    "a large yellow circle at the bottom",
-    "a black star on the right",
+FURTHER = (  # beside the bundled model's own
     "a small orange square",
     "a blue triangle on the left",
     "a large green circle",
@@ -65,6 +67,7 @@ HELD_OUT = (
     "a small yellow star",
     "a large green triangle",
 )
+REAL_STEPS, REAL_SIZE, REAL_RANK = 10, 256, 16
 REAL_PROMPTS = (
     "a castle on a hill at sunset",
     "portrait of an old man with a beard",
@@ -73,12 +76,14 @@ REAL_PROMPTS = (
 )
 
 
-def plan(model: Any) -> PicturePlan:
+def plan(model: Any, more: int = 0) -> PicturePlan:
+    """Returns what is drawn: a picture of each prompt, and so many of texts like the first."""
     own, (width, height) = model.defaults, model.size
+    seen = (*own.prompts, *FURTHER)
     return PicturePlan(
-        tuple(map(PlannedPicture, SEEN, count(1))),
+        tuple(map(PlannedPicture, (*seen, *recombined(seen, 0, number=more)), count(1))),
         tuple(map(PlannedPicture, HELD_OUT, count(1000))),
-        recombined(SEEN, 0, number=TEXTS),
+        recombined(seen, 0, number=TEXTS),
         STEPS,
         own.cfg_scale,
         own.sampler,
@@ -127,80 +132,95 @@ def rows(model: Any, strengths: dict[str, float]) -> Iterator[dict[str, Any]]:
         for rank in SVD_RANKS:
             changes = {place: svd_of(change, rank) for place, change in whole.items()}
             yield {"rank": rank, "by": "SVD of the fitted weights", **row(drawing, changes)}
+        more = plan(model, max(0, -(-calls_for(REFINE_STEPS) // STEPS) - len(SEEN)))
+        for rank in REFINED_RANKS:
+            refining = FitDrawing(model, stack, on_layers, more, None, REFINE_STEPS)
+            changes = make_changes(on_layers, refining.gather, Form(True, EXACT, rank), refining.refine)
+            yield {
+                "rank": rank,
+                "by": f"fit, refined in {REFINE_STEPS} steps",
+                "pictures": len(more.seen),
+                **row(refining, changes),
+                "layers": layer_errors(changes),
+            }
     hnetkit.unload_hypernetworks(model.pipe)
 
 
 def row(drawing: FitDrawing, changes: Changes) -> dict[str, Any]:
-    errors = asdict(drawing.compare(changes, Rounding(torch.float32)).errors)
+    errors = asdict(drawing.compare(changes, EXACT).errors)
     return {"picture_error": round(errors["share"], 3), "psnr": round(errors["psnr"], 1), "effect": errors["effect"]}
 
 
-def all_rows(model: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, strengths in STACKS.items():
-        for measured in rows(model, strengths):
-            print(name, measured, flush=True)
-            yield name, measured
-
-
-def grouped(pairs: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    return {name: [measured for other, measured in pairs if other == name] for name in STACKS}
-
-
-def pictures() -> dict[str, Any]:
+def pictures(stacks: Sequence[str]) -> dict[str, Any]:
     model = hnetkit.load_model("demo", device="cpu")
     own = plan(model)
     setting = {"steps": own.steps, "cfg_scale": own.cfg_scale, "sampler": own.sampler, "size": [own.width, own.height]}
-    drawn = {**setting, "prompts": SEEN, "held_out": HELD_OUT}
-    return {"pictures": drawn, "stacks": grouped(list(all_rows(model))), **conditions("torch", "diffusers")}
+    drawn = {**setting, "prompts": [*model.defaults.prompts, *FURTHER], "held_out": HELD_OUT}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in stacks}
+    for name in stacks:
+        for measured in rows(model, STACKS[name]):
+            print(name, measured, flush=True)
+            found[name].append(measured)
+    return {"pictures": drawn, "stacks": found, **conditions("torch", "diffusers")}
+
+
+def bake_real(folder: Path) -> None:
+    """Bakes three networks of real size to a LoRA of rank 16, as `hnetkit.bake` does, on one picture of each prompt."""
+    model: Any = hnetkit.load_model(folder / "model", device="cpu", dtype="fp32")
+    own = model.defaults
+    seen, held_out = ([PlannedPicture(prompt, 1) for prompt in part] for part in (REAL_PROMPTS[:3], REAL_PROMPTS[3:]))
+    texts = recombined(REAL_PROMPTS[:3], 0)
+    drawn = PicturePlan(
+        tuple(seen), tuple(held_out), texts, REAL_STEPS, own.cfg_scale, own.sampler, REAL_SIZE, REAL_SIZE
+    )
+    networks = {path.stem: hnetkit.load(path) for path in sorted(folder.glob("activation*.pt"))}
+    stack = [(name, network, hnetkit.Strength(0.5)) for name, network in networks.items()]
+    for name, network in networks.items():
+        hnetkit.load_hypernetwork(model.pipe, network, name)
+    with hnetkit.applied(model.pipe, {}):
+        on_layers = StackOnLayers(model.pipe.unet, stack)
+        drawing = FitDrawing(model, stack, on_layers, drawn, None)
+        changes = make_changes(on_layers, drawing.gather, Form(True, EXACT, REAL_RANK, is_shared=True))
+        print(drawing.compare(changes, EXACT).errors, file=sys.stderr)
+        outputs = {layer: on_layers.projections(layer).output for layer in on_layers.layers}
+    save_file(named_tensors(changes, outputs, "lora", "diffusers"), folder / "lora.safetensors")
 
 
 def real_size() -> dict[str, Any]:
-    """Time and peak memory of `hnetkit bake` in a process of its own."""
+    """Time and peak memory of a bake in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = build_model(folder / "model", torch.float32)
-        networks = build_networks(folder, torch.float32)["activation"]
-        (folder / "prompts.txt").write_text("\n".join(REAL_PROMPTS))
-        options = [part for path in networks for part in ("-n", f"{path}:0.5")]
-        options += ["--rank", "16", "--prompts", str(folder / "prompts.txt"), "--steps", "10", "--size", "256"]
-        options += [
-            "--model",
-            str(model),
-            "--device",
-            "cpu",
-            "--dtype",
-            "fp32",
-            "--out",
-            str(folder / "lora.safetensors"),
-        ]
+        build_model(folder / "model", torch.float32)
+        build_networks(folder, torch.float32)
         environment = {**os.environ, "HNETKIT_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
-        began, cpu_before = time.monotonic(), os.times()
-        peak = peak_of([sys.executable, "-P", "-m", "hnetkit", "bake", *options], environment)
-        minutes, cpu = (time.monotonic() - began) / 60, os.times()
-    cpu_s = cpu.children_user + cpu.children_system - cpu_before.children_user - cpu_before.children_system
-    measured = {
-        "minutes": round(minutes, 1),
-        "cpu_minutes": round(cpu_s / 60, 1),
-        "peak_mb": round(peak / 1e6),
-        "load": os.getloadavg()[2],
-    }
-    own = {"networks": 3, "rank": 16, "prompts": len(REAL_PROMPTS), "steps": 10, "size": 256, "dtype": "fp32"}
-    threads = {"threads": os.environ.get("OMP_NUM_THREADS", "as torch chooses")}
-    return {"real_size": {**own, **measured, **threads, **conditions("torch", "diffusers")}}
-
-
-PARTS = {"pictures": pictures, "real-size": real_size}
+        began, before = time.monotonic(), os.times()
+        peak = peak_of([sys.executable, __file__, "--bake-in", name], environment)
+        minutes, after = (time.monotonic() - began) / 60, os.times()
+    cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
+    measured = {"minutes": round(minutes, 1), "cpu_minutes": round(cpu_s / 60, 1), "peak_mb": round(peak / 1e6)}
+    own = {"networks": 3, "rank": REAL_RANK, "prompts": len(REAL_PROMPTS), "steps": REAL_STEPS, "size": REAL_SIZE}
+    machine = {"load": round(os.getloadavg()[2], 1), "threads": os.environ.get("OMP_NUM_THREADS", "torch's own")}
+    return {"real_size": {**own, "dtype": "fp32", **measured, **machine, **conditions("torch", "diffusers")}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=PARTS, help="measure this alone, and keep what is known of the other")
-    part = parser.parse_args().part
+    parser.add_argument("--part", choices=["pictures", "real-size"], help="measure this alone, and keep the other")
+    parser.add_argument("--stack", choices=STACKS, help="measure pictures of this one alone, and keep the others")
+    parser.add_argument("--bake-in", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.bake_in:
+        bake_real(arguments.bake_in)
+        return
+    measured: dict[str, Any] = {}
+    if arguments.part != "real-size":
+        measured.update(pictures([arguments.stack] if arguments.stack else [*STACKS]))
+    if arguments.part != "pictures":
+        measured.update(real_size())
     file = RESULTS / "baking.json"
-    known = json.loads(file.read_text()) if part and file.exists() else {}
-    for measure in PARTS.values() if part is None else [PARTS[part]]:
-        known.update(measure())
-    write("baking", known)
+    known = json.loads(file.read_text()) if file.exists() else {}  # another part may have been written meanwhile
+    stacks = {**known.get("stacks", {}), **measured.get("stacks", {})}
+    write("baking", {**known, **measured, "stacks": stacks})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from hnetkit import demo, paths, settings
 from hnetkit.errors import HnetkitError, MissingExtra, failure_of
+from hnetkit.files import is_file_at, is_folder_at, stat_at
 from hnetkit.text import counted, size_text
 
 NEEDED = ("torch", "safetensors", "sqlite-utils")
@@ -84,7 +85,7 @@ def _home() -> str:
     folder = paths.home()
     if (link := broken_link(folder)) is not None:
         raise HnetkitError(f"{link} leads nowhere: is its disk mounted?", hint="set HNETKIT_HOME to a folder of yours")
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    existing = next(parent for parent in (folder, *folder.parents) if stat_at(parent) is not None)
     if not os.access(existing, os.W_OK):
         raise HnetkitError(f"{existing} cannot be written", hint="set HNETKIT_HOME to a folder of yours")
     free = size_text(shutil.disk_usage(existing).free)
@@ -95,7 +96,7 @@ def _registry() -> str:
     from hnetkit.registry.store import Registry
 
     path = paths.registry_file()
-    if not path.exists():
+    if stat_at(path) is None:
         return "none yet (hnetkit scan DIR makes one)"
     with Registry(path) as registry:
         return f"{path}, {registry.check()}"
@@ -106,10 +107,10 @@ def _library() -> str:
     from hnetkit.sources.presence import require_library
 
     folder, registered = paths.library_folder(), paths.registry_file()
-    if registered.exists():
+    if stat_at(registered) is not None:
         with Registry(registered) as registry:
             require_library(registry, folder)
-    return f"{folder}{'' if folder.is_dir() else ', which the first download makes'}"
+    return f"{folder}{'' if is_folder_at(folder) else ', which the first download makes'}"
 
 
 def _settings() -> str:
@@ -149,6 +150,6 @@ def _sites() -> str:
 
 
 def _demo_model() -> str:
-    if not (demo.model_folder() / "model_index.json").is_file():
+    if not is_file_at(demo.model_folder() / "model_index.json"):
         raise HnetkitError("the bundled model is missing", hint="install hnetkit again")
     return counted(len(demo.networks()), "hypernetwork")

@@ -56,14 +56,13 @@ def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:
     The kernels have no fp64. In fp32 at torch's highest precision they have no matrix instructions, and plain torch is
     faster.
     """
-    if path not in KERNELS or (is_forced(path) and dtype != torch.float64):
+    if path not in KERNELS:
         return path
-    is_slow = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    if dtype == torch.float64 or is_slow:
-        return "eager"
     from hnetkit.kernels.gpu.device import can_run
 
-    return path if can_run(device) else "eager"
+    is_slow = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    runs_well = can_run(device) and not is_slow
+    return path if dtype != torch.float64 and (runs_well or is_forced(path)) else "eager"
 
 
 def _auto(device: torch.device | None) -> str:

@@ -15,7 +15,7 @@ from sqlite3 import Connection
 from types import TracebackType
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError
-from hnetkit.files import sync_folder
+from hnetkit.files import stat_at, sync_folder
 from hnetkit.registry import columns
 from hnetkit.registry.bakes import Bakes
 from hnetkit.registry.catalogue import Catalogue, Subscriptions
@@ -26,7 +26,7 @@ from hnetkit.registry.links import Links
 from hnetkit.registry.networks import Networks, Trainings
 from hnetkit.text import argument
 
-SCHEMA_VERSION = 11  # the number of migrations; kept in the file as `user_version`
+SCHEMA_VERSION = 12  # the number of migrations; kept in the file as `user_version`
 BUSY_TIMEOUT_S = 30.0
 _LEAST_ROOM = 128 << 10  # bytes that SQLite needs to begin a change
 _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
@@ -220,9 +220,10 @@ def _opened_to_read(path: Path, error: Exception) -> Connection:
 def _has_changes_beside(path: Path) -> bool:
     """Whether the latest changes are still in the file beside the database, which is then needed to read it."""
     try:
-        return Path(f"{path}-wal").stat().st_size > 0
-    except OSError:
-        return False
+        beside = stat_at(f"{path}-wal")
+    except OSError:  # for all that can be seen
+        return True
+    return beside is not None and beside.st_size > 0
 
 
 def expected_tables() -> set[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
+import shutil
 import signal
 import sqlite3
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+MEMORY = Path("/dev/shm")
+"""A file system in memory, where there is one: on a disk, tests wait for what SQLite and hnetkit flush."""
+
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+sys.dont_write_bytecode = False  # else each of a hundred processes compiles hnetkit anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NO_COLOR"] = "1"
 os.environ["COLUMNS"] = "120"
@@ -32,6 +43,21 @@ def pytest_report_header() -> str:
     packages = ("torch", "diffusers", "transformers", "sqlite-utils", "click", "hypothesis")
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     return f"sqlite {sqlite3.sqlite_version}, {versions}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported stays for good: no garbage collection looks at it, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # what is never collected is a leak to Triton's bindings, which report it
 
 
 @pytest.fixture(autouse=True)

@@ -90,18 +90,18 @@ ROOMS = {
         "errors paths files limits hub images distributed settings network hashes formats text registry"
         " library prompts runtime demo",
     ),
-    "baking": Room(
-        "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
-        "errors files limits text network formats kernels registry library prompts runtime generate",
-    ),
     "train": Room(
         "Training data, training runs and sweeps.",
         "errors paths files limits image_formats images distributed settings network hashes formats inspection"
         " text kernels registry library prompts runtime demo generate",
     ),
+    "baking": Room(
+        "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
+        "errors files limits text network formats kernels registry library prompts runtime generate train",
+    ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",
-        "errors text paths settings prompts hub kernels registry library sources demo",
+        "errors text paths files settings prompts hub kernels registry library sources demo",
     ),
 }
 """Room -> its row. `hnetkit.cli` is not listed: it may import every room, and no room may import it."""

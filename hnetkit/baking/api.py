@@ -21,8 +21,9 @@ from hnetkit.baking.networks import MIXES, SUFFIXES, BakedNetwork, Mix, merge_ne
 from hnetkit.baking.picture_plan import plan_pictures
 from hnetkit.baking.pictures import Comparison, FitDrawing, Progress
 from hnetkit.baking.record import METADATA, refuse_all_but_baked
+from hnetkit.baking.refining import MOST_REFINE_STEPS, calls_for
 from hnetkit.errors import FileRefused, NotFound, UsageError
-from hnetkit.files import SAFETENSORS_SUFFIXES, new_file, suffixed
+from hnetkit.files import SAFETENSORS_SUFFIXES, is_folder_at, new_file, suffixed
 from hnetkit.formats.writing import require_output as require_network_output
 from hnetkit.formats.writing import source_sha256, write_tensors
 from hnetkit.generate.loading.defaults import Defaults
@@ -132,6 +133,7 @@ def bake(
     program: Program | None = ...,
     rank: int | None = ...,
     max_error: float | None = ...,
+    refine: int = ...,
     prompts: Sequence[str] | None = ...,
     steps: int | None = ...,
     size: tuple[int, int] | None = ...,
@@ -153,6 +155,7 @@ def bake(
     program: Program | None = ...,
     rank: int | None = ...,
     max_error: float | None = ...,
+    refine: int = ...,
     prompts: Sequence[str] | None = ...,
     steps: int | None = ...,
     size: tuple[int, int] | None = ...,
@@ -173,6 +176,7 @@ def bake(
     program: Program | None = None,
     rank: int | None = None,
     max_error: float | None = None,
+    refine: int = 0,
     prompts: Sequence[str] | None = None,
     steps: int | None = None,
     size: tuple[int, int] | None = None,
@@ -198,6 +202,7 @@ def bake(
         rank: of a LoRA. Where neither this nor `max_error` is given, exact parts have the rank that they need, and with
             fitted ones all have `USUAL_RANK` at most.
         max_error: relative error that the worst layer and side may have. Without `rank`, it chooses the ranks.
+        refine: steps of an optimizer that brings what was fitted nearer to the networks, as a whole.
         prompts: that contexts are gathered from, every fourth held out; None for the model's own, or general ones.
         steps: sampling steps of these pictures; None is the model's default.
         size: (width, height) of these pictures in pixels; None is the model's default.
@@ -217,7 +222,7 @@ def bake(
     """
     model = _as_loaded(pipe)
     stack = named_networks(model.pipe, names, strengths)
-    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error)
+    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error, refine=refine)
     if to == "hypernetwork":
         texts = {layer.width for layer in find_layers(model.pipe.unet) if layer.kind == "cross"}
         return bake_network(stack, texts, mix=mix, dtype=dtype)
@@ -234,12 +239,12 @@ def bake(
             written = own_dtype if place is None else weights_dtype(place)
         rounding = Rounding(_DTYPES[written], of_sums=to == "checkpoint")
         form = Form(to == "lora", rounding, rank, max_error, is_shared=program == "diffusers")
-        plan = plan_pictures(model, prompts, steps=steps, size=size, seed=seed)
-        drawing = FitDrawing(model, stack, on_layers, plan, progress)
-        changes = make_changes(on_layers, drawing.gather, form)
+        plan = plan_pictures(model, prompts, steps=steps, size=size, seed=seed, calls=calls_for(refine))
+        drawing = FitDrawing(model, stack, on_layers, plan, progress, refine)
+        changes = make_changes(on_layers, drawing.gather, form, drawing.refine if refine else None)
         pictures = drawing.compare(changes, rounding) if drawing.has_drawn or compare else None
         outputs = {layer: on_layers.projections(layer).output for layer in on_layers.layers}
-    record = _record(stack, made_with, to, program, written, changes, drawing, pictures)
+    record = _record(stack, made_with, to, program, written, changes, drawing, pictures, refine)
     return Baked(to, program, changes, written, pictures, record, outputs, place)
 
 
@@ -263,6 +268,7 @@ def require_options(
     program: str | None = None,
     rank: int | None = None,
     max_error: float | None = None,
+    refine: int = 0,
 ) -> None:
     """Raises UsageError for a target that there is not, a number out of its range, or what a target does not take."""
     if to not in TARGETS:
@@ -275,6 +281,10 @@ def require_options(
         raise UsageError(f"--mix {mix} is of --to hypernetwork", hint="--to hypernetwork")
     if to == "hypernetwork" and max_error is not None:
         raise UsageError("a hypernetwork is exact or refused, so it has no error", hint="leave --max-error out")
+    if to == "hypernetwork" and refine:
+        raise UsageError("a hypernetwork is exact or refused, so nothing is refined", hint="leave --refine out")
+    if type(refine) is not int or not 0 <= refine <= MOST_REFINE_STEPS:
+        raise UsageError(f"there are 0 to {MOST_REFINE_STEPS} steps of refining, not {refine}", hint="--refine 200")
     if to in ("checkpoint", "hypernetwork") and program is not None:
         raise UsageError(f"--to {to} has one form for all programs", hint="leave --for out")
     if rank is not None and to != "lora":
@@ -309,7 +319,7 @@ def require_output(to: str, model: str | None, path: Path, *, overwrite: bool) -
             f"{path}: weights are written as {' or '.join(suffixes)}",
             hint=f"--out {argument(suffixed(path, '.safetensors'), is_path=True)}",
         )
-    if not path.parent.is_dir():
+    if not is_folder_at(path.parent):
         raise NotFound(f"{path.parent}: no such folder")
     if to == "hypernetwork":
         require_network_output(path, overwrite=overwrite)
@@ -351,6 +361,7 @@ def _record(
     changes: Changes,
     drawing: FitDrawing,
     pictures: Comparison | None,
+    refine: int,
 ) -> dict[str, Any]:
     """Returns what a bake was made of and how, and its errors, as JSON holds them."""
     plan = drawing.plan
@@ -376,6 +387,7 @@ def _record(
             for (layer, side), change in changes.items()
         },
         "pictures": None if pictures is None else asdict(pictures.errors),
+        "refine_steps": refine if drawing.has_drawn else 0,
         "fitted_on": fitted_on if drawing.has_drawn else None,
     }
 

@@ -28,7 +28,7 @@ class SideChange:
         constant: ``[projected]``: what is added to V itself; None for K, where softmax ignores it.
         origin: whether it is what the stack adds, or fitted to it.
         errors: ``[rank + 1]`` relative errors with the first r parts, on contexts that it was not fitted on; once it is
-            made, the last of them is that of the file, after rounding.
+            made, the last of them is that of the file, after refining and rounding.
         center: ``[width]``: the mean context, where fewer parts with another constant give the same; None for 0.
     """
 

@@ -15,7 +15,17 @@ from hnetkit.baking.changes import Changes, output_shift
 from hnetkit.baking.key_sets import Outputs
 from hnetkit.baking.record import refuse_all_but_baked
 from hnetkit.errors import DiskFull, FileRefused, NotFound, UsageError
-from hnetkit.files import SAFETENSORS_SUFFIXES, is_model_name, new_file, new_folder, refuse_any, suffixed
+from hnetkit.files import (
+    SAFETENSORS_SUFFIXES,
+    is_file_at,
+    is_folder_at,
+    is_model_name,
+    new_file,
+    new_folder,
+    refuse_any,
+    stat_at,
+    suffixed,
+)
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.writing import write_header
@@ -53,7 +63,7 @@ def weights_dtype(model: str) -> DType:
         As `hnetkit.generate.loading.diffusers_folder.part_weights`; FileRefused: a file cannot be read.
     """
     folder = Path(model)
-    files = part_weights(folder / "unet", variant_of(weight_files(folder)[0])) if folder.is_dir() else [folder]
+    files = part_weights(folder / "unet", variant_of(weight_files(folder)[0])) if is_folder_at(folder) else [folder]
     found: set[str] = set()
     for path in files:
         with OpenFile(path) as file:
@@ -74,11 +84,11 @@ def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
         NotFound: the model is no file or folder, or the folder that `path` is to be in is not there.
         DiskFull: the disk has no room for it.
     """
-    if not os.path.exists(model):
+    if stat_at(model) is None:
         raise NotFound(f"{model}: no file or folder that can be copied", hint="--model FOLDER or FILE")
-    if not path.parent.is_dir():
+    if not is_folder_at(path.parent):
         raise NotFound(f"{path.parent}: no such folder")
-    is_file = os.path.isfile(model)
+    is_file = is_file_at(model)
     if is_file and Path(model).suffix.lower() not in SAFETENSORS_SUFFIXES:
         raise UsageError(
             f"{model}: copies are made of .safetensors files alone", hint="--to lora, which goes with any checkpoint"
@@ -91,7 +101,7 @@ def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
     if not is_file and is_model_name(path.name):
         hint = f"--out {argument(suffixed(path, ''), is_path=True)}"
         raise UsageError(f"{path}: the model is a folder, and so is its copy", hint=hint)
-    if os.path.exists(path) and os.path.samefile(model, path):
+    if stat_at(path) is not None and os.path.samefile(model, path):
         raise UsageError(f"{path}: the model itself, which is never changed", hint="choose another name")
     if is_file:
         refuse_all_but_baked(path, overwrite=overwrite)
@@ -123,7 +133,7 @@ def write_checkpoint(
         FileRefused: a tensor is not there, has another shape, or is of a type that cannot be added to.
     """
     require_copyable(model, path, overwrite=overwrite)
-    if os.path.isfile(model):
+    if is_file_at(model):
         state = read_state_dict(model)
         shapes = {name: shape for name, shape in state.shapes.items() if name.startswith(_UNET)}
         if f"{_UNET}conv_in.weight" in shapes:
@@ -132,7 +142,7 @@ def write_checkpoint(
             named = names_in_checkpoint(configuration_of(state), shapes)
         _require_all(model, added, named)
         beside = Path(model).with_suffix(_CONFIGURATION)
-        if beside.is_file():  # it says what the UNet predicts, and is read by the checkpoint's name
+        if is_file_at(beside):  # it says what the UNet predicts, and is read by the checkpoint's name
             with new_file(path.with_suffix(_CONFIGURATION), overwrite=overwrite) as file:
                 _copy_bytes(beside, file)
         with new_file(path, overwrite=overwrite) as file:

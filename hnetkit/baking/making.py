@@ -49,11 +49,14 @@ class Form:
         return self.rank
 
 
-def make_changes(on_layers: StackOnLayers, gather: Gather, form: Form) -> Changes:
+def make_changes(
+    on_layers: StackOnLayers, gather: Gather, form: Form, refine: Callable[[Changes], Changes] | None = None
+) -> Changes:
     """Returns the changes of all layers, with the errors that they have once they are rounded.
 
     Args:
         gather: called where something has to be fitted.
+        refine: returns better changes than those that were fitted; called after `gather`.
 
     Raises:
         TooInexact: the error is above the form's limit; the hint names what would do.
@@ -79,13 +82,22 @@ def make_changes(on_layers: StackOnLayers, gather: Gather, form: Form) -> Change
             fitted[layer, side] = change if limit is None else change.truncated(limit)
         if form.in_parts and form.rank is None:
             fitted = _of_ranks(fitted, exact, needed, is_shared=form.is_shared)
+        if refine is not None:
+            better = refine({**exact, **fitted})
+            fitted = {place: _measured(better[place], place, on_layers, held_out) for place in fitted}
         for (layer, side), change in fitted.items():
             weight = on_layers.projections(layer).of(side)
             fitted[layer, side] = _rounded(change, weight, side, form.rounding, held_out.of(layer, side))
     both = {**exact, **fitted}
     made = {place: both[place] for place in on_layers.contributions}
-    _require_error(made, needed, form)
+    _require_error(made, needed, form, is_refined=refine is not None)
     return made
+
+
+def _measured(change: SideChange, place: Place, on_layers: StackOnLayers, held_out: GatheredContexts) -> SideChange:
+    """Returns a change that was refined with its error, which is no longer that of the fit."""
+    weight, (_, side) = on_layers.projections(place[0]).of(place[1]), place
+    return replace(change, errors=error_of(weight, change.matrix, change.constant, held_out.of(*place), side)[None])
 
 
 def _rounded(
@@ -130,7 +142,7 @@ def _of_ranks(
     return {place: change.truncated(ranks[place]) for place, change in fitted.items()}
 
 
-def _require_error(made: Changes, needed: Mapping[Place, int | None], form: Form) -> None:
+def _require_error(made: Changes, needed: Mapping[Place, int | None], form: Form, *, is_refined: bool) -> None:
     place = worst(made)
     if form.max_error is None or made[place].error <= form.max_error:
         return
@@ -138,6 +150,8 @@ def _require_error(made: Changes, needed: Mapping[Place, int | None], form: Form
     ranks = [rank for rank in needed.values() if rank is not None]
     if made[place].origin == "exact":
         hint = "rounding alone makes it: a model in fp32" if form.rounding.of_sums else "--file-dtype fp32"
+    elif is_refined:
+        hint = "leave --refine out, or a higher --max-error"
     elif form.in_parts and len(ranks) == len(needed):
         hint = f"--rank {max(ranks)}"
     else:

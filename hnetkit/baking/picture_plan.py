@@ -102,6 +102,7 @@ def plan_pictures(
     steps: int | None = None,
     size: tuple[int, int] | None = None,
     seed: int = 0,
+    calls: int = 0,
 ) -> PicturePlan:
     """Returns what is drawn for a fit, with the model's default settings.
 
@@ -110,6 +111,7 @@ def plan_pictures(
         steps: sampling steps of each picture; None is the model's default.
         size: (width, height) in pixels; None is the model's default.
         seed: added to all seeds.
+        calls: of the UNet that the pictures to fit on make together at least; texts like the prompts bring more.
 
     Raises:
         UsageError: there is no prompt, or one has tags or cannot be drawn in so many steps.
@@ -121,8 +123,10 @@ def plan_pictures(
     held_out = chosen[_HELD_OUT - 1 :: _HELD_OUT] or chosen[1:] or chosen
     seen = tuple(prompt for prompt in chosen if prompt not in held_out) or chosen
     width, height = size or model.size
+    drawn = _drawn(seen, FEWEST, _FIRST_SEED + seed)
+    more = max(0, -(-calls // steps) - len(drawn))
     return PicturePlan(
-        _drawn(seen, FEWEST, _FIRST_SEED + seed),
+        (*drawn, *_drawn(recombined(seen, seed, number=more), more, drawn[-1].seed + 1)),
         _drawn(held_out, FEWEST_HELD_OUT, _FIRST_HELD_OUT + seed),
         recombined(seen, seed, words_of(model.pipe.tokenizer)),
         steps=steps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from hnetkit.baking.changes import Changes, Rounding, in_weights
 from hnetkit.baking.contexts import GatheredContexts, sampled
 from hnetkit.baking.contributions import NamedStack, StackOnLayers
 from hnetkit.baking.picture_plan import PicturePlan, PlannedPicture
+from hnetkit.baking.refining import CALLS_PER_STEP, UNetCall, recording, refined
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.request import NamedStrengths
 from hnetkit.generate.sampling import vae
@@ -107,20 +109,23 @@ class FitDrawing:
         on_layers: StackOnLayers,
         plan: PicturePlan,
         progress: Progress | None,
+        refine: int = 0,
     ) -> None:
+        """`refine` is the steps of refining; calls of the UNet are recorded for them."""
         self.plan = plan
         self.has_drawn = False
+        self._refine, self._calls = refine, list[UNetCall]()
         self._model, self._on_layers, self._progress = model, on_layers, progress
         self._stack: NamedStrengths = tuple((name, strength) for name, _, strength in stack)
         self._with_networks: list[Tensor] = []
         self._without: list[Tensor] = []
-        self._done, self._total = 0, len(plan.seen) + 3 * len(plan.held_out)
+        self._done, self._total = 0.0, len(plan.seen) + 3 * len(plan.held_out) + refine * self._pictures_per_step
 
     def gather(self) -> tuple[GatheredContexts, GatheredContexts]:
         """Draws with the stack; returns the contexts to fit on, and those held out."""
         self.has_drawn = True
         seen, held_out = GatheredContexts(self._on_layers), GatheredContexts(self._on_layers)
-        with seen.watching():
+        with seen.watching(), recording(self._model.pipe.unet, self._calls) if self._refine else nullcontext():
             self._draw(self.plan.seen, self._stack)
         encoder = self._model.text_encoder(1, "original")
         with torch.no_grad():
@@ -129,6 +134,29 @@ class FitDrawing:
         with held_out.watching():
             self._with_networks = self._draw(self.plan.held_out, self._stack)
         return seen, held_out
+
+    @property
+    def _pictures_per_step(self) -> float:
+        """How many pictures take as long as a step of refining, about: with its gradients a call takes three times."""
+        return 3 * CALLS_PER_STEP / self.plan.steps
+
+    def refine(self, changes: Changes) -> Changes:
+        """Returns the changes refined on the pictures that `gather` drew."""
+        begun, each = self._done, self._pictures_per_step
+
+        def report(steps: int) -> None:
+            self._done = begun + steps * each
+            self._report(0, 1)
+
+        return refined(
+            self._model.pipe.unet,
+            changes,
+            self._calls,
+            steps=self._refine,
+            cfg_scale=self.plan.cfg_scale,
+            seed=self.plan.seen[0].seed,
+            report=report,
+        )
 
     def compare(self, changes: Changes, rounding: Rounding) -> Comparison:
         """Draws the pictures that were held out: without networks, with them, and with the changes in the weights.

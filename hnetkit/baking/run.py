@@ -25,7 +25,7 @@ from hnetkit.baking.networks import BakedNetwork, Mix
 from hnetkit.baking.picture_plan import read_prompts, require_prompts
 from hnetkit.baking.pictures import Progress
 from hnetkit.errors import DiskFull, HnetkitError, NotFound, OutputExists, RegistryError, UsageError
-from hnetkit.files import refuse_existing
+from hnetkit.files import is_file_at, is_folder_at, refuse_existing
 from hnetkit.formats import load
 from hnetkit.generate.image_files import is_image_file, write_image
 from hnetkit.generate.model import Model, ModelSource, network_options
@@ -70,6 +70,7 @@ def bake_file(
     program: Program | None = None,
     rank: int | None = None,
     max_error: float | None = None,
+    refine: int = 0,
     prompts: AnyPath | None = None,
     steps: int | None = None,
     check: AnyPath | None = None,
@@ -98,7 +99,7 @@ def bake_file(
         As `hnetkit.bake`, `Baked.save` and `hnetkit.load_model`; NotFound, AmbiguousName, FileRefused: a network.
     """
     path, sheet = Path(out), None if check is None else Path(check)
-    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error)
+    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error, refine=refine)
     if steps is not None and not 1 <= steps <= MOST_STEPS:
         raise UsageError(f"{steps} steps: there are 1 to {MOST_STEPS}")
     if to == "hypernetwork" and check is not None:
@@ -108,7 +109,7 @@ def bake_file(
         if not is_image_file(os.fspath(sheet)):
             raise UsageError(f"{sheet}: the sheet is a .png, .jpg or .webp file", hint="--check sheet.png")
         refuse_existing(sheet, overwrite=overwrite)
-        if not sheet.parent.is_dir():
+        if not is_folder_at(sheet.parent):
             raise NotFound(f"{sheet.parent}: no such folder")
     texts = None if prompts is None else read_prompts(prompts)
     if texts is not None:
@@ -146,6 +147,7 @@ def bake_file(
             program=program,
             rank=rank,
             max_error=max_error,
+            refine=refine,
             prompts=texts,
             steps=steps,
             dtype=dtype,
@@ -191,7 +193,7 @@ def _find(
 
 def _refuse_own_networks(path: Path, stacked: StackedPrompt) -> None:
     """Raises OutputExists where one of the networks that are baked is at `path`."""
-    if not path.is_file():
+    if not is_file_at(path):
         return
     try:
         there = load(path).content_hash

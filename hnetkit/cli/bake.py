@@ -73,6 +73,15 @@ _COLUMNS = ["path", "origin", "rank", "error", "picture_error", "psnr"]
     help="Precision of the weights in the file; a checkpoint keeps its own.",
 )
 @_fit(
+    "--refine",
+    type=int,
+    default=0,
+    show_default="none",
+    metavar="STEPS",
+    help="Train what was fitted for so many steps, so that the UNet as a whole gives what it gives with the networks. "
+    "A step takes about as long as 50 sampling steps, and more memory.",
+)
+@_fit(
     "--prompts",
     metavar="FILE",
     show_default="the model's own, else general ones",

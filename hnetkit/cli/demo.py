@@ -15,7 +15,7 @@ from hnetkit import demo, paths
 from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, quiet_option
 from hnetkit.errors import NotFound, OutputExists, UsageError
-from hnetkit.files import refuse_existing, refuse_links
+from hnetkit.files import is_file_at, is_there, refuse_existing, refuse_links
 
 SEED = "7"
 
@@ -45,12 +45,12 @@ def demo_command(ctx: click.Context, out: str, overwrite: bool, quiet: bool) -> 
     made = [folder / "grid.png", folder / _converted()]
     if not overwrite:
         refuse_existing(made[0], overwrite=False)
-    elif not (folder / "home" / "registry.db").is_file() and (own := next(filter(os.path.lexists, made), None)):
+    elif not is_file_at(folder / "home" / "registry.db") and (own := next(filter(is_there, made), None)):
         raise OutputExists(f"{own}: no earlier demo left it there", hint="another --out")
     # a folder may be a stranger's: what is written through a link would be in the library that a person has
     refuse_links(folder / name for name in ("home", "home/registry.db", "pictures"))
     registry = folder / "home" / "registry.db"
-    if registry.is_file() and registry.stat().st_nlink > 1:
+    if is_file_at(registry) and registry.stat().st_nlink > 1:
         raise OutputExists(f"{registry}: has another name as well, and may be a library's", hint="another --out")
     folder.mkdir(parents=True, exist_ok=True)
     with _own_home(folder / "home"):

@@ -15,7 +15,7 @@ from hnetkit.cli.options import OUTPUT, Number, command, device_option, dtype_op
 from hnetkit.cli.output import Output, Row, confirm, output_options, say
 from hnetkit.cli.progress import as_one_process, step_progress
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
-from hnetkit.files import refuse_existing
+from hnetkit.files import is_folder_at, refuse_existing
 from hnetkit.generate.image_files import Picture, is_image_file
 from hnetkit.generate.model import ModelSource, draw_images
 from hnetkit.generate.options import NAMES, DrawOptions
@@ -351,7 +351,7 @@ def _require_writable(out: str, *, count: int, overwrite: bool) -> None:
     if count > 1:
         raise UsageError(f"--out {out} is one file, --count {count} are several", hint="--out FOLDER")
     refuse_existing(out, overwrite=overwrite)
-    if not Path(out).parent.is_dir():
+    if not is_folder_at(Path(out).parent):
         raise NotFound(f"{Path(out).parent}: no such folder")
 
 

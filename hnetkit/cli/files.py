@@ -13,6 +13,7 @@ from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, failure_of, printable
+from hnetkit.files import is_file_at
 from hnetkit.text import argument, counted, size_text
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def _staying(source: Path, target: Path) -> list[str]:
     own = [] if place == new_place else [path.name for path in sidecars.beside(source).values()]
     optimizer = Path(f"{source}.optim")  # A1111's, which goes by the file's whole name
     is_left = source.name != target.name or place != new_place
-    return [*own, optimizer.name] if is_left and optimizer.is_file() else own
+    return [*own, optimizer.name] if is_left and is_file_at(optimizer) else own
 
 
 def _card(row: Row) -> list[str]:

@@ -124,7 +124,7 @@ def _link_plugin(kind: Kind, directory: Path, layout: str | None, remove: bool, 
 
     plugin = PLUGINS[kind]
     if layout not in (None, plugin.program):
-        raise UsageError(f"--{kind} is for {plugin.program}", hint=f"--layout {plugin.program}")
+        raise UsageError(f"--{kind} is for {plugin.program}", hint=f"--layout {argument(plugin.program)}")
     with open_library() as library:
         if remove:
             found = library.unlink_plugin(directory, kind, dry_run=dry_run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import HnetkitError
+from hnetkit.files import is_file_at
 from hnetkit.text import counted
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _tokenizer() -> tuple[ClipTokenizer | None, str]:
     from hnetkit.generate.loading.tokenizer import read_counting_tokenizer
 
     location = demo.location_of(settings.get("model"))
-    if os.path.isfile(location):
+    if is_file_at(location):
         location = settings.get("tokenizer") or location
     try:
         return read_counting_tokenizer(location, demo.MODEL_NAME if demo.is_bundled(location) else None), ""

@@ -18,7 +18,7 @@ from hnetkit.cli.output import Output, Row, confirm, is_terminal, output_options
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
-from hnetkit.files import read_regular
+from hnetkit.files import read_regular, stat_at
 from hnetkit.text import argument, counted, size_text
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def open_session(*, look_only: bool = False, **settings: Any) -> Iterator[FetchS
     from hnetkit.sources.session import FetchSession
 
     with ExitStack() as stack:
-        if look_only and not paths.registry_file().exists():
+        if look_only and stat_at(paths.registry_file()) is None:
             library = Library(stack.enter_context(tempfile.TemporaryDirectory()))
             library.folder = paths.library_folder()
         else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import OutputExists, UsageError
-from hnetkit.files import new_file, suffixed
+from hnetkit.files import is_folder_at, is_there, new_file, suffixed
 from hnetkit.text import argument, shorten
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def is_image_file(out: str) -> bool:
     Raises:
         UsageError: it names a file of another type.
     """
-    if os.path.isdir(out) or out.endswith(("/", os.sep)):
+    if is_folder_at(out) or out.endswith(("/", os.sep)):
         return False
     suffix = Path(out).suffix.lower()
     if suffix in _OTHERS:
@@ -142,7 +142,7 @@ def is_image_file(out: str) -> bool:
             f"{out}: pictures are written as PNG, JPEG or WebP",
             hint=f"--out {argument(suffixed(out, '.png'), is_path=True)}",
         )
-    if suffix not in SUFFIXES and os.path.lexists(out):
+    if suffix not in SUFFIXES and is_there(out):
         raise UsageError(f"{out}: neither a folder nor a .png, .jpg or .webp file", hint="--out FOLDER")
     if out.endswith("."):  # neither "." nor "..", which are folders
         hint = f"--out {argument(suffixed(out, '.png'), is_path=True)}"
@@ -155,7 +155,7 @@ def next_number(folder: Path) -> int:
 
     Numbers of more than nine digits are ignored. After the last number of nine digits, the lowest free one is taken.
     """
-    if not folder.is_dir():
+    if not is_folder_at(folder):
         return 0
     taken = {int(match[1]) for entry in os.listdir(folder) if (match := _NUMBERED.fullmatch(entry))}
     highest = max(taken, default=-1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hnetkit import demo, settings
 from hnetkit.errors import AmbiguousName, HnetkitError, NoSettings, UsageError
+from hnetkit.files import is_file_at
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import is_sparse
 from hnetkit.generate.image_text import image_format, read_infotext, read_standard_input
@@ -521,7 +522,7 @@ def _rows_of_networks(
         except HnetkitError:
             pass
         else:
-            path = next((path for path in found.files if path.is_file()), None)
+            path = next((path for path in found.files if is_file_at(path)), None)
             if path is not None:
                 key = "comes_with_model" if found.is_bundled else "in_library"
                 held |= {key: True, "found_as": found.network.name, "path": str(path)}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit import demo, settings
 from hnetkit.errors import IncompatibleNetwork, UsageError, failure_of
+from hnetkit.files import stat_at
 from hnetkit.generate.differences import (
     absent_embeddings,
     other_first_picture,
@@ -188,7 +189,7 @@ class ModelSource:
             place = settings.get(key)
             if place is None or given not in (None, place) or not self._is_of_settings:
                 continue
-            if settings.is_hub_id(key, place) and os.path.exists(place):
+            if settings.is_hub_id(key, place) and stat_at(place) is not None:
                 here = os.path.abspath(place)
                 yield f"The {key} of `hnetkit config`, {place}, is read from {here}; elsewhere it is a hub id."
 
@@ -214,7 +215,9 @@ class ModelSource:
 
 
 def _is_same_place(place: str, other: str) -> bool:
-    return place == other or (os.path.exists(place) and os.path.exists(other) and os.path.samefile(place, other))
+    return place == other or (
+        stat_at(place) is not None and stat_at(other) is not None and os.path.samefile(place, other)
+    )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit import settings
 from hnetkit.errors import HnetkitError, UsageError
-from hnetkit.files import MODEL_SUFFIXES
+from hnetkit.files import MODEL_SUFFIXES, stat_at
 from hnetkit.formats import load
 from hnetkit.formats.reading import MIX_SUFFIX
 from hnetkit.formats.writing import source_sha256
@@ -84,7 +84,7 @@ class NetworkRequest:
             UsageError: the name is empty, or what follows the colon is not a number.
         """
         match = _WITH_STRENGTH.fullmatch(option)
-        if match and _is_path(option) and os.path.exists(option) and not os.path.exists(match[1]):
+        if match and _is_path(option) and stat_at(option) is not None and stat_at(match[1]) is None:
             match = None  # the colon and the number are part of a file's name
         name, strength = (match[1], float(match[2])) if match else (option, 1.0)
         if _is_path(name):

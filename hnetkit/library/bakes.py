@@ -33,13 +33,13 @@ def record_bake(registry: Registry, path: str | os.PathLike[str], record: Mappin
     """
     place = os.path.abspath(path)
     status = os.stat(_marker(place))
-    layers, pictures, fit = record.get("layers"), record.get("pictures") or {}, record.get("refined") or {}
+    layers, pictures = record.get("layers"), record.get("pictures") or {}
     bake = Bake(
         path=place,
         target=record["to"],
         program=record.get("for"),
         rank=max(layer["rank"] for layer in layers.values()) if layers and record["to"] == "lora" else None,
-        refine_steps=fit.get("steps"),
+        refine_steps=record.get("refine_steps") or None,
         error=max(layer["error"] for layer in layers.values()) if layers else None,
         picture_error=_finite(pictures.get("share")),
         psnr=_finite(pictures.get("psnr")),

@@ -233,7 +233,6 @@ class AttentionPatch:
             self.stack.release(keep=target)
         return self
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         k, v = self.stack.contexts(k, v, self.kind, options)
         return q, k, v

@@ -5,8 +5,9 @@ running them. A graph is launched at once. It repeats the same kernels on the sa
 buffers that stay, and what it gives is copied out. The first call with its shapes runs as it would anyway, which also
 warms up what is captured at the second.
 
-What a graph depends on is compared before each replay, and if anything differs, the graphs are dropped
-(`hnetkit.runtime.fingerprint`). Strengths are in buffers that graphs read: they change without that.
+What a graph depends on is compared at each replay, and if anything differs, the graphs are dropped, and the call is
+made again (`hnetkit.runtime.fingerprint`). The device begins to replay before the host has compared everything: it
+would wait for that. Strengths are in buffers that graphs read: they change without that.
 """
 
 from __future__ import annotations
@@ -208,41 +209,46 @@ class Capture:
         if self._has_given_up or is_part_of_more():
             return self._run(arguments, options)
         with self._lock:
-            call, tensors = self._call_for(arguments, options)
-            if call is not None:
-                output = self._replayed(call, tensors) if call.is_warm else self._warmed(call, tensors)
+            is_captured, output = self._by_graph(arguments, options)
             unsaid, self._unsaid = self._unsaid, []
         for obstacle in unsaid:
             warnings.warn(f"this UNet runs without CUDA graphs: {obstacle}", RuntimeWarning, stacklevel=3)
-        return output if call is not None else self._run(arguments, options)
+        return output if is_captured else self._run(arguments, options)
 
     def _run(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Calls the UNet without a graph."""
         module: Any = self._module()
         return (self._compiled or module._call_impl)(*arguments, **options)
 
-    def _call_for(
-        self, arguments: tuple[Any, ...], options: dict[str, Any]
-    ) -> tuple[CapturedCall | None, list[Tensor]]:
-        """Returns what is captured for calls with these shapes, and this call's tensors; None where nothing can be."""
-        module: Any = self._module()
-        unet = unet_of(module)
-        self._look_at(module, unet)
-        obstacle = self.obstacle or obstacle_of_call()
-        if self._has_given_up or obstacle is not None:
-            self._say(obstacle)
-            return None, []
+    def _by_graph(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[bool, Any]:
+        """Returns whether there is a graph for a call, or will be one, and what the call gives then."""
+        if obstacle := obstacle_of_call():
+            return self._say(obstacle), None
         try:
             structure, tensors = taken_apart(arguments, options)
         except NotAnArgument as error:
-            self._say(f"it is called with a {error}")
-            return None, []
+            return self._say(f"it is called with a {error}"), None
+        module: Any = self._module()
+        unet = unet_of(module)
         key = structure, _operations_of_networks(unet)
+        call = self._calls.get(key)
+        if call is not None and call.graph is not None and self._seen is not None and self._seen.is_in_place():
+            output = self._replayed(call, tensors)  # which the device does while the host looks whether it may
+            if self._seen.is_alike(unet):
+                self._calls[key] = self._calls.pop(key)  # again: at the end are the latest
+                self._changes = 0
+                return True, output
+        self._look_at(module, unet)
+        if self.obstacle is not None:
+            return self._say(self.obstacle), None
         call = self._calls.pop(key, None) or CapturedCall(structure, tensors, self._device)
-        self._calls[key] = call  # again: at the end are the latest
+        self._calls[key] = call
         if len(self._calls) > SHAPES:
             self._drop([self._calls.pop(next(iter(self._calls)))])
-        return call, tensors
+        if call.is_warm:
+            self._changes = 0
+            return True, self._replayed(call, tensors)
+        return True, self._warmed(call, tensors)
 
     def _look_at(self, module: nn.Module, unet: nn.Module) -> None:
         """Drops the graphs if anything on the UNet is not as it was, and finds out whether it can be captured."""
@@ -266,11 +272,12 @@ class Capture:
         self._has_given_up, self.obstacle = True, reason
         self._say(reason)
 
-    def _say(self, obstacle: str | None) -> None:
-        """Says each obstacle once."""
-        if obstacle is not None and obstacle not in self._said:
+    def _say(self, obstacle: str) -> bool:
+        """Says each obstacle once; returns that there is no graph."""
+        if obstacle not in self._said:
             self._said.add(obstacle)
             self._unsaid.append(obstacle)
+        return False
 
     # --- graphs
 
@@ -301,7 +308,6 @@ class Capture:
             self.captures += 1
         graph = call.graph
         result = self._graphs.replay(graph, lambda: call.fill(tensors), lambda: copied(call.output))
-        self._changes = 0
         if watch is not None and watch.operations != call.operations:  # the graph is right for this call alone
             if call.has_differed:
                 self._give_up("it does not do the same at every call")

@@ -1,9 +1,8 @@
-"""What the graphs of a UNet depend on: it is compared before each replay, and graphs are dropped where it differs.
+"""What the graphs of a UNet depend on: it is compared at each replay, and graphs are dropped where it differs.
 
 It is all but the numbers in tensors: the classes, attributes, hooks and weights of all modules, what hypernetworks do
-on them, and torch's settings. A UNet has hundreds of modules with twenty attributes each, and the host has little time
-between two replays. So everything is laid out once, in lists that Python compares by itself: a step of bytecode for
-each attribute takes ten times as long.
+on them, and torch's settings. A UNet has hundreds of modules with twenty attributes each. So everything is laid out
+once, in lists that Python compares by itself: a step of bytecode for each attribute takes ten times as long.
 """
 
 from __future__ import annotations
@@ -63,11 +62,23 @@ class Fingerprint:
         self._inner = [own for own in inner if own]
         self._names = [*chain.from_iterable(self._inner)]
         self._parts = [self._noted(part) for part in self._parts_now()]
-        self._places = self._places_now()
+        self._addresses, self._layouts = self._addresses_now(), self._layouts_now()
         self._settings = _settings()
+
+    def is_in_place(self) -> bool:
+        """Whether all that graphs read is where it was, which is soon found out.
+
+        As long as it is, a graph can be replayed, if only to find that its UNet has changed: tensors that were taken
+        off the UNet are kept here.
+        """
+        return self._addresses_now() == self._addresses and all(state.era is era for state, era in self._eras)
 
     def holds(self, unet: nn.Module) -> bool:
         """Whether the UNet is still as it was."""
+        return self.is_in_place() and self.is_alike(unet)
+
+    def is_alike(self, unet: nn.Module) -> bool:
+        """Whether all else is as it was, of a UNet that `is_in_place`."""
         try:
             return (
                 type(unet) is self._class
@@ -79,8 +90,7 @@ class Fingerprint:
                 and [*chain.from_iterable(self._inner)] == self._names
                 and self._parts_now() == self._parts
                 and self._objects == self._objects_then
-                and self._places_now() == self._places
-                and all(state.era is era for state, era in self._eras)
+                and self._layouts_now() == self._layouts
                 and _settings() == self._settings
             )
         except Exception:  # something is gone, or is a tensor, an array or the like, which are not simply equal or not
@@ -98,11 +108,12 @@ class Fingerprint:
         """Returns weights, buffers, modules and hooks."""
         return [*chain.from_iterable(map(dict.values, self._inner))]
 
-    def _places_now(self) -> list[object]:
-        places: list[object] = [*map(Tensor.data_ptr, self._tensors)]
-        for layout in (attrgetter("dtype"), attrgetter("shape"), Tensor.stride):
-            places += map(layout, self._tensors)
-        return places
+    def _addresses_now(self) -> list[int]:
+        return [*map(Tensor.data_ptr, self._tensors)]
+
+    def _layouts_now(self) -> list[object]:
+        tensors = self._tensors
+        return [*map(attrgetter("dtype"), tensors), *map(attrgetter("shape"), tensors), *map(Tensor.stride, tensors)]
 
     def _noted(self, value: Any, depth: int = _DEPTH) -> Any:
         """Returns what a value must be equal to: containers are copied, as they may change; all else is itself."""

@@ -278,7 +278,7 @@ def _discard(path: Path) -> None:
 def _step_of(folder: Path) -> int:
     try:
         return int(_read_rest(folder)["step"])
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return 0
 
 

@@ -61,6 +61,7 @@ class KernelStack:
         self.networks = arrange(networks, path)
         self._count = sum(len(packed[0].weight) for packed in self.networks)
         self._tensors = [tensor for packed in self.networks for stage in packed for tensor in stage.tensors().values()]
+        self._dtype = self._tensors[0].dtype
         self._builds = [number for packed in self.networks for number in _numbers_of(packed)]
         self._plans: dict[tuple[object, ...], Plan] = {}
 
@@ -94,36 +95,37 @@ class KernelStack:
             KernelUnavailable: x is not where Triton can reach it.
             ValueError: x has another width or device than the networks, or a dtype that the kernels do not know.
         """
-        self._require_fit(x, strengths)
-        if not x.numel():
-            return x.new_empty(len(strengths), *x.shape)
-        if torch.compiler.is_compiling() or _is_watched(x, self._tensors):
+        is_empty = not x.numel()
+        if is_empty or torch.compiler.is_compiling() or _is_watched(x, self._tensors):
+            self._require_fit(x, strengths)
+            if is_empty:
+                return x.new_empty(len(strengths), *x.shape)
             result: Tensor = _stack(x, strengths, self._tensors, self._builds, self.path)
             return result
         return self.run(x, strengths)
 
     def run(self, x: Tensor, strengths: Tensor) -> Tensor:
         """Launches the kernels, by the plan of an earlier call of this kind where there is one; see `apply`."""
-        start = KernelState.of(x, self._tensors[0].dtype)
-        inputs = (start.rows, start.residual, strengths)
+        residual = x.contiguous()
+        rows = residual.to(self._dtype) if x.dtype != self._dtype else residual
         # all that Triton compiles for; and the places of the weights, which offloading moves
         kind = (
-            start.rows.shape[1],
-            x.dtype,
-            x.device,
-            strengths.stride(0),
+            *(x.shape, x.dtype, x.device),
+            *(strengths.shape, strengths.stride(0), strengths.device),
+            *(rows.data_ptr() % 16, residual.data_ptr() % 16, strengths.data_ptr() % 16),
             torch.get_float32_matmul_precision(),
-            *(tensor.data_ptr() % 16 for tensor in inputs),
-            *(tensor.data_ptr() for tensor in self._tensors),
+            *map(Tensor.data_ptr, self._tensors),
         )
         plan = self._plans.get(kind)
         if plan is None:
-            return self._first_run(kind, start, x, strengths)
+            return self._first_run(kind, x, strengths)
         with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-            return plan.run(inputs).view(len(strengths), *x.shape)
+            return plan.run((rows, residual, strengths))
 
-    def _first_run(self, kind: tuple[object, ...], start: KernelState, x: Tensor, strengths: Tensor) -> Tensor:
+    def _first_run(self, kind: tuple[object, ...], x: Tensor, strengths: Tensor) -> Tensor:
         """Launches by the first path that compiles, and keeps the plan of it; by plain torch where none does."""
+        self._require_fit(x, strengths)
+        start = KernelState.of(x, self._dtype)
         for candidate in FALLBACKS[self.path]:
             case = (candidate, x.device, x.dtype, *self._builds)
             if case in _failed:
@@ -132,7 +134,7 @@ class KernelStack:
             try:
                 with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
                     state = start._replace(launch=recording.launch)
-                    result = _launch(state, strengths, self.networks, candidate)
+                    result = _launch(state, strengths, self.networks, candidate).view(len(strengths), *x.shape)
             except Exception as error:
                 if not _is_compiler_error(error):
                     raise
@@ -146,7 +148,7 @@ class KernelStack:
                 if len(self._plans) >= _MOST_PLANS:
                     self._plans.clear()
                 self._plans[kind] = plan
-            return result.view(len(strengths), *x.shape)
+            return result
         sides = enumerate(strengths)
         return torch.stack([eager.apply(x, _plain(self.networks, side), numbers) for side, numbers in sides])
 

@@ -106,16 +106,21 @@ class Plan:
         launches: in their order.
         sizes: of the pieces of memory, in bytes.
         result: the index of the piece that what is computed begins.
-        like: a tensor of its dtype and number of values.
+        like: a tensor of its dtype and shape.
     """
 
     def __init__(self, launches: Sequence[_Launch], sizes: Sequence[int], result: int, like: Tensor) -> None:
-        self._launches, self._result, self._count = launches, result, like.numel()
-        self._dtype, self._sizes = like.dtype, [-(-size // like.element_size()) for size in sizes]
+        self._launches, self._result, self._shape, self._count = launches, result, like.shape, like.numel()
+        self._dtype = like.dtype
+        self._sizes: list[Any] = [-(-size // like.element_size()) for size in sizes]
+        self._is_whole = self._sizes[result] == self._count
+        if self._is_whole:
+            self._sizes[result] = self._shape
 
     def run(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Makes the launches on the current stream; returns what they compute, in one dimension."""
-        memory = [torch.empty(size, dtype=self._dtype, device=inputs[0].device) for size in self._sizes]
+        """Makes the launches on the current stream; returns what they compute."""
+        device, dtype = inputs[0].device, self._dtype
+        memory = [torch.empty(size, dtype=dtype, device=device) for size in self._sizes]
         starts = [tensor.data_ptr() for tensor in (*inputs, *memory)]
         stream = driver.active.get_current_stream(driver.active.get_current_device())
         for run, known, gaps in self._launches:
@@ -123,7 +128,8 @@ class Plan:
             for number, piece, offset, descriptor in gaps:
                 arguments[number] = _at(starts[piece] + offset, descriptor)
             run(*arguments, stream=stream)
-        return memory[self._result][: self._count]
+        result = memory[self._result]
+        return result if self._is_whole else result[: self._count].view(self._shape)
 
 
 def _noted(value: Any) -> Any:

@@ -122,6 +122,8 @@ def test_a_rank_below_that_of_a_network_is_fitted(pipe: Any, tint: Hypernetwork)
     ("options", "said"),
     [
         ({"rank": 0}, "from 1 on"),
+        ({"refine": -1}, "steps of refining, not -1"),
+        ({"to": "hypernetwork", "refine": 10}, "exact or refused"),
         ({"rank": 21}, "the widest layer has 20"),
         ({"max_error": 1.5}, "between 0 and 1"),
         ({"to": "diff", "program": "comfyui", "rank": 4}, "is of a LoRA"),

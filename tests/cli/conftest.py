@@ -15,7 +15,7 @@ from hnetkit.cli import run
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_sd().save_pretrained(folder)
+    tiny_sd(least=True).save_pretrained(folder)
     (folder / "hnetkit.json").write_text(json.dumps({"steps": 2, "cfg_scale": 4.0, "sampler": "DDIM"}))
     return str(folder)
 

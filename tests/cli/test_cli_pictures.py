@@ -327,7 +327,7 @@ def test_named_arguments_of_a_tag_change_the_picture_where_they_should(
 
 def test_a_lora_of_the_prompt_is_applied_at_its_strength(model: str, library: Path, out: Path) -> None:
     (out / "loras").mkdir()
-    save_file(lora(tiny_sd()), out / "loras" / "style.safetensors")
+    save_file(lora(tiny_sd(least=True)), out / "loras" / "style.safetensors")
     settings.put("loras", "loras")
     options = ["--model", model, "--seed", "3", "--out"]
     pictures = {}

@@ -366,3 +366,28 @@ def test_the_patch_is_what_comfyui_calls(model: Model) -> None:
     assert [patch.kind for patch in patches] == ["self", "cross"]
     assert all(isinstance(patch, AttentionPatch) and isinstance(patch.stack, AttentionStack) for patch in patches)
     assert all(own.load_device == CPU for patch in patches for own in patch.models())
+
+
+def test_a_compiled_model_gives_the_same_and_is_compiled_once_for_each_window(model: Model, step: Step) -> None:
+    from torch._dynamo.utils import counters
+
+    sigmas = torch.tensor([14.6, 6.2, 2.1, 0.7, 0.0])
+    loaded = load(load(model, "dots.pt", 0.7), "paper.pt", 0.5, end=0.5)
+    loaded.load()
+    latents, _, text = step
+    compiled = torch.compile(loaded.model.diffusion_model, backend="eager")
+
+    def run(predict: Any, number: int) -> Tensor:
+        sigma = sigmas[number].expand(2)
+        options = {**loaded.model_options["transformer_options"], "sigmas": sigma, "sample_sigmas": sigmas}
+        output: Tensor = predict(latents, sigma, text, options)
+        return output
+
+    with torch.inference_mode():
+        expected = [run(loaded.model.diffusion_model, number) for number in range(4)]
+        graphs = []
+        for _ in range(2):
+            assert all(torch.equal(run(compiled, number), expected[number]) for number in range(4))
+            graphs.append(counters["stats"]["unique_graphs"])
+    torch._dynamo.reset()
+    assert graphs[0] == graphs[1]

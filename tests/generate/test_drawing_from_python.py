@@ -51,7 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_pt(a1111_network((768,), activation="relu", seed=5), tmp_path / "networks" / "other.pt")
     with hnetkit.Library() as library:
         library.scan("networks")
-    save_file(lora(tiny_sd()), "loras/style.safetensors")
+    save_file(lora(tiny_sd(least=True)), "loras/style.safetensors")
     save_file({"emb_params": torch.ones(2, SD_CROSS_WIDTH)}, "embeddings/mine.safetensors")
     settings.put("loras", "loras")
     settings.put("embeddings", "embeddings")
@@ -474,6 +474,14 @@ def test_several_variations_say_how_they_differ_from_a1111s(here: Path, shared_m
     assert not said(count=2)
 
 
+@pytest.fixture(scope="module")
+def two_levels(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model with a layer in each block, of which those of 8 values are not in the middle."""
+    folder = tmp_path_factory.mktemp("models") / "two-levels"
+    tiny_sd().save_pretrained(folder)
+    return hnetkit.load_model(folder, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -487,7 +495,10 @@ def test_several_variations_say_how_they_differ_from_a1111s(here: Path, shared_m
         ("blocks=down", None),
     ],
 )
-def test_a_network_that_changes_nothing_is_said_to(model: Model, here: Path, arguments: str, why: str | None) -> None:
+def test_a_network_that_changes_nothing_is_said_to(
+    two_levels: Model, here: Path, arguments: str, why: str | None
+) -> None:
+    model = two_levels
     save_pt(a1111_network(SELF_WIDTHS[:1], activation="relu", seed=7, scale=0.5), here / "networks" / "small.pt")
     with hnetkit.Library() as library:
         library.scan("networks")
@@ -589,7 +600,7 @@ def test_what_was_loaded_on_the_pipeline_before_is_told_and_there_afterwards(sd_
     assert hnetkit.get_active_hypernetworks(model.pipe) == ["wash"]
     hnetkit.unload_hypernetworks(model.pipe)
 
-    own = {name: tensor * 2 for name, tensor in lora(tiny_sd()).items()}
+    own = {name: tensor * 2 for name, tensor in lora(tiny_sd(least=True)).items()}
     model.pipe.load_lora_weights(own, adapter_name="own")
     model.pipe.set_adapters(["own"], adapter_weights=[0.5])
     with_own = model.draw("a circle", **PLAIN)[0]
@@ -615,7 +626,9 @@ def test_what_was_loaded_on_the_pipeline_before_is_told_and_there_afterwards(sd_
 )
 @pytest.mark.usefixtures("here")
 def test_a_lora_of_another_kind_is_refused_by_its_name(sd_folder: Path, key: str, said: str) -> None:
-    save_file({**lora(tiny_sd()), f"lora_unet_down_blocks_0_{key}": torch.ones(2, 2)}, "loras/style.safetensors")
+    save_file(
+        {**lora(tiny_sd(least=True)), f"lora_unet_down_blocks_0_{key}": torch.ones(2, 2)}, "loras/style.safetensors"
+    )
     with pytest.raises(ModelNotUsable, match=said):
         hnetkit.load_model(sd_folder, device="cpu").draw("a circle <lora:style:1>", **PLAIN)
 

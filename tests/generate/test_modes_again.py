@@ -73,7 +73,7 @@ def files(here: Path) -> Path:
     Image.effect_mandelbrot((16, 16), (-2, -1, 1, 1), 50).convert("RGB").save("start.png")
     Image.linear_gradient("L").resize((16, 16)).save("mask.png")
     for name, tensors in {
-        "loras/glow": lora(tiny_sd()),
+        "loras/glow": lora(tiny_sd(least=True)),
         "embeddings/mine": {"emb_params": torch.full((2, SD_CROSS_WIDTH), 0.05)},
     }.items():
         Path(name).parent.mkdir()

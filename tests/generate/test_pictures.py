@@ -49,7 +49,7 @@ def test_each_number_of_a_request_counts(sd: Model) -> None:
 def test_a_picture_is_what_diffusers_draws_with_the_same_numbers(sd: Model) -> None:
     """With A1111's time steps, which are evenly spaced from the first to the last."""
     ours = [one(sd), one(sd, replace(REQUEST, negative_prompt="blurry"))]
-    pipe = tiny_sd()
+    pipe = tiny_sd(least=True)
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(sd.scheduler_config, timestep_spacing="linspace")
     numbers = {"num_inference_steps": 3, "guidance_scale": 7.0, "width": 16, "height": 16}
     for drawn, negative in zip(ours, (None, "blurry"), strict=True):

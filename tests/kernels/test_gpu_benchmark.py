@@ -37,7 +37,7 @@ def part(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 def bare_checkout(tmp_path: Path) -> Path:
     """A copy of what the benchmark needs, without git."""
     for folder in ("benchmarks", "hnetkit", "kernels", "registry"):
-        ignored = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.pt")
+        ignored = shutil.ignore_patterns("*.safetensors", "*.pt")
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=ignored)
     return tmp_path
 

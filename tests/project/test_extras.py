@@ -163,6 +163,62 @@ print(tuple(k.shape), tuple(v.shape), not torch.equal(k, v))
     assert done.stdout == "(2, 8) (2, 8) True\n", done.stderr
 
 
+PLUGIN = """
+sys.path.insert(0, {tests!r})
+import torch
+from pathlib import Path
+from types import SimpleNamespace
+from support import comfyui, webui
+
+class Attention(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.to_k = self.to_v = torch.nn.Linear(8, 8)
+
+unet = torch.nn.Module()
+block = torch.nn.ModuleDict({{"attn1": Attention(), "attn2": Attention()}})
+blocks = torch.nn.ModuleDict({{"transformer_blocks": torch.nn.ModuleList([block])}})
+unet.input_blocks = torch.nn.ModuleDict({{"1": blocks}})
+unet.num_res_blocks, unet.channel_mult, unet.dtype = [1], [1], torch.float32
+inner = SimpleNamespace(diffusion_model=unet, manual_cast_dtype=None, computation_dtype=torch.float32)
+x, options = torch.ones(2, 3, 8), {{"block": ("input", 1), "block_index": 0}}
+{use}
+print(tuple(k.shape), not torch.equal(k, x))
+"""
+
+IN_COMFYUI = """
+with comfyui.installed(Path("models/hypernetworks")):
+    from hnetkit.comfyui import NODE_CLASS_MAPPINGS
+    node = NODE_CLASS_MAPPINGS["HnetkitHypernetworksFromTags"]()
+    model, text = node.execute(model=comfyui.Model(inner, comfyui.CPU, comfyui.CPU), text="a <hypernet:ink:0.5>")
+    _, k, v = model.patches()[0](x, x, x, options)
+"""
+
+IN_FORGE = """
+program = SimpleNamespace(before_ui=[], networks={}, options=SimpleNamespace(sd_hypernetwork="None"))
+with webui.installed(program, Path("models")):
+    from hnetkit.webui import register
+    script = register()()
+    program.before_ui[0]()
+    unet = webui.UNetPatcher(inner, comfyui.CPU, comfyui.CPU)
+    p = SimpleNamespace(sd_model=SimpleNamespace(forge_objects=SimpleNamespace(unet=unet)), extra_generation_params={},
+                        sampler=SimpleNamespace(model_wrap_cfg=None))
+    program.networks["hypernet"].activate(p, [SimpleNamespace(items=["ink", "0.5"])])
+    script.process_before_every_sampling(p)
+    _, k, v = p.sd_model.forge_objects.unet.patches()[0](x, x, x, options)
+"""
+
+
+@pytest.mark.parametrize("use", [IN_COMFYUI, IN_FORGE], ids=["comfyui", "forge"])
+def test_nodes_and_the_extension_need_torch_and_numpy_alone(use: str, tmp_path: Path) -> None:
+    (tmp_path / "models" / "hypernetworks").mkdir(parents=True)
+    networks.network_file(tmp_path / "models" / "hypernetworks", "ink.pt", widths=(8,), activation="relu")
+    absent = {*everything_but("torch", "numpy"), *OF_THE_EXTRA, *OF_THE_COMMAND_LINE}
+    code = PLUGIN.format(tests=str(Path(__file__).parents[1]), use=use)
+    done = python(code, tuple(absent), tmp_path)
+    assert done.stdout == "(2, 3, 8) True\n", done.stderr
+
+
 def test_a_repository_s_name_asks_for_the_hub_s_package_and_a_file_does_not(tmp_path: Path) -> None:
     networks.network_file(tmp_path, "ink.pt", widths=(8,))
     code = """

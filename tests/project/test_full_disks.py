@@ -28,6 +28,7 @@ from support import networks
 from support.fake_sites import Sites, World
 from support.filling_disk import KILLED, End, FillingDisk, pages_left, small_disk
 from support.odd_answers import network_bytes, zipped
+from support.places import places
 from support.training import make_pictures
 
 import hnetkit
@@ -43,7 +44,6 @@ from hnetkit.train.checkpoints import Checkpoints, TrainingState
 from hnetkit.train.logs import Log, LogRow, read_log
 from hnetkit.train.plot import write_plot
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 WRITES = {"new_file", "write_text", "write_bytes", "copyfileobj", "copyfile", "copy2", "truncate"}
 
 ELSEWHERE = {
@@ -67,19 +67,15 @@ ELSEWHERE = {
 }
 
 
-def writes(node: ast.AST, within: str = "") -> Iterator[str]:
-    """Yields the function of every call that writes a file."""
-    for child in ast.iter_child_nodes(node):
-        named = isinstance(child, ast.FunctionDef | ast.ClassDef)
-        own = f"{within}.{child.name}".lstrip(".") if named else within  # type: ignore[attr-defined]
-        if isinstance(child, ast.Call):
-            name = getattr(child.func, "attr", getattr(child.func, "id", ""))
-            texts = [arg.value for arg in child.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
-            is_written = any(re.fullmatch(r"[rwxab+t]{1,3}", text) and set(text) & set("wxa+") for text in texts)
-            of_the_system = name == "open" and re.search(r"O_WRONLY|O_RDWR|O_CREAT|, flags", ast.unparse(child))
-            if name in WRITES or (name == "open" and (is_written or of_the_system)):
-                yield own
-        yield from writes(child, own)
+def write(node: ast.AST) -> str | None:
+    """Returns the text of a call that writes a file."""
+    if not isinstance(node, ast.Call):
+        return None
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    is_written = any(re.fullmatch(r"[rwxab+t]{1,3}", text) and set(text) & set("wxa+") for text in texts)
+    of_the_system = name == "open" and re.search(r"O_WRONLY|O_RDWR|O_CREAT|, flags", ast.unparse(node))
+    return ast.unparse(node) if name in WRITES or (name == "open" and (is_written or of_the_system)) else None
 
 
 # --- what is tried: a folder as it is before, and work that writes into it
@@ -333,12 +329,7 @@ CASES: dict[str, Case] = {
 
 
 def test_every_place_that_writes_a_file_is_tried_on_a_disk_that_fills_up() -> None:
-    found = {
-        f"{path.relative_to(REPOSITORY).as_posix()} {function}"
-        for folder in ("hnetkit", "kernels", "registry")
-        for path in sorted((REPOSITORY / folder).rglob("*.py"))
-        for function in writes(ast.parse(path.read_text(encoding="utf-8")))
-    }
+    found = places(write).keys()
     tried = {site for case in CASES.values() for site in case.sites}
     assert found - tried - ELSEWHERE.keys() == set(), "say in CASES what writes there"
     assert (tried | ELSEWHERE.keys()) - found == set(), "nothing is written there any more"

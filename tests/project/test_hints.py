@@ -26,7 +26,7 @@ OURS = re.compile(
     r"argument\(.*|beside|axis|near|near\[0\]|known\[near\[0\]\]|instead|chosen|layout|key|job\.sha256|network\['hash'\]"
     r"|what|processes\.size|' or '\.join\((?:DTYPES|DEVICES|bases)\)|fitting\[0\]|', '\.join\(near\)"
     r"|','\.join\(map\(str, seeds\)\)"
-    r"|kind|config|_.*"
+    r"|kind|config|max\(ranks\)|_.*"
 )
 
 

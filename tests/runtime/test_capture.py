@@ -366,6 +366,25 @@ def test_a_setting_of_torch_by_which_it_chooses_kernels_drops_the_graphs(pipe: A
     assert capture.captures == 2
 
 
+def test_the_device_replays_while_the_host_compares_and_what_a_changed_unet_gave_is_thrown_away(
+    pipe: Any, twin: Any
+) -> None:
+    captured(pipe)
+    require_same(pipe, twin)
+    both(pipe, twin, hook)
+    require_same(pipe, twin, 1)
+    assert (StandInGraphs.warmed, StandInGraphs.replayed) == (2, 3)
+
+
+def test_a_graph_whose_weights_are_elsewhere_is_not_replayed(pipe: Any, twin: Any) -> None:
+    captured(pipe)
+    require_same(pipe, twin)
+    for one in (pipe, twin):
+        one.unet.conv_in.weight.data = one.unet.conv_in.weight.data * 2
+    require_same(pipe, twin, 1)
+    assert (StandInGraphs.warmed, StandInGraphs.replayed) == (2, 2)
+
+
 def test_weights_of_another_dtype_drop_the_graphs(pipe: Any, twin: Any, ink: Hypernetwork) -> None:
     both(pipe, twin, hnetkit.load_hypernetwork, ink)
     captured(pipe)

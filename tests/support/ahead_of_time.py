@@ -2,7 +2,8 @@
 
     python ahead_of_time.py [--all] CAPABILITY...        80 86 89 90 100 120, for instance
 
-Without ``--all``, of each configuration the builds that need most: with layer norms, and first in the stack.
+Without ``--all``, of each configuration the builds that need most: with layer norms, first in the stack, and with a sum
+in fp32.
 
 Run without TRITON_INTERPRET: kernels that are defined for the interpreter cannot be compiled.
 """
@@ -154,7 +155,7 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
         "wgmma": len(re.findall(r"\bHGMMA", shown)),
         "tcgen05": len(re.findall(r"\bUTCHMMA", shown)),
         "shapes": sorted(set(re.findall(r"HGMMA\.(\w+)\.F", shown))),
-        "serialised": serialised(made.asm["ptx"], gpu) if gpu >= 90 else "",
+        "serialised": serialised(made.asm["ptx"], gpu) if "wgmma" in made.asm["ptx"] else "",
     }
 
 
@@ -196,7 +197,8 @@ def all_compiled(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]
                     stages=tiles.stages,
                 )
                 yield {"kernel": "linear", "gpu": gpu, "tiles": list(tiles), "last": is_last, "norm": norm, **made}
-        for is_first, norm, total in itertools.product((True, False) if every else (True,), *[(False, True)] * 2):
+        either = (True, False) if every else (True,)
+        for is_first, norm, total in itertools.product(either, (False, True), either):
             shape = fused_tiles(capability, normed=norm)
             if shape is None:
                 continue

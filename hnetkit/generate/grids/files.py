@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hnetkit import paths
 from hnetkit.errors import BadPicture, FileRefused, HnetkitError, NotFound, OutputExists
-from hnetkit.files import exclusive_lock, new_file, refuse_links, sync_folder
+from hnetkit.files import exclusive_lock, is_file_at, is_folder_at, new_file, refuse_links, stat_at, sync_folder
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.image_files import SUFFIXES, write_image
 from hnetkit.generate.image_text import read_image_text
@@ -79,13 +79,13 @@ class GridFiles:
     def require_ours(self) -> None:
         """Raises OutputExists if something else, or a link, has the name of the record or of the folder."""
         refuse_links((self.record, self.folder))
-        is_other = self.record.exists() and not self.record.is_file()
+        is_other = stat_at(self.record) is not None and not is_file_at(self.record)
         # writing through a link would change another file, and reading through it would copy that file into the record
         is_link = any(path.is_symlink() for path in (self.record, self.folder, *self._process_files()))
-        if is_other or is_link or (self.folder.exists() and not self.folder.is_dir()):
+        if is_other or is_link or (stat_at(self.folder) is not None and not is_folder_at(self.folder)):
             raise OutputExists(f"{self.record} or {self.folder} is something else", hint="choose another --out")
         for path in (self.record, *self._regular_process_files()):
-            if path.exists() and not _is_record(path):
+            if stat_at(path) is not None and not _is_record(path):
                 raise OutputExists(f"{path}: the file exists and is no grid's record", hint="another --out")
 
     def require_alone(self, keys: Iterable[str]) -> None:
@@ -96,7 +96,7 @@ class GridFiles:
         """
         wanted = frozenset(keys)
         sheets = (self.sheet.with_suffix(suffix) for suffix in SUFFIXES)
-        other = next((path for path in sheets if path != self.sheet and path.is_file()), None)
+        other = next((path for path in sheets if path != self.sheet and is_file_at(path)), None)
         if other is not None and any(row["key"] not in wanted for row in self.rows()):
             raise OutputExists(
                 f"{self.record}: the record of another grid, {other}",
@@ -105,7 +105,7 @@ class GridFiles:
 
     def merge_records(self) -> None:
         """Merges what earlier processes left into one record, without torn lines; for the first process alone."""
-        if self.record.exists():
+        if stat_at(self.record) is not None:
             if self.record.stat().st_nlink > 1:  # a hard link: writing would change another file too
                 with self.record.open("rb") as shared, new_file(self.record, overwrite=True) as own:
                     shutil.copyfileobj(shared, own)
@@ -125,7 +125,7 @@ class GridFiles:
     def rows(self) -> Iterator[Row]:
         """Yields the rows of all processes, with images in the folder as it is called by now; skips damaged lines."""
         for path in (self.record, *self._regular_process_files()):
-            if not path.is_file():
+            if not is_file_at(path):
                 continue
             with path.open("rb") as file:
                 for line in _lines(file):
@@ -212,7 +212,7 @@ class GridFiles:
 
     def _regular_process_files(self) -> list[Path]:
         found = self._process_files()
-        return sorted(path for path in found if os.path.isfile(path) and not path.is_symlink())
+        return sorted(path for path in found if is_file_at(path) and not path.is_symlink())
 
     def _process_files(self) -> list[Path]:
         """Returns what has the name of a process's file; other files of the folder are the user's own."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hnetkit import demo, settings
 from hnetkit.distributed import Processes
 from hnetkit.errors import BadPicture, FileChanged, HnetkitError, IncompatibleNetwork, NotFound, UsageError, failure_of
-from hnetkit.files import refuse_existing
+from hnetkit.files import is_file_at, is_folder_at, refuse_existing, stat_at
 from hnetkit.generate.grids.axes import Content
 from hnetkit.generate.grids.batches import BatchPlan, plan_batches
 from hnetkit.generate.grids.cells import Cell, CellBuilder, CellSpec
@@ -205,11 +205,11 @@ def _refuse_generation_data(prompts: Iterable[str]) -> None:
 def _require_output(sheet: Path, *, overwrite: bool) -> None:
     if not is_image_file(str(sheet)):
         raise UsageError(f"--out {sheet}: a grid is one picture file", hint="--out grid.png")
-    if sheet.exists() and not overwrite:
+    if stat_at(sheet) is not None and not overwrite:
         files = GridFiles(sheet)
         files.require_ours()
         refuse_existing(sheet, overwrite=files.lacks_pictures())
-    if not sheet.parent.is_dir():
+    if not is_folder_at(sheet.parent):
         raise NotFound(f"{sheet.parent}: no such folder")
 
 
@@ -477,7 +477,7 @@ class GridRun:
     def _seeds(self) -> list[int]:
         """Returns the random seeds: those of the same grid before an interruption, else new ones."""
         count = self.spec.random_seeds
-        if count and (not self.files.sheet.exists() or self.files.lacks_pictures()):
+        if count and (stat_at(self.files.sheet) is None or self.files.lacks_pictures()):
             recorded = dict.fromkeys(tuple(row.get("random_seeds") or ()) for row in self.files.rows())
             for seeds in recorded:
                 if len(seeds) == count and self.files.has_any(self._plan(self.spec.with_seeds(seeds)).keys):
@@ -548,7 +548,8 @@ class GridRun:
         for checkpoint in varied.get("checkpoint", []):
             path = Path(os.path.abspath(str(checkpoint)))
             is_demo = self._source_of(str(checkpoint)).is_demo
-            names["checkpoint", checkpoint] = demo.MODEL_NAME if is_demo else path.stem if path.is_file() else path.name
+            own = path.stem if is_file_at(path) else path.name
+            names["checkpoint", checkpoint] = demo.MODEL_NAME if is_demo else own
         return names
 
     def _progress(self, in_all: int) -> Progress | None:
@@ -573,7 +574,7 @@ def _hash_or_reason(path: Path) -> str:
 
 def _of_place(vae: str | os.PathLike[str] | None) -> str | None:
     """Returns the fingerprint of an autoencoder; of a hub id its name."""
-    return None if vae is None else fingerprint(vae) if os.path.exists(vae) else os.fspath(vae)
+    return None if vae is None else fingerprint(vae) if stat_at(vae) is not None else os.fspath(vae)
 
 
 def _version(package: str) -> str | None:

@@ -171,11 +171,18 @@ def predicts_v_by_yaml(path: str | os.PathLike[str]) -> bool:
     """Whether CompVis's configuration beside a checkpoint, ``NAME.yaml``, says that its UNet predicts v.
 
     A1111 builds the model by that file. Nothing else in it is read: the tensors say the rest.
+
+    Raises:
+        ModelNotUsable: there is such a file, and it cannot be read.
     """
+    beside = f"{os.path.splitext(path)[0]}.yaml"
     try:
-        text = read_regular(f"{os.path.splitext(path)[0]}.yaml", most=_MOST_YAML)
-    except (OSError, ValueError):
+        text = read_regular(beside, most=_MOST_YAML)
+    except (FileNotFoundError, ValueError):
         return False
+    except OSError as error:
+        hint = "make it readable: it may say what the model predicts"
+        raise ModelNotUsable(f"{beside}: {error.strerror or error}", hint=hint) from error
     return _PREDICTS_V.search(text.decode("utf-8", "replace")) is not None
 
 

@@ -6,7 +6,6 @@ passes them checked configurations, and gives them tensors that its own reader r
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import DamagedFile, ModelNotUsable
+from hnetkit.files import is_file_at, is_folder_at, stat_at
 from hnetkit.generate.backend_errors import translating_errors
 from hnetkit.generate.loading.checkpoints import StateDict, read_state_dict
 from hnetkit.generate.loading.configs import (
@@ -136,7 +136,7 @@ def read_model_index(folder: Path) -> PipelineIndex:
         ModelNotUsable: it is not a Stable Diffusion pipeline, or a part has a class that it cannot have.
     """
     path = folder / "model_index.json"
-    if not path.exists():
+    if stat_at(path) is None:
         raise ModelNotUsable(
             f"{folder}: no pipeline in diffusers' layout (it has no model_index.json)",
             hint="give the folder that holds model_index.json and unet/",
@@ -210,7 +210,7 @@ def load_pipeline_folder(folder: Path, index: PipelineIndex, dtype: Any, **parts
 def require_known_unet(folder: Path) -> None:
     """Raises ModelNotUsable if the UNet's configuration says that it reads what drawing does not give; no torch."""
     path = folder / "unet" / "config.json"
-    config = read_object(path) if path.exists() else {}
+    config = read_object(path) if stat_at(path) is not None else {}
     reads, latents = config.get("in_channels", _LATENTS), config.get("out_channels", _LATENTS)
     if type(reads) is int and type(latents) is int:  # other values are refused when the UNet is built
         require_known_channels(reads, latents, str(folder))
@@ -235,7 +235,7 @@ def vae_configuration(folder: Path) -> dict[str, Any]:
 def weight_files(folder: Path, part: str = "unet") -> list[Path]:
     """Returns the weight files of a UNet or autoencoder, plain names before variants, shards in their order."""
     found = (folder / part).glob("diffusion_pytorch_model*.safetensors")
-    return sorted(filter(Path.is_file, found), key=lambda path: (path.name.count("."), path.name))
+    return sorted(filter(is_file_at, found), key=lambda path: (path.name.count("."), path.name))
 
 
 def download_pipeline(hub_id: str) -> Path:
@@ -332,8 +332,8 @@ def part_weights(folder: Path, variant: str | None = None) -> list[Path]:
         ModelNotUsable: there are none, or shards are missing.
     """
     found: dict[tuple[str | None, str | None], list[Path]] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (match := _WEIGHTS.fullmatch(path.name)) and os.path.isfile(path):
+    for path in sorted(folder.iterdir()) if is_folder_at(folder) else ():
+        if (match := _WEIGHTS.fullmatch(path.name)) and is_file_at(path):
             found.setdefault((match["variant"] or match["suffix_variant"], match["of"]), []).append(path)
     if not found:
         raise ModelNotUsable(f"{folder}: cannot be loaded (no .safetensors weights)", hint=_HINT_WEIGHTS)

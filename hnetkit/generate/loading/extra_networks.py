@@ -29,6 +29,7 @@ from hnetkit.errors import (
     did_you_mean,
     failure_of,
 )
+from hnetkit.files import is_folder_at
 from hnetkit.formats import pickle_reader
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.pickle_globals import HARMLESS
@@ -109,7 +110,7 @@ def find_embeddings(
     """
     if folder is None:
         return []
-    if not os.path.isdir(folder):
+    if not is_folder_at(folder):
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
     from hnetkit.library.walking import Unseen, model_files
 
@@ -294,7 +295,7 @@ def find_loras(tags: Sequence[LoraTag], folder: str | None) -> list[Lora]:
         return []
     if folder is None:
         raise UsageError(f"<lora:{tags[0].name}>: no folder of LoRAs is set", hint="hnetkit config loras FOLDER")
-    if not os.path.isdir(folder):
+    if not is_folder_at(folder):
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config loras FOLDER")
     if find_spec("peft") is None:
         raise UsageError("LoRAs need the package peft", hint="pip install peft")

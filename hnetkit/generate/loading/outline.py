@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hnetkit.files import is_file_at, is_folder_at, stat_at
 from hnetkit.generate.loading.checkpoints import configuration_of, read_state_dict
 from hnetkit.generate.loading.configs import read_object
 from hnetkit.generate.loading.defaults import Defaults, read_defaults
@@ -52,16 +53,16 @@ def read_outline(location: str, vae: AnyPath | None = None, tokenizer: AnyPath |
         FileRefused: a checkpoint cannot be read safely.
     """
     if vae is not None:
-        if os.path.exists(vae):
+        if stat_at(vae) is not None:
             find_vae(os.fspath(vae))
         else:
             require_hub_id(os.fspath(vae))
-    if os.path.isfile(location):
+    if is_file_at(location):
         if tokenizer is not None:
             tokenizer_folder(os.fspath(tokenizer))
         unet = configuration_of(read_state_dict(location))
         return ModelOutline(size=_size(Defaults(), unet, _USUAL_SCALE), contexts=_contexts(unet))
-    if os.path.isdir(location):
+    if is_folder_at(location):
         index = read_model_index(Path(location))
         require_parts(Path(location), index, () if vae is None else ("vae",))
         return _of_folder(Path(location))
@@ -73,13 +74,13 @@ def read_outline(location: str, vae: AnyPath | None = None, tokenizer: AnyPath |
 def _of_folder(folder: Path) -> ModelOutline:
     require_known_unet(folder)
     defaults, path = read_defaults(folder), folder / "unet" / "config.json"
-    unet = read_object(path) if path.exists() else {}
+    unet = read_object(path) if stat_at(path) is not None else {}
     return ModelOutline(defaults, _size(defaults, unet, _scale(folder / "vae" / "config.json")), _contexts(unet))
 
 
 def _scale(vae: Path) -> int:
     """Returns how many pixels wide a latent is."""
-    channels = read_object(vae).get("block_out_channels") if vae.exists() else None
+    channels = read_object(vae).get("block_out_channels") if stat_at(vae) is not None else None
     return 2 ** (len(channels) - 1) if isinstance(channels, list) and 0 < len(channels) < 8 else _USUAL_SCALE
 
 

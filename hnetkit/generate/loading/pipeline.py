@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnetkit.errors import FileChanged, ModelNotUsable
+from hnetkit.files import is_file_at, is_folder_at, stat_at
 from hnetkit.generate.backend_errors import quiet_libraries, translating_oom
 from hnetkit.generate.loading.checkpoints import MakeVae, load_checkpoint, predicts_v_by_yaml, read_state_dict
 from hnetkit.generate.loading.defaults import Defaults, read_defaults
@@ -143,8 +144,8 @@ def load_pipeline(
         As `hnetkit.generate.model.load_model`.
     """
     folder = None
-    if not os.path.isfile(source):
-        folder = Path(source) if os.path.isdir(source) else download_pipeline(source)
+    if not is_file_at(source):
+        folder = Path(source) if is_folder_at(source) else download_pipeline(source)
     vae_path = None if vae is None else find_vae(os.fspath(vae))
     make_vae = None if vae_path is None else _vae_maker(vae_path, dtype)
     weights = Path(source) if folder is None else weight_files(folder)[0]
@@ -182,7 +183,7 @@ def load_pipeline(
 
 def _model_name(source: str) -> str:
     path = Path(os.path.abspath(source))
-    return _text_of(path.stem if path.is_file() else path.name)
+    return _text_of(path.stem if is_file_at(path) else path.name)
 
 
 def _text_of(name: str) -> str:
@@ -214,12 +215,12 @@ def find_vae(source: str) -> Path:
         NotFound: there is no such file, folder or hub id.
         ModelNotUsable: the folder or the hub's model has no autoencoder.
     """
-    if os.path.isfile(source):
+    if is_file_at(source):
         return Path(source)
-    if not os.path.isdir(source):
+    if not is_folder_at(source):
         return _download_vae(source)
     for folder in (Path(source), Path(source, "vae")):
-        if (folder / "config.json").is_file():
+        if is_file_at(folder / "config.json"):
             return folder
     raise ModelNotUsable(
         f"{source}: no autoencoder (it has no config.json)", hint="give a folder that has, or one file"
@@ -230,7 +231,7 @@ def _vae_beside(checkpoint: str) -> Iterator[str]:
     """Yields a line for the autoencoder beside a checkpoint that A1111 would draw with, without being told to."""
     stem = os.path.splitext(checkpoint)[0]
     found = (f"{stem}.vae.{suffix}" for suffix in ("safetensors", "ckpt", "pt"))
-    if path := next(filter(os.path.isfile, found), None):
+    if path := next(filter(is_file_at, found), None):
         yield f"Warning: {path} is not used, with which A1111 draws by itself: --vae {argument(path, is_path=True)}"
 
 
@@ -245,7 +246,7 @@ def load_vae(path: Path, dtype: Any, config: Callable[[], Mapping[str, Any]]) ->
         ModelNotUsable: it holds no autoencoder, or one of another architecture.
         FileRefused: the file cannot be read safely.
     """
-    if path.is_file():
+    if is_file_at(path):
         return _vae_of_file(path, dtype, config())
     return load_component(path, "vae", "AutoencoderKL", dtype)
 
@@ -268,7 +269,7 @@ def _vae_maker(path: Path, dtype: Any) -> MakeVae:
 
 
 def _weights_of_vae(path: Path) -> Path:
-    return path if path.is_file() else weight_files(path, "")[0]
+    return path if is_file_at(path) else weight_files(path, "")[0]
 
 
 def _vae_of_file(path: Path, dtype: Any, config: Mapping[str, Any]) -> Any:
@@ -313,8 +314,8 @@ def fingerprint(source: str | os.PathLike[str]) -> str:
         NotFound: there is no such file, folder or hub id; the hint has the nearest names.
         ModelNotUsable: the hub does not give the model.
     """
-    path = Path(source) if os.path.exists(source) else download_pipeline(os.fspath(source))
-    if path.is_file():
+    path = Path(source) if stat_at(source) is not None else download_pipeline(os.fspath(source))
+    if is_file_at(path):
         return digest([hash_of_file(path), "v"]) if predicts_v_by_yaml(path) else hash_of_file(path)
     files = sorted(_model_files(path))
     return digest([[file.relative_to(path).as_posix(), hash_of_file(file)] for file in files])
@@ -326,7 +327,7 @@ def file_stamp(source: str | os.PathLike[str]) -> FileStamp:
     Images are recorded under the hash of a model, which takes long to compute; the stamp tells whether it still holds.
     """
     path = Path(source)
-    files = sorted(_model_files(path)) if path.is_dir() else [path]
+    files = sorted(_model_files(path)) if is_folder_at(path) else [path]
     stamps = []
     for file in files:
         try:
@@ -349,9 +350,9 @@ def _hash_as_loaded(file: Path, before: FileStamp) -> str:
 def _model_files(folder: Path) -> Iterator[Path]:
     """Yields a pipeline's own files and those of its parts, without other files that are in the folder."""
     here = _list_folder(folder)
-    below = [path for part in here if os.path.isdir(part) for path in _list_folder(part)]
+    below = [path for part in here if is_folder_at(part) for path in _list_folder(part)]
     for path in (*(path for path in here if path.suffix == ".json"), *below):
-        if path.suffix in _MODEL_FILE_SUFFIXES and os.path.isfile(path):
+        if path.suffix in _MODEL_FILE_SUFFIXES and is_file_at(path):
             yield path
 
 

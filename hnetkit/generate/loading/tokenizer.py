@@ -8,14 +8,13 @@ folder with nothing else in it.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import ModelNotUsable, NotFound
-from hnetkit.files import read_regular
+from hnetkit.files import is_file_at, is_folder_at, read_regular, stat_at
 from hnetkit.generate.backend_errors import translating_errors
 from hnetkit.generate.loading.configs import HINT, read_object
 from hnetkit.generate.loading.model_source import require_hub_id, require_safe_hub
@@ -118,10 +117,10 @@ def read_counting_tokenizer(model: str, name: str | None = None) -> ClipTokenize
         NotFound: no tokenizer is at hand.
         ModelNotUsable: its files cannot be read.
     """
-    if os.path.isdir(model):
+    if is_folder_at(model):
         folder, found = tokenizer_folder(model), model
     else:
-        is_file = os.path.isfile(model)
+        is_file = is_file_at(model)
         if not is_file:
             require_hub_id(model)
         cached = _cached_folder(_CACHED if is_file else ((model, "tokenizer/"),))
@@ -144,14 +143,14 @@ def _clean_files(folder: Path) -> Iterator[tuple[str, str]]:
     yield "vocab.json", json.dumps(vocabulary)
     yield "merges.txt", "\n".join(["#version: 0.2", *merges, ""])
     added_path = folder / "added_tokens.json"
-    if added_path.exists():
+    if stat_at(added_path) is not None:
         yield "added_tokens.json", json.dumps(_require_vocabulary(added_path, read_object(added_path)))
     yield "tokenizer_config.json", json.dumps({"tokenizer_class": TOKENIZERS[0], **config})
 
 
 def _vocabulary_of(folder: Path) -> tuple[dict[str, int], list[str], dict[str, Any]]:
     """Returns the vocabulary, the merges and, of a ``tokenizer.json``, the added tokens of a folder."""
-    if all((folder / name).is_file() for name in _FILES[0]):
+    if all(is_file_at(folder / name) for name in _FILES[0]):
         vocabulary, merges = read_object(folder / "vocab.json"), _merges_of_text(folder / "merges.txt")
         return _require_vocabulary(folder / "vocab.json", vocabulary), merges, {}
     vocabulary, merges, added = _parse_tokenizer_json(folder / "tokenizer.json")
@@ -161,12 +160,12 @@ def _vocabulary_of(folder: Path) -> tuple[dict[str, int], list[str], dict[str, A
 def _settings(folder: Path) -> dict[str, Any]:
     """Returns a folder's settings of its tokenizer beside the vocabulary: the known keys with allowed values."""
     path = folder / "tokenizer_config.json"
-    stored = read_object(path) if path.exists() else {}
+    stored = read_object(path) if stat_at(path) is not None else {}
     named = stored.get("tokenizer_class")
     if named is not None and named not in TOKENIZERS:
         raise ModelNotUsable(f"{path}: cannot be loaded: of a {str(named)[:60]}, not CLIPTokenizer", hint=HINT)
     special = folder / "special_tokens_map.json"
-    tokens = {**stored, **(read_object(special) if special.exists() else {})}
+    tokens = {**stored, **(read_object(special) if stat_at(special) is not None else {})}
     config: dict[str, Any] = {key: stored[key] for key in _PLAIN if isinstance(stored.get(key), str | int | float)}
     for key in _SPECIAL:
         if isinstance(tokens.get(key), str | dict):
@@ -227,10 +226,10 @@ def tokenizer_folder(source: str) -> Path:
         NotFound: there is no such folder.
         ModelNotUsable: it has no tokenizer.
     """
-    if not os.path.isdir(source):
+    if not is_folder_at(source):
         raise NotFound(f"{source}: no such folder", hint=_FETCH)
     for folder in (Path(source), Path(source, "tokenizer")):
-        if any(all((folder / name).is_file() for name in names) for names in _FILES):
+        if any(all(is_file_at(folder / name) for name in names) for names in _FILES):
             return folder
     raise ModelNotUsable(f"{source}: no tokenizer (it has no vocab.json with merges.txt)", hint=_FETCH)
 

@@ -9,6 +9,7 @@ from hnetkit.prompts.tags import BLOCK, Tag, fits_in_tag, split_tags
 
 _LOADERS = ("HypernetworkLoader", "HnetkitHypernetworkLoader")
 _STACK, _FROM_TAGS = "HnetkitHypernetworkStack", "HnetkitHypernetworksFromTags"
+_PARTS = ("k", "v", "self_", "cross")
 _SHARES = ("k", "v", "self_attention", "cross_attention")
 _MOST_SLOTS = 100
 
@@ -57,14 +58,14 @@ def _limited(graph: Graph, node: Node, tag: Tag) -> Tag:
         value = graph.real(node.inputs.get(name, default))
         return default if value is None else value
 
-    k, v, self_, cross = (number(name, 1.0) for name in _SHARES)
+    k, v, self_, cross = shares = tuple(number(name, 1.0) for name in _SHARES)
     parts: dict[str, float] = {}
     if self_ == cross:
         parts = {} if k == v == self_ == 1 else {"k": k * self_, "v": v * self_}
     elif k == v:
         parts = {"self_": self_ * k, "cross": cross * k}
     else:
-        stated = zip(_SHARES, (k, v, self_, cross), strict=True)
+        stated = zip(_SHARES, shares, strict=True)
         _warn(graph, node, ", ".join(f"{name} {share:g}" for name, share in stated))
     start = min(max(number("start", 0.0), 0.0), 1.0)
     end = min(max(number("end", 1.0), start), 1.0)
@@ -74,8 +75,10 @@ def _limited(graph: Graph, node: Node, tag: Tag) -> Tag:
     if not all(BLOCK.fullmatch(block) for block in blocks):
         _warn(graph, node, f"blocks {written}")
         blocks = ()
-    strengths = {part: round(tag.multiplier * share, 6) for part, share in parts.items()}
-    return Tag(tag.name, tag.multiplier, start=start, end=end, blocks=blocks, **strengths)
+    own_k, own_v, own_self, own_cross = (
+        round(tag.multiplier * parts[part], 6) if part in parts else None for part in _PARTS
+    )
+    return Tag(tag.name, tag.multiplier, own_k, own_v, own_self, own_cross, start, end, blocks)
 
 
 def _warn(graph: Graph, node: Node, what: str) -> None:

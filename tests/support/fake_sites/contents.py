@@ -21,6 +21,10 @@ from support import networks
 from support.fake_sites.pictures import picture
 
 FileKind = Literal["network", "safetensors", "networks zip", "training zip", "vae", "html", "lora"]
+_COMMON_BYTES = 1 << 17
+_common: dict[tuple[Recipe, tuple[int, ...], tuple[float, ...]], bytes] = {}
+"""Small files that were made: the worlds of one process have most of them in common."""
+
 HTML_LOOKALIKE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please log in</body></html>\n" * 8
 
 
@@ -105,6 +109,13 @@ class Contents:
             return self._facts[recipe]
 
     def _make(self, recipe: Recipe) -> bytes:
+        of_all = (recipe, self._widths, self._structure)
+        content = _common.get(of_all) or self._made(recipe)
+        if len(content) <= _COMMON_BYTES:
+            _common[of_all] = content
+        return content
+
+    def _made(self, recipe: Recipe) -> bytes:
         makers = {
             "network": self._network,
             "safetensors": self._safetensors,

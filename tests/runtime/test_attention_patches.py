@@ -1,0 +1,70 @@
+"""Stacks as patches of attention layers, against the outputs that the original implementation recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.stacks import relative
+from torch import Tensor
+
+import hnetkit
+from hnetkit.network import Hypernetwork
+from hnetkit.runtime.attention_patches import AttentionPatch, AttentionStack
+from hnetkit.runtime.buffers import LoadedNetwork
+from hnetkit.runtime.layers import Layer, Place
+
+FP32 = 1e-5
+PLACE = Place("input", 1, 0, "cross")
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> dict[str, Any]:
+    folder = shared / "data" / "golden"
+    cases = json.loads((folder / "cases.json").read_text())
+    networks = {case["name"]: hnetkit.load(folder / case["file"]) for case in cases["files"]}
+    return {**cases, "expected": load_file(folder / "expected.safetensors"), "networks": networks}
+
+
+def patched(x: Tensor, *networks: tuple[Hypernetwork, float], path: str) -> tuple[Tensor, Tensor]:
+    """Returns K's and V's context from a patch in a layer of x's width."""
+    width = x.shape[-1]
+    stack = []
+    for number, (network, strength) in enumerate(networks):
+        loaded = LoadedNetwork(str(number), network, frozenset({width}))
+        loaded.read_weights(torch.device("cpu"), x.dtype, path)
+        stack.append((loaded, hnetkit.Strength(strength)))
+    layers = {PLACE: Layer("down_blocks.0.attentions.0.transformer_blocks.0.attn2", "cross", width, width)}
+    patch = AttentionPatch(AttentionStack(stack, layers, lambda options: None, path=path, dtype=x.dtype), "cross")
+    with torch.inference_mode():
+        _, k, v = patch(x, x, x, {"block": ("input", 1), "block_index": 0})
+    return k, v
+
+
+@pytest.mark.parametrize("path", ["eager", "reference"])
+def test_every_recorded_file_through_a_patch(golden: dict[str, Any], path: str) -> None:
+    """Affine files too, which it keeps as one map of each side."""
+    expected, compared = golden["expected"], 0
+    for key in expected:
+        name, *rest = key.split("/")
+        if name.startswith("stack") or not rest[-1].startswith("k@"):
+            continue
+        width, strength = rest[0], rest[1].removeprefix("k@")
+        contexts = patched(expected[f"{name}/{width}/x"], (golden["networks"][name], float(strength)), path=path)
+        for side, got in zip("kv", contexts, strict=True):
+            assert relative(got, expected[f"{name}/{width}/{side}@{strength}"]) <= FP32, key
+        compared += 1
+    assert compared > 50
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_every_recorded_stack_through_a_patch(golden: dict[str, Any], number: int) -> None:
+    case = next(case for case in golden["stacks"] if case["id"] == f"stack{number}")
+    networks = zip((golden["networks"][name] for name in case["names"]), case["multipliers"], strict=True)
+    contexts = patched(golden["expected"][f"stack{number}/x"], *networks, path="eager")
+    for side, got in zip("kv", contexts, strict=True):
+        assert relative(got, golden["expected"][f"stack{number}/{side}"]) <= FP32
