@@ -50,7 +50,11 @@ def _newer(node: NodeKind) -> type:
     def fingerprint_inputs(cls: type, /, **inputs: Any) -> Any:
         return node.state(inputs)
 
-    methods = {own.__name__: classmethod(own) for own in (define_schema, execute, fingerprint_inputs)}
+    methods = {
+        "define_schema": classmethod(define_schema),
+        "execute": classmethod(execute),
+        "fingerprint_inputs": classmethod(fingerprint_inputs),
+    }
     return type(node.id, (io.ComfyNode,), methods)
 
 
