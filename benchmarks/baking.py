@@ -140,7 +140,7 @@ def fitted_rows(model: Any, stack: NamedStack, on_layers: StackOnLayers) -> Iter
 
 
 def refined_rows(model: Any, stack: NamedStack, on_layers: StackOnLayers) -> Iterator[dict[str, Any]]:
-    more = plan(model, max(0, -(-calls_for(REFINE_STEPS) // STEPS) - len(SEEN)))
+    more = plan(model, max(0, -(-calls_for(REFINE_STEPS) // STEPS) - len(model.defaults.prompts) - len(FURTHER)))
     drawing = FitDrawing(model, stack, on_layers, more, None, REFINE_STEPS)
     gathered = drawing.gather()
     for rank in REFINED_RANKS:
