@@ -1,6 +1,6 @@
 """What fitting loses: the bundled networks as LoRAs of several ranks, on prompts and seeds that nothing was fitted on.
 
-python benchmarks/baking.py [--part pictures [--stack dots]] [--part real-size]
+python benchmarks/baking.py [--part pictures|refined [--stack dots]] [--part real-size]
 
 For each stack: relative errors of K and V by kind of layer, and the error of pictures as a share of what the networks
 change, with the PSNR; the same for the SVD of the fitted weights, which knows nothing of contexts, and once more after
@@ -34,7 +34,7 @@ from safetensors.torch import save_file
 import hnetkit
 from hnetkit import demo
 from hnetkit.baking.changes import Changes, Rounding, SideChange
-from hnetkit.baking.contributions import StackOnLayers
+from hnetkit.baking.contributions import NamedStack, StackOnLayers
 from hnetkit.baking.fit import fitted_change
 from hnetkit.baking.key_sets import named_tensors
 from hnetkit.baking.making import Form, make_changes
@@ -107,43 +107,47 @@ def layer_errors(changes: Changes) -> dict[str, float]:
     return {group: round(sum(errors) / len(errors), 3) for group, errors in groups.items()}
 
 
-def rows(model: Any, strengths: dict[str, float]) -> Iterator[dict[str, Any]]:
+def rows(model: Any, strengths: dict[str, float], *, refined: bool) -> Iterator[dict[str, Any]]:
     networks = {name: hnetkit.load(demo.networks()[name]) for name in strengths}
     for name, network in networks.items():
         hnetkit.load_hypernetwork(model.pipe, network, name)
     stack = [(name, networks[name], hnetkit.Strength(strength)) for name, strength in strengths.items()]
     with hnetkit.applied(model.pipe, {}):
         on_layers = StackOnLayers(model.pipe.unet, stack)
-        drawing = FitDrawing(model, stack, on_layers, plan(model), None)
-        seen, held_out = drawing.gather()
-        whole = {
-            (layer, side): fitted_change(
-                on_layers.projections(layer).of(side),
-                side,
-                seen.of(layer, side),
-                held_out.of(layer, side),
-                in_parts=True,
-            )
-            for layer, side in on_layers.contributions
-        }
-        for rank in RANKS:
-            changes = {place: change.truncated(rank) for place, change in whole.items()}
-            yield {"rank": rank, "by": "fit", **row(drawing, changes), "layers": layer_errors(changes)}
-        for rank in SVD_RANKS:
-            changes = {place: svd_of(change, rank) for place, change in whole.items()}
-            yield {"rank": rank, "by": "SVD of the fitted weights", **row(drawing, changes)}
-        more = plan(model, max(0, -(-calls_for(REFINE_STEPS) // STEPS) - len(model.defaults.prompts) - len(FURTHER)))
-        for rank in REFINED_RANKS:
-            refining = FitDrawing(model, stack, on_layers, more, None, REFINE_STEPS)
-            changes = make_changes(on_layers, refining.gather, Form(True, EXACT, rank), refining.refine)
-            yield {
-                "rank": rank,
-                "by": f"fit, refined in {REFINE_STEPS} steps",
-                "pictures": len(more.seen),
-                **row(refining, changes),
-                "layers": layer_errors(changes),
-            }
+        yield from (refined_rows if refined else fitted_rows)(model, stack, on_layers)
     hnetkit.unload_hypernetworks(model.pipe)
+
+
+def fitted_rows(model: Any, stack: NamedStack, on_layers: StackOnLayers) -> Iterator[dict[str, Any]]:
+    drawing = FitDrawing(model, stack, on_layers, plan(model), None)
+    seen, held_out = drawing.gather()
+    whole = {
+        (layer, side): fitted_change(
+            on_layers.projections(layer).of(side),
+            side,
+            seen.of(layer, side),
+            held_out.of(layer, side),
+            in_parts=True,
+        )
+        for layer, side in on_layers.contributions
+    }
+    for rank in RANKS:
+        changes = {place: change.truncated(rank) for place, change in whole.items()}
+        yield {"rank": rank, "by": "fit", **row(drawing, changes), "layers": layer_errors(changes)}
+    for rank in SVD_RANKS:
+        changes = {place: svd_of(change, rank) for place, change in whole.items()}
+        yield {"rank": rank, "by": "SVD of the fitted weights", **row(drawing, changes)}
+
+
+def refined_rows(model: Any, stack: NamedStack, on_layers: StackOnLayers) -> Iterator[dict[str, Any]]:
+    more = plan(model, max(0, -(-calls_for(REFINE_STEPS) // STEPS) - len(model.defaults.prompts) - len(FURTHER)))
+    drawing = FitDrawing(model, stack, on_layers, more, None, REFINE_STEPS)
+    gathered = drawing.gather()
+    for rank in REFINED_RANKS:
+        for by, refine in (("fit", None), (f"fit, refined in {REFINE_STEPS} steps", drawing.refine)):
+            changes = make_changes(on_layers, lambda: gathered, Form(True, EXACT, rank), refine)
+            measured = {**row(drawing, changes), "layers": layer_errors(changes)}
+            yield {"rank": rank, "by": by, "pictures": len(more.seen), **measured}
 
 
 def row(drawing: FitDrawing, changes: Changes) -> dict[str, Any]:
@@ -151,17 +155,17 @@ def row(drawing: FitDrawing, changes: Changes) -> dict[str, Any]:
     return {"picture_error": round(errors["share"], 3), "psnr": round(errors["psnr"], 1), "effect": errors["effect"]}
 
 
-def pictures(stacks: Sequence[str]) -> dict[str, Any]:
+def pictures(stacks: Sequence[str], *, refined: bool) -> dict[str, Any]:
     model = hnetkit.load_model("demo", device="cpu")
     own = plan(model)
     setting = {"steps": own.steps, "cfg_scale": own.cfg_scale, "sampler": own.sampler, "size": [own.width, own.height]}
     drawn = {**setting, "prompts": [*model.defaults.prompts, *FURTHER], "held_out": HELD_OUT}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in stacks}
     for name in stacks:
-        for measured in rows(model, STACKS[name]):
+        for measured in rows(model, STACKS[name], refined=refined):
             print(name, measured, flush=True)
             found[name].append(measured)
-    return {"pictures": drawn, "stacks": found, **conditions("torch", "diffusers")}
+    return {"pictures": drawn, "refined" if refined else "stacks": found, **conditions("torch", "diffusers")}
 
 
 def bake_real(folder: Path) -> None:
@@ -205,22 +209,22 @@ def real_size() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["pictures", "real-size"], help="measure this alone, and keep the other")
-    parser.add_argument("--stack", choices=STACKS, help="measure pictures of this one alone, and keep the others")
+    parser.add_argument("--part", choices=["pictures", "refined", "real-size"], help="measure this alone")
+    parser.add_argument("--stack", choices=STACKS, help="measure this one alone")
     parser.add_argument("--bake-in", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bake_in:
         bake_real(arguments.bake_in)
         return
+    stacks = [arguments.stack] if arguments.stack else [*STACKS]
     measured: dict[str, Any] = {}
-    if arguments.part != "real-size":
-        measured.update(pictures([arguments.stack] if arguments.stack else [*STACKS]))
-    if arguments.part != "pictures":
-        measured.update(real_size())
+    for part in ("pictures", "refined", "real-size") if arguments.part is None else [arguments.part]:
+        measured.update(real_size() if part == "real-size" else pictures(stacks, refined=part == "refined"))
     file = RESULTS / "baking.json"
-    known = json.loads(file.read_text()) if file.exists() else {}  # another part may have been written meanwhile
-    stacks = {**known.get("stacks", {}), **measured.get("stacks", {})}
-    write("baking", {**known, **measured, "stacks": stacks})
+    known = json.loads(file.read_text()) if file.exists() else {}  # what is not measured now stays
+    for key in ("stacks", "refined"):
+        measured[key] = {**known.get(key, {}), **measured.get(key, {})}
+    write("baking", {**known, **measured})
 
 
 if __name__ == "__main__":

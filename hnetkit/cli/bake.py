@@ -165,6 +165,8 @@ def bake_command(
             source, out, tags=tags, networks=networks, dtype=file_dtype, note=output.note, progress=progress, **options
         )
     _note_outcome(outcome, output.note)
+    if options["refine"] and not outcome.baked.record.get("refine_steps"):
+        output.note("Nothing was fitted, so nothing was refined.")
     output.rows([_row(outcome)], columns=_COLUMNS, text=lambda row: str(row["path"]))
 
 

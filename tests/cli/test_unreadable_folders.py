@@ -26,6 +26,7 @@ _PART = "where the part is missing, the model is refused"
 # module -> what it lists folders for; one that lists a person's folder is tried below
 LISTS: dict[str, str] = {
     "library.walking": "scan, link, generate with LoRAs and embeddings",
+    "library.plugins": "what is in a folder that hnetkit made; an error is raised",
     "library.link": "how a name is spelled there; an error is raised",
     "library.belongings": "what lies beside a file that is removed; its sidecars then stay",
     "library.placing": "whether two names are one; they are two then",
@@ -48,6 +49,7 @@ LISTS: dict[str, str] = {
     "sources.install": "the remains of killed processes",
     "demo": _OURS,
     "settings": "a hint",
+    "webui.files": "the webui's own folder, of which the webui lists what it can",
     "baking.checkpoint": "a model that is copied; an error is raised",
 }
 

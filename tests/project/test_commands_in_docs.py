@@ -26,6 +26,7 @@ PAGES = ("README.md", "docs/baking.md", "docs/fetching.md", "docs/grids.md", "do
 
 SMALLER = {
     "--size 512": "--size 16",
+    "--refine 200": "--refine 1",
     "--caption blip": "",  # a model of 1 GB
     "model M": "model stable-diffusion-v1-5",
     "/models/4209": "/models/900000",
