@@ -29,7 +29,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from support.comfyui import installed, model_of
-from support.networks import network_file
+from support.networks import a1111_network, save_pt
 
 from hnetkit.runtime.layers import Place, find_ldm_layers
 
@@ -94,12 +94,9 @@ def by_nodes(model: Any, files: list[Path], given: Mapping[Place, Tensor]) -> Ca
     return call
 
 
-def plain(files: list[Path], given: Mapping[Place, Tensor]) -> Call:
+def plain(contents: list[dict[Any, Any]], given: Mapping[Place, Tensor]) -> Call:
     """The contexts as a loader without a plan gives them."""
-    networks: list[dict[int, list[nn.Sequential]]] = []
-    for file in files:
-        content = torch.load(file, weights_only=True)
-        networks.append({width: [module(side, content) for side in content[width]] for width in WIDTHS})
+    networks = [{width: [module(side, own) for side in own[width]] for width in WIDTHS} for own in contents]
 
     def call() -> list[tuple[Tensor, Tensor]]:
         results = []
@@ -166,9 +163,10 @@ def main() -> None:
             given = contexts(find_ldm_layers(model.model.diffusion_model))
             for kind, (activation, structure) in KINDS.items():
                 options = {"widths": WIDTHS, "structure": structure, "activation": activation, "scale": 0.01}
-                files = [network_file(folder, f"{activation}{seed}.pt", seed=seed, **options) for seed in range(COUNT)]
                 with torch.inference_mode(False):
-                    calls = by_nodes(model, files, given), plain(files, given)
+                    contents = [a1111_network(seed=seed, **options) for seed in range(COUNT)]
+                    files = [save_pt(own, folder / f"{activation}{seed}.pt") for seed, own in enumerate(contents)]
+                    calls = by_nodes(model, files, given), plain(contents, given)
                 result[kind] = {**compare(*calls), "goal": GOALS[kind]}
     write("comfyui", {"networks": COUNT, "layers": len(given), "threads": 1, **result, **conditions("torch")})
 

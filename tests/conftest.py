@@ -61,13 +61,14 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """HNETKIT_HOME of this test: no test can touch the developer's own library."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HNETKIT_HOME", str(folder))
     for name in ("HNETKIT_LIBRARY", "HNETKIT_KERNEL", "HNETKIT_DEBUG", "CIVITAI_TOKEN", "CIVITAI_API_KEY", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    return folder
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)  # thousands of them would fill the memory
 
 
 @pytest.fixture(scope="session")

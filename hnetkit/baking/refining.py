@@ -253,8 +253,8 @@ def _loss(unet: nn.Module, weights: _Weights, calls: Sequence[UNetCall], cfg_sca
     options: dict[str, Any] = {"encoder_hidden_states": given.pop("encoder_hidden_states"), "return_dict": False}
     if given:
         options["added_cond_kwargs"] = given
-    output = functional_call(unet, weights.now(), (sample, times), options)[0]
-    errors = (output.float() - wanted.float()).unflatten(0, (len(calls), texts))
+    output: Tensor = functional_call(unet, weights.now(), (sample, times), options)[0]
+    errors = (output.float() - wanted.float()).reshape(len(calls), texts, *output.shape[1:])
     # a negative text and the prompt; several parts of a prompt count as if each had the weight 1
     shares = [1 - cfg_scale * (texts - 1), *[cfg_scale] * (texts - 1)] if texts > 1 else [1.0]
     guided = (errors * errors.new_tensor(shares)[:, None, None, None]).sum(1)

@@ -18,10 +18,10 @@ import stat
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import IO, Any, Literal, TextIO, TypeVar, cast
 
 import click
@@ -281,7 +281,9 @@ def _jsonable(value: Any) -> Any:
     return str(value)
 
 
-_SCALARS = frozenset({str, int, float, bool})
+_NUMBERS = frozenset({int, float, bool})
+_TEXTS = frozenset({str, type(None)})
+_SCALARS = _NUMBERS | {str}
 
 
 def _cell(value: Any) -> str:
@@ -300,11 +302,21 @@ def _delimited(rows: Iterable[Row], columns: Sequence[str], delimiter: str) -> N
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
     writer.writerow(columns)
-    ascii_only = _is_ascii()
-    safe = lru_cache(maxsize=None)(lambda text: exact(to_cell(text), ascii_only=ascii_only))  # most cells occur often
-    for row in rows:
-        values = map(row.get, columns)
-        writer.writerow([_cell(value) if isinstance(value, int | float) else safe(_cell(value)) for value in values])
+    ascii_only, rows = _is_ascii(), list(rows)
+
+    def cell(value: Any) -> Any:
+        text = _cell(value)
+        if value is None or type(value) in _NUMBERS:
+            return text
+        return exact(to_cell(text), ascii_only=True) if ascii_only else to_cell(text)
+
+    def cells(values: list[Any]) -> Iterator[Any]:
+        """Each once that many rows have in common: most do."""
+        keys = values if _TEXTS.issuperset(map(type, values)) else list(map(id, values))
+        made = {key: cell(value) for key, value in dict(zip(keys, values, strict=True)).items()}
+        return map(made.__getitem__, keys)
+
+    writer.writerows(zip(*(cells([row.get(column) for row in rows]) for column in columns), strict=True))
     _write(buffer.getvalue().removesuffix("\n"), sys.stdout)
 
 

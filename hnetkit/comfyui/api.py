@@ -47,7 +47,14 @@ def _newer(node: NodeKind) -> type:
     def execute(cls: type, /, **inputs: Any) -> Any:
         return io.NodeOutput(*run(node, inputs))
 
-    methods = {"define_schema": classmethod(define_schema), "execute": classmethod(execute)}
+    def fingerprint_inputs(cls: type, /, **inputs: Any) -> Any:
+        return node.state(inputs)
+
+    methods = {
+        "define_schema": classmethod(define_schema),
+        "execute": classmethod(execute),
+        "fingerprint_inputs": classmethod(fingerprint_inputs),
+    }
     return type(node.id, (io.ComfyNode,), methods)
 
 
@@ -80,6 +87,9 @@ def _older(node: NodeKind) -> type:
     def execute(self: Any, **inputs: Any) -> tuple[Any, ...]:
         return run(node, inputs)
 
+    def state(cls: type, /, **inputs: Any) -> Any:
+        return node.state(inputs)
+
     members = {
         "INPUT_TYPES": classmethod(input_types),
         "RETURN_TYPES": tuple(kind for kind, _ in node.outputs),
@@ -88,6 +98,7 @@ def _older(node: NodeKind) -> type:
         "CATEGORY": CATEGORY,
         "DESCRIPTION": node.description,
         "execute": execute,
+        "IS_CHANGED": classmethod(state),
     }
     return type(node.id, (), members)
 

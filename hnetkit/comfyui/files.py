@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from hnetkit.errors import NotFound
@@ -29,10 +30,21 @@ def open_file(name: str) -> NetworkFile:
     return open_network(path)
 
 
-def open_named(stem: str) -> NetworkFile:
+def name_of(stem: str) -> str:
     """Returns the file that a tag names; see `hnetkit.runtime.network_files.path_named`."""
-    files = {name: name for name in names()}
-    return open_file(path_named(stem, files, hint="put the file into models/hypernetworks, and press R"))
+    return path_named(
+        stem, {name: name for name in names()}, hint="put the file into models/hypernetworks, and press R"
+    )
+
+
+def state_of(name: str) -> tuple[str, int, int] | None:
+    """Returns what is another value once a file has other bytes; None where there is no such file."""
+    path = _folders().get_full_path(_FOLDER, name)
+    try:
+        status = os.stat(path or "")
+    except OSError:
+        return None
+    return path, status.st_mtime_ns, status.st_size
 
 
 def _folders() -> Any:

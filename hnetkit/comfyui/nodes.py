@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hnetkit.comfyui.files import names, open_file, open_named
+from hnetkit.comfyui.files import name_of, names, open_file, state_of
 from hnetkit.comfyui.models import with_networks
-from hnetkit.errors import UsageError
+from hnetkit.errors import HnetkitError, UsageError
 from hnetkit.prompts.tags import finite_number, split_tags
 from hnetkit.runtime.strength import Strength, strength_of
 
@@ -55,6 +55,7 @@ class NodeKind:
     Attributes:
         outputs: type and name of each.
         run: takes the inputs by name, returns the outputs.
+        files: takes the inputs that are not linked, returns the names of the files that it reads.
     """
 
     id: str
@@ -63,6 +64,14 @@ class NodeKind:
     inputs: tuple[Input, ...]
     outputs: tuple[tuple[str, str], ...]
     run: Callable[..., tuple[Any, ...]]
+    files: Callable[..., list[str]]
+
+    def state(self, inputs: Mapping[str, Any]) -> list[Any]:
+        """Returns what is another value once one of its files is: else ComfyUI would not run the node again."""
+        try:
+            return [state_of(name) for name in self.files(**inputs)]
+        except HnetkitError:  # which it says when it runs
+            return []
 
 
 def load_hypernetwork(
@@ -95,11 +104,7 @@ def load_hypernetwork(
 
 def stack_hypernetworks(*, model: Any, **slots: Any) -> tuple[Any]:
     """Returns the model with the networks of all slots that have one, the first slot first."""
-    chosen = []
-    for number in range(1, SLOTS + 1):
-        name = slots.get(f"hypernetwork_{number}", NONE)
-        if name != NONE:
-            chosen.append((open_file(name), Strength(slots.get(f"strength_{number}", 1.0))))
+    chosen = [(open_file(name), Strength(slots.get(f"strength_{number}", 1.0))) for number, name in _filled(slots)]
     return (with_networks(model, chosen) if chosen else model,)
 
 
@@ -111,8 +116,28 @@ def hypernetworks_from_tags(*, model: Any, text: str) -> tuple[Any, str]:
             raise UsageError(warning, hint="write <hypernet:name:0.8>")
         logging.warning("hnetkit: %s", warning)
     rest = prompt.replacing([None] * len(prompt.tags)).written
-    chosen = [(open_named(tag.name), Strength.of(strength_of(tag))) for tag in prompt.tags]
+    chosen = [(open_file(name_of(tag.name)), Strength.of(strength_of(tag))) for tag in prompt.tags]
     return with_networks(model, chosen) if chosen else model, rest
+
+
+def _filled(slots: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """Yields number and file of the slots that have one."""
+    for number in range(1, SLOTS + 1):
+        name = slots.get(f"hypernetwork_{number}") or NONE
+        if name != NONE:
+            yield number, name
+
+
+def _loaded_file(*, hypernetwork_name: str | None = None, **others: Any) -> list[str]:
+    return [hypernetwork_name] if hypernetwork_name else []
+
+
+def _stacked_files(**slots: Any) -> list[str]:
+    return [name for _, name in _filled(slots)]
+
+
+def _tagged_files(*, text: str | None = None, **others: Any) -> list[str]:
+    return [name_of(tag.name) for tag in split_tags(text or "").tags]
 
 
 def block_factors(text: str) -> dict[str, float]:
@@ -179,6 +204,7 @@ NODES = (
         ),
         (("MODEL", "model"),),
         load_hypernetwork,
+        _loaded_file,
     ),
     NodeKind(
         "HnetkitHypernetworkStack",
@@ -197,6 +223,7 @@ NODES = (
         ),
         (("MODEL", "model"),),
         stack_hypernetworks,
+        _stacked_files,
     ),
     NodeKind(
         "HnetkitHypernetworksFromTags",
@@ -205,5 +232,6 @@ NODES = (
         (_MODEL, Input("text", "STRING", "", "A prompt with tags.", is_multiline=True)),
         (("MODEL", "model"), ("STRING", "text")),
         hypernetworks_from_tags,
+        _tagged_files,
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.base_models import fitting, require_base_model
@@ -98,6 +98,7 @@ def _shown(row: Row) -> Row:
     return row
 
 
+@lru_cache(maxsize=4096)  # of networks of one structure, all files have one size
 def size_or_state(state: str, size_bytes: int) -> str:
     """Returns what a list shows for the size of a network: that it is missing or corrupt, where its best file is."""
     return size_text(size_bytes) if state == "present" else state
@@ -111,4 +112,6 @@ def _structure(text: str) -> list[float]:
 
 def trained_on(name: str | None, short: str | None) -> str | None:
     """Returns the checkpoint that a network was trained on, in words; None if it is unknown."""
-    return " ".join([*([name] if name else []), *([f"[{short}]"] if short else [])]) or None
+    if not short:
+        return name or None
+    return f"{name} [{short}]" if name else f"[{short}]"

@@ -7,7 +7,7 @@ once, in lists that Python compares by itself: a step of bytecode for each attri
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from operator import attrgetter, itemgetter
 from types import ModuleType
@@ -43,6 +43,7 @@ class Fingerprint:
         self._but = but
         self._watched = {id(module): _DEPTH for module in modules}  # and how deep
         self._tensors: list[Tensor] = []
+        self._wrappers: list[Any] = []  # tensors that are made of others, as quantized weights are
         self._objects: list[dict[str, Any]] = []  # the attributes of other objects
         self._objects_then: list[dict[str, Any]] = []
         self._class, self._modules = type(unet), modules[1:]
@@ -109,7 +110,8 @@ class Fingerprint:
         return [*chain.from_iterable(map(dict.values, self._inner))]
 
     def _addresses_now(self) -> list[int]:
-        return [*map(Tensor.data_ptr, self._tensors)]
+        wrapped = [tensor.data_ptr() for wrapper in self._wrappers for tensor in _tensors_in(wrapper)]
+        return [*map(Tensor.data_ptr, self._tensors), *wrapped]
 
     def _layouts_now(self) -> list[object]:
         tensors = self._tensors
@@ -121,7 +123,7 @@ class Fingerprint:
         if kind in CONSTANTS:
             return value
         if isinstance(value, Tensor):
-            self._tensors.append(value)
+            (self._wrappers if _is_wrapper(value) else self._tensors).append(value)
         elif depth and kind in (tuple, list):
             return kind([self._noted(part, depth - 1) for part in value])
         elif depth and kind is dict:
@@ -134,6 +136,20 @@ class Fingerprint:
                 self._objects_then.append(self._noted(own, depth - 1))
                 self._objects.append(own)
         return value
+
+
+def _is_wrapper(tensor: Tensor) -> bool:
+    return hasattr(tensor, "__tensor_flatten__")
+
+
+def _tensors_in(wrapper: Any) -> Iterator[Tensor]:
+    """Yields the tensors that one without memory of its own is made of."""
+    for name in wrapper.__tensor_flatten__()[0]:
+        inner = getattr(wrapper, name)
+        if _is_wrapper(inner):
+            yield from _tensors_in(inner)
+        else:
+            yield inner
 
 
 def _modules_of(unet: nn.Module) -> tuple[list[nn.Module], list[tuple[UNetState, object]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,25 @@ def test_a_patch_runs_in_several_threads_at_once(model: Model, step: Step) -> No
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(run, contexts * 5))
     assert all(torch.equal(got, own) for got, own in zip(together, alone * 5, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("id", "inputs"),
+    [
+        ("HnetkitHypernetworkLoader", {"hypernetwork_name": "dots.pt"}),
+        ("HnetkitHypernetworkStack", {"hypernetwork_1": "None", "hypernetwork_2": "dots.pt", "strength_2": 1.0}),
+        ("HnetkitHypernetworksFromTags", {"text": "a <hypernet:dots:0.5> castle"}),
+    ],
+)
+def test_a_node_runs_again_once_its_file_was_replaced(folder: Path, id: str, inputs: dict[str, Any]) -> None:
+    kind: Any = (NODE_CLASS_MAPPINGS or {})[id]
+    before = kind.IS_CHANGED(model=None, **inputs)
+    assert before == kind.IS_CHANGED(model=None, **inputs)
+    shutil.copy(folder / "outline.pt", folder / "dots.pt")
+    replaced = kind.IS_CHANGED(model=None, **inputs)
+    (folder / "dots.pt").unlink()
+    assert len({str(state) for state in (before, replaced, kind.IS_CHANGED(model=None, **inputs))}) == 3
+    assert kind.IS_CHANGED(model=None, **dict.fromkeys(inputs)) == []  # inputs that come from other nodes
 
 
 @pytest.mark.parametrize(

@@ -49,15 +49,16 @@ def unreadable_files(folder: Path) -> None:
     save_pt(content, folder / "nan.pt")
     whole = network_file(folder, "cut.pt", widths=WIDTHS).read_bytes()
     (folder / "cut.pt").write_bytes(whole[: len(whole) // 2])
-    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
-    save_file(
-        {
-            f"{name}.lora_down.weight": torch.ones(4, 320),
-            f"{name}.lora_up.weight": torch.ones(320, 4),
-            f"{name}.alpha": torch.tensor(4.0),
-        },
-        folder / "lora.safetensors",
-    )
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
+    generator = torch.Generator().manual_seed(1)
+    lora = {
+        f"{name}.lora_down.weight": torch.randn(4, 768, generator=generator),
+        f"{name}.lora_up.weight": torch.randn(320, 4, generator=generator),
+        f"{name}.alpha": torch.tensor(4.0),
+    }
+    (folder.parent / "loras").mkdir()
+    for place in (folder, folder.parent / "loras"):
+        save_file(lora, place / "lora.safetensors")
     torch.save({"string_to_param": {"*": torch.ones(2, 768)}, "name": "word"}, folder / "embedding.pt")
 
 
@@ -121,6 +122,13 @@ def test_three_nodes_in_a_row_are_one_with_three_networks(server: Server) -> Non
     assert difference(row, server.run(graph((TAGS, {"text": tags})))) == 0
 
 
+def test_a_lora_works_before_and_after_a_node(server: Server, relu: Outcome) -> None:
+    lora = ("LoraLoaderModelOnly", {"lora_name": "lora.safetensors", "strength_model": 0.3})
+    before, after = server.run(graph(lora, apply("relu.pt"))), server.run(graph(apply("relu.pt"), lora))
+    assert difference(before, after) == 0
+    assert difference(before, relu) > 2
+
+
 def test_a_window_of_steps_is_applied(server: Server, plain: Outcome, relu: Outcome) -> None:
     windowed = server.run(graph(apply("relu.pt", start=0.5)))
     assert difference(windowed, plain) > 2
@@ -156,6 +164,19 @@ def test_a_file_that_is_gone_is_said_at_the_node(server: Server) -> None:
     assert "soon_gone.pt" in outcome.errors["node 0"]
     tagged = server.run(graph((TAGS, {"text": "<hypernet:soon_gone:1> castle"})))
     assert "soon_gone: no such hypernetwork" in tagged.errors["node 0"]
+
+
+def test_a_file_that_was_replaced_is_read_again(server: Server) -> None:
+    def draw() -> Outcome:
+        return server.run(graph(apply("again.pt"), (TAGS, {"text": "castle <hypernet:again:0.1>"})))
+
+    network_file(server.networks, "again.pt", widths=WIDTHS, activation="relu", seed=7, scale=0.05)
+    before, cached = draw(), draw()
+    assert cached.ran == []
+    network_file(server.networks, "again.pt", widths=WIDTHS, activation="relu", seed=8, scale=0.05)
+    after = draw()
+    assert {"node 0", "node 1"} <= set(after.ran)
+    assert difference(before, after) > 2
 
 
 def test_memory_does_not_grow_with_strengths(server: Server) -> None:

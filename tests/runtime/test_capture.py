@@ -570,6 +570,16 @@ def test_autocast_runs_as_before(pipe: Any, twin: Any, monkeypatch: pytest.Monke
     assert StandInGraphs.warmed == 0
 
 
+def test_a_graph_that_the_caller_captures_has_the_call_itself_in_it(
+    pipe: Any, twin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("is_initialized", "is_current_stream_capturing"):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
+    captured(pipe)
+    require_same(pipe, twin)
+    assert StandInGraphs.warmed == 0
+
+
 def test_an_error_of_the_call_is_that_of_the_call(pipe: Any, twin: Any) -> None:
     captured(pipe)
     for _ in range(3):

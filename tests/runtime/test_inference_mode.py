@@ -14,6 +14,12 @@ import hnetkit
 from hnetkit.network import Hypernetwork
 
 
+@pytest.fixture
+def pipe() -> Any:
+    """One with a layer of each kind: what is shown is the same for each layer."""
+    return tiny_sd(least=True)
+
+
 @pytest.mark.parametrize("name", ["ink", "wash", "tint"])
 @pytest.mark.parametrize("kernel", ["eager", "grouped"])
 def test_strengths_can_be_set_outside(

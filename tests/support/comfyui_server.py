@@ -21,11 +21,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from hnetkit.cli import run
+
 Graph = dict[str, dict[str, Any]]
 
-PACK = """\
-from hnetkit.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, comfy_entrypoint
-"""
 CHECKPOINT = "tiny-sd1.safetensors"
 WIDTHS = (320, 640, 768)
 """Widths of the checkpoint's contexts."""
@@ -184,10 +183,10 @@ class Server:
 @contextmanager
 def served(folder: Path) -> Iterator[Server]:
     """Runs a server on `folder`, to which a checkpoint, the pack and ComfyUI's other folders are added."""
-    for name in ("models/checkpoints", "models/hypernetworks", "custom_nodes/hnetkit", "input", "output", "user"):
+    for name in ("models/checkpoints", "models/hypernetworks", "custom_nodes", "input", "output", "user"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     checkpoint(folder / "models" / "checkpoints" / CHECKPOINT)
-    (folder / "custom_nodes" / "hnetkit" / "__init__.py").write_text(PACK)
+    assert run(["link", str(folder), "--layout", "comfyui", "--node", "--quiet"]) == 0
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [

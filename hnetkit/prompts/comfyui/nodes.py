@@ -74,7 +74,15 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "UNETLoader": ("unet_name", "weight_dtype"),
     "HypernetworkLoader": ("hypernetwork_name", "strength"),
     "HnetkitHypernetworkLoader": (
-        *("hypernetwork_name", "strength", "k", "v", "self_attention", "cross_attention", "start", "end", "blocks"),
+        "hypernetwork_name",
+        "strength",
+        "k",
+        "v",
+        "self_attention",
+        "cross_attention",
+        "start",
+        "end",
+        "blocks",
     ),
     "HnetkitHypernetworkStack": tuple(
         f"{name}_{number}" for number in range(1, 6) for name in ("hypernetwork", "strength")
