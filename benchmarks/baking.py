@@ -76,10 +76,11 @@ REAL_PROMPTS = (
 )
 
 
-def plan(model: Any, more: int = 0) -> PicturePlan:
-    """Returns what is drawn: a picture of each prompt, and so many of texts like the first."""
+def plan(model: Any, calls: int = 0) -> PicturePlan:
+    """Returns what is drawn: a picture of each prompt, and texts like them until the UNet is called so often."""
     own, (width, height) = model.defaults, model.size
     seen = (*own.prompts, *FURTHER)
+    more = max(0, -(-calls // STEPS) - len(seen))
     return PicturePlan(
         tuple(map(PlannedPicture, (*seen, *recombined(seen, 0, number=more)), count(1))),
         tuple(map(PlannedPicture, HELD_OUT, count(1000))),
@@ -140,7 +141,7 @@ def fitted_rows(model: Any, stack: NamedStack, on_layers: StackOnLayers) -> Iter
 
 
 def refined_rows(model: Any, stack: NamedStack, on_layers: StackOnLayers) -> Iterator[dict[str, Any]]:
-    more = plan(model, max(0, -(-calls_for(REFINE_STEPS) // STEPS) - len(model.defaults.prompts) - len(FURTHER)))
+    more = plan(model, calls_for(REFINE_STEPS))
     drawing = FitDrawing(model, stack, on_layers, more, None, REFINE_STEPS)
     gathered = drawing.gather()
     for rank in REFINED_RANKS:

@@ -2,7 +2,7 @@
 
 A fit takes each projection by itself, and the errors of many layers add up. This is a short distillation of the UNet
 with the stack on into the UNet with the changes in its weights, at latents that pictures with the stack pass through.
-Factors are trained with a root mean square of 1, so that one rate suits the layers of every model.
+A factor moves in proportion to its size and to the error of its fit: what is nearly right hardly moves.
 
 Source of the idea: Hinton et al., Distilling the knowledge in a neural network (2015).
 """
@@ -32,10 +32,11 @@ USES = 3
 MOST_REFINE_STEPS = 100_000
 """Far more than any network needs."""
 
-RATE = 0.1
-"""Of the first steps, for factors of root mean square 1; it falls to 0 along a cosine."""
+RATE = 0.15
+"""Of the first steps, as a share of a factor's root mean square times the error of its fit; it falls along a cosine."""
 
 _WARM_UP = 10  # steps
+_LEAST_ERROR = 0.01  # of a fit that moves at all
 _AT_ONCE = 2 * 64 * 64  # positions of latents that are computed together: one guided call of SD 1.5 at 512 px
 
 
@@ -112,7 +113,7 @@ def refined(
     Raises:
         OutOfMemory: a call with its gradients takes more than there is.
     """
-    weights = _Weights(unet, changes)
+    weights = _FittedWeights(unet, changes)
     optimizer = make_optimizer("AdamW", weights.parameters, {"weight_decay": 0.0, "betas": [0.9, 0.99]}, RATE)
     scaler = torch.amp.GradScaler(weights.device.type, enabled=weights.dtype == torch.float16)
     with _frozen(unet), torch.enable_grad(), translating_oom("refining"):
@@ -130,7 +131,7 @@ def refined(
 
 
 class _Factors:
-    """A fitted change as parameters of root mean square 1: its factors, and V's constant."""
+    """A fitted change as parameters: its factors, and V's constant, each in units of what it may be wrong by."""
 
     def __init__(self, change: SideChange, device: torch.device) -> None:
         self._change = change
@@ -142,7 +143,7 @@ class _Factors:
         self._scaled: dict[str, tuple[nn.Parameter, float]] = {}
         for name, tensor in (("up", up), ("down", down), ("constant", change.constant)):
             if tensor is not None:
-                scale = float(tensor.square().mean().sqrt()) or 1.0
+                scale = (float(tensor.square().mean().sqrt()) or 1.0) * min(max(change.error, _LEAST_ERROR), 1.0)
                 self._scaled[name] = nn.Parameter((tensor / scale).to(device, torch.float32)), scale
 
     @property
@@ -167,13 +168,13 @@ class _Factors:
 
     def change(self) -> SideChange:
         """Returns the change as it is now, in float64, with the errors that it had before."""
-        exact: dict[str, Any] = {
+        made: dict[str, Any] = {
             name: (parameter.detach() * scale).to(self._change.up) for name, (parameter, scale) in self._scaled.items()
         }
-        return replace(self._change, center=None, **exact)
+        return replace(self._change, center=None, **made)
 
 
-class _Weights:
+class _FittedWeights:
     """The weights of a UNet with changes in them, of which the fitted ones are trained.
 
     Attributes:
@@ -239,7 +240,7 @@ def _parts(batch: Sequence[UNetCall]) -> Iterator[list[UNetCall]]:
             yield group[start : start + number]
 
 
-def _loss(unet: nn.Module, weights: _Weights, calls: Sequence[UNetCall], cfg_scale: float) -> Tensor:
+def _loss(unet: nn.Module, weights: _FittedWeights, calls: Sequence[UNetCall], cfg_scale: float) -> Tensor:
     """Returns the mean square error of the guided output over calls of one shape, in fp32."""
     texts = len(calls[0].sample)
     sample, wanted = (
