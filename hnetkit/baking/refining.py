@@ -113,11 +113,7 @@ def refined(
     Raises:
         OutOfMemory: a call with its gradients takes more than there is.
     """
-<<<<<<< HEAD
-    weights = _FittedWeights(unet, changes)
-=======
     weights = _RefinedWeights(unet, changes)
->>>>>>> work-a3
     optimizer = make_optimizer("AdamW", weights.parameters, {"weight_decay": 0.0, "betas": [0.9, 0.99]}, RATE)
     scaler = torch.amp.GradScaler(weights.device.type, enabled=weights.dtype == torch.float16)
     with _frozen(unet), torch.enable_grad(), translating_oom("refining"):
@@ -178,11 +174,7 @@ class _Factors:
         return replace(self._change, center=None, **made)
 
 
-<<<<<<< HEAD
-class _FittedWeights:
-=======
 class _RefinedWeights:
->>>>>>> work-a3
     """The weights of a UNet with changes in them, of which the fitted ones are trained.
 
     Attributes:
@@ -248,11 +240,7 @@ def _parts(batch: Sequence[UNetCall]) -> Iterator[list[UNetCall]]:
             yield group[start : start + number]
 
 
-<<<<<<< HEAD
-def _loss(unet: nn.Module, weights: _FittedWeights, calls: Sequence[UNetCall], cfg_scale: float) -> Tensor:
-=======
 def _loss(unet: nn.Module, weights: _RefinedWeights, calls: Sequence[UNetCall], cfg_scale: float) -> Tensor:
->>>>>>> work-a3
     """Returns the mean square error of the guided output over calls of one shape, in fp32."""
     texts = len(calls[0].sample)
     sample, wanted = (
