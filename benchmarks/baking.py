@@ -5,8 +5,8 @@ python benchmarks/baking.py [--part pictures|refined [--stack dots]] [--part rea
 For each stack: relative errors of K and V by kind of layer, and the error of pictures as a share of what the networks
 change, with the PSNR; the same for the SVD of the fitted weights, which knows nothing of contexts, and once more after
 refining, which draws more pictures: of texts that are put together from the words of the same prompts. Seeds are fixed;
-pictures are drawn with the bundled model's defaults but for the number of steps. Settings of refining were chosen on
-prompts and seeds that are not these.
+pictures are drawn with the bundled model's defaults but for the number of steps. The rate of refining was chosen on
+other prompts and seeds, and after one run on these.
 
 The real size is SD 1.5's, with random weights, on the CPU: three networks [1, 2, 1] with an activation to a LoRA of
 rank 16, on one picture of each of four prompts, 256 px. What counts there is time and peak memory.
@@ -188,7 +188,8 @@ def bake_real(folder: Path) -> None:
         changes = make_changes(on_layers, drawing.gather, Form(True, EXACT, REAL_RANK, is_shared=True))
         print(drawing.compare(changes, EXACT).errors, file=sys.stderr)
         outputs = {layer: on_layers.projections(layer).output for layer in on_layers.layers}
-    save_file(named_tensors(changes, outputs, "lora", "diffusers"), folder / "lora.safetensors")
+    tensors = named_tensors(changes, outputs, "lora", "diffusers")
+    save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, folder / "lora.safetensors")
 
 
 def real_size() -> dict[str, Any]:

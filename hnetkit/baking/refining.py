@@ -113,7 +113,7 @@ def refined(
     Raises:
         OutOfMemory: a call with its gradients takes more than there is.
     """
-    weights = _FittedWeights(unet, changes)
+    weights = _RefinedWeights(unet, changes)
     optimizer = make_optimizer("AdamW", weights.parameters, {"weight_decay": 0.0, "betas": [0.9, 0.99]}, RATE)
     scaler = torch.amp.GradScaler(weights.device.type, enabled=weights.dtype == torch.float16)
     with _frozen(unet), torch.enable_grad(), translating_oom("refining"):
@@ -174,7 +174,7 @@ class _Factors:
         return replace(self._change, center=None, **made)
 
 
-class _FittedWeights:
+class _RefinedWeights:
     """The weights of a UNet with changes in them, of which the fitted ones are trained.
 
     Attributes:
@@ -240,7 +240,7 @@ def _parts(batch: Sequence[UNetCall]) -> Iterator[list[UNetCall]]:
             yield group[start : start + number]
 
 
-def _loss(unet: nn.Module, weights: _FittedWeights, calls: Sequence[UNetCall], cfg_scale: float) -> Tensor:
+def _loss(unet: nn.Module, weights: _RefinedWeights, calls: Sequence[UNetCall], cfg_scale: float) -> Tensor:
     """Returns the mean square error of the guided output over calls of one shape, in fp32."""
     texts = len(calls[0].sample)
     sample, wanted = (

@@ -1,4 +1,4 @@
-"""hnetkit's nodes for ComfyUI. `hnetkit link --node` writes this folder; with `--undo` it takes it away."""
+"""hnetkit's nodes for ComfyUI. `hnetkit link --node` writes this folder; with `--remove` it takes it away."""
 
 try:
     from hnetkit.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, comfy_entrypoint

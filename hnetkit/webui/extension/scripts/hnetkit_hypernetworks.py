@@ -1,4 +1,4 @@
-"""hnetkit's extension for Forge and reForge. `hnetkit link --extension` writes it; with `--undo` it takes it away."""
+"""hnetkit's extension for Forge and reForge. `hnetkit link --extension` writes it; with `--remove` it takes it away."""
 
 try:
     from hnetkit.webui import register
