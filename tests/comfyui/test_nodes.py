@@ -6,10 +6,12 @@ import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.comfyui import CPU, Model
 from support.networks import network_file
 from torch import Tensor
@@ -349,6 +351,37 @@ def test_a_network_that_does_not_fit_is_said_with_a_step_that_helps(
     with pytest.raises(NodeFailed) as refused:
         load(model, "other.pt")
     assert str(refused.value) == message.format(file=file)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "kind"),
+    [
+        (
+            {f"lora_unet_down_blocks_0_attn1_to_k.lora_{part}.weight": torch.ones(4, 4) for part in ("up", "down")},
+            "a LoRA",
+        ),
+        ({"emb_params": torch.ones(2, 768)}, "a textual inversion embedding"),
+    ],
+)
+def test_another_kind_of_file_among_the_hypernetworks_is_named(
+    model: Model, folder: Path, tensors: dict[str, Tensor], kind: str
+) -> None:
+    save_file(tensors, folder / "other.safetensors")
+    with pytest.raises(NodeFailed, match=f"other.safetensors: {kind}, not a hypernetwork"):
+        load(model, "other.safetensors")
+
+
+def test_a_model_with_other_attention_is_named(folder: Path) -> None:
+    transformer = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(8, 8)])})
+    inner = SimpleNamespace(diffusion_model=transformer, manual_cast_dtype=None)
+    with pytest.raises(NodeFailed, match="ModuleDict has no attention layers that hypernetworks know"):
+        load(Model(inner, CPU, CPU), "dots.pt")
+
+
+def test_a_model_of_videos_is_refused(model: Model) -> None:
+    model.model.diffusion_model.time_stack = torch.nn.Linear(8, 8)
+    with pytest.raises(NodeFailed, match="UNet draws videos: no hypernetwork was made for it"):
+        load(model, "dots.pt")
 
 
 def test_a_name_in_a_tag_that_nobody_has_is_an_error_that_names_the_nearest(model: Model) -> None:
