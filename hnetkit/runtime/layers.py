@@ -87,6 +87,7 @@ def find_ldm_layers(unet: nn.Module) -> dict[Place, Layer]:
     Raises:
         AttachError: it has no attention layers that hypernetworks know, or it is a model of videos.
     """
+    unet = getattr(unet, "_orig_mod", unet)  # what torch.compile made it of
     if any(_LDM_BETWEEN_FRAMES.search(name) for name, _ in unet.named_modules()):
         raise AttachError(f"{type(unet).__name__} draws videos: no hypernetwork was made for it")
     layers = {}

@@ -378,6 +378,14 @@ def test_a_model_with_other_attention_is_named(folder: Path) -> None:
         load(Model(inner, CPU, CPU), "dots.pt")
 
 
+def test_a_model_that_is_compiled_already_gets_networks(model: Model, step: Step) -> None:
+    expected = predict(load(model, "dots.pt", 0.7), step)
+    model.model.diffusion_model = torch.compile(model.model.diffusion_model, backend="eager")
+    loaded = load(model, "dots.pt", 0.7)
+    model.model.diffusion_model = model.model.diffusion_model._orig_mod  # the small ComfyUI calls it with its options
+    assert torch.equal(predict(loaded, step), expected)
+
+
 def test_a_model_of_videos_is_refused(model: Model) -> None:
     model.model.diffusion_model.time_stack = torch.nn.Linear(8, 8)
     with pytest.raises(NodeFailed, match="UNet draws videos: no hypernetwork was made for it"):
