@@ -86,10 +86,10 @@ class AttentionStack:
         group = self._plans[self._open(options)].get(layer.name) if layer is not None else None
         if group is None or group.width != k.shape[-1]:
             return k, v
-        if kind == "self":
+        call = options.get("sigmas")
+        if kind == "self" or call is None:  # without sigmas, nothing tells one UNet call from the next
             return group.contexts(k, v)
         # one text for all layers of a UNet call; the next call has other sigmas, or another text
-        call = options.get("sigmas")
         text = self._text.get(k.device)
         if text is None or text.k is not k or text.v is not v or text.call is not call:
             text = self._text[k.device] = _Text(k, v, call)

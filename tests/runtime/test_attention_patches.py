@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.networks import network_file
 from support.stacks import relative
 from torch import Tensor
 
@@ -43,6 +44,22 @@ def patched(x: Tensor, *networks: tuple[Hypernetwork, float], path: str) -> tupl
     with torch.inference_mode():
         _, k, v = patch(x, x, x, {"block": ("input", 1), "block_index": 0})
     return k, v
+
+
+def test_a_text_that_changes_in_place_is_seen_where_nothing_tells_the_call(tmp_path: Path) -> None:
+    network = hnetkit.load(network_file(tmp_path, "ink.pt", widths=(8,), activation="relu"))
+    loaded = LoadedNetwork("ink", network, frozenset({8}))
+    loaded.read_weights(torch.device("cpu"), torch.float32, "eager")
+    layers = {PLACE: Layer("down_blocks.0.attentions.0.transformer_blocks.0.attn2", "cross", 8, 8)}
+    stack = AttentionStack(
+        [(loaded, hnetkit.Strength(1.0))], layers, lambda options: None, path="eager", dtype=torch.float32
+    )
+    text, options = torch.ones(3, 8), {"block": ("input", 1), "block_index": 0}
+    before = stack.contexts(text, text, "cross", options)[0].clone()
+    text.mul_(2)
+    after = stack.contexts(text, text, "cross", options)[0]
+    assert torch.equal(after, hnetkit.Stack([(network, 1.0)])(text)[0])
+    assert not torch.equal(after, before)
 
 
 @pytest.mark.parametrize("path", ["eager", "reference"])
