@@ -58,11 +58,14 @@ def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:
     """
     if path not in KERNELS:
         return path
+    if dtype == torch.float64:
+        return "eager"
     from hnetkit.kernels.gpu.device import can_run
 
-    is_slow = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    runs_well = can_run(device) and not is_slow
-    return path if dtype != torch.float64 and (runs_well or is_forced(path)) else "eager"
+    runs = can_run(device)
+    if (runs and dtype != torch.float32) or is_forced(path):  # compiled code cannot ask for the precision
+        return path
+    return path if runs and torch.get_float32_matmul_precision() != "highest" else "eager"
 
 
 def _auto(device: torch.device | None) -> str:

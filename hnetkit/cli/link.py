@@ -135,8 +135,10 @@ def _link_plugin(kind: Kind, directory: Path, layout: str | None, remove: bool, 
     output.rows(map(_link_row, shown), columns=["change", "path", "source", "how", "reason"], text=line)
     output.note(_link_totals(found, dry_run=dry_run))
     if not remove and not dry_run:
-        python = python_of(directory, kind) or f"the Python of {plugin.program}, python"
-        output.note(f"It needs the package there: {argument(python, is_path=True)} -m pip install --no-deps hnetkit")
+        python = python_of(directory, kind)
+        where = "there" if python else "in the program's own Python"
+        pip = f"{argument(python, is_path=True) if python else 'python'} -m pip install --no-deps hnetkit"
+        output.note(f"It needs the package {where}: {pip}")
         output.note("Then start the program again.")
     kept = sum(change.what == "kept" for change in found)
     if kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from typing import Any
 
 from hnetkit.errors import HnetkitError
@@ -17,7 +18,7 @@ _TAGS = "hnetkit_tags"  # of a generation: what its prompt asks for now
 def register() -> type | None:
     """Takes over the tag, and returns the script that the webui runs; None where that applies hypernetworks itself."""
     if importlib.util.find_spec("modules_forge") is None:
-        print("hnetkit: this webui applies hypernetworks itself, so the extension does nothing")
+        logging.warning("hnetkit: this webui applies hypernetworks itself, so the extension does nothing")
         return None
     from modules import extra_networks, script_callbacks, scripts  # type: ignore[import-not-found]
 
@@ -93,5 +94,5 @@ def _say(p: Any, problem: HnetkitError | str) -> None:
     """Shows a problem where the webui shows them: beneath the picture, and in the console."""
     hint = problem.command_hint if isinstance(problem, HnetkitError) else None
     text = f"hnetkit: {problem}. {hint}" if hint and not hint.startswith("-") else f"hnetkit: {problem}"
-    print(text)
+    logging.warning("%s", text)
     p.comment(text)

@@ -139,6 +139,7 @@ def test_tokens_are_not_counted_where_no_tokenizer_is_at_hand(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "model_index.json").write_text("{}")
     model = {"folder": str(tmp_path), "file": str(tmp_path / "model.safetensors"), "hub id": "nobody/nothing"}[kind]
     settings.put("model", model)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))

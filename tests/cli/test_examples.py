@@ -61,9 +61,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "here"
     shutil.copytree(demo.network_folder(), folder)
     make_pictures(folder / "photos", 3, [(96, 80)])
-    for name in ("stable-diffusion-webui/models/hypernetworks", "ComfyUI/models", "ComfyUI/custom_nodes", "models"):
+    for name in (
+        "stable-diffusion-webui/models/hypernetworks",
+        "ComfyUI/models",
+        "ComfyUI/custom_nodes",
+        "forge/modules_forge",
+        "models",
+    ):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "stable-diffusion-webui" / "webui.py").touch()
+    for program in ("stable-diffusion-webui", "forge"):
+        (tmp_path / program / "webui.py").touch()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
     monkeypatch.chdir(folder)

@@ -165,10 +165,10 @@ def test_the_next_picture_reads_nothing_again(forge: Webui, step: Any, monkeypat
 
 
 def test_where_the_webui_applies_hypernetworks_itself_the_extension_does_nothing(
-    unet: Any, models: Path, capsys: pytest.CaptureFixture[str]
+    unet: Any, models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = Webui(unet)
     with installed(program, models, forge=False):
         assert register() is None
     assert not program.before_ui
-    assert "applies hypernetworks itself" in capsys.readouterr().out
+    assert "applies hypernetworks itself" in caplog.text
