@@ -14,6 +14,7 @@ from support.stacks import relative
 from torch import Tensor
 
 import hnetkit
+from hnetkit.kernels.gpu import linear
 from hnetkit.network import Hypernetwork
 from hnetkit.runtime.attention_patches import AttentionPatch, AttentionStack
 from hnetkit.runtime.buffers import LoadedNetwork
@@ -44,6 +45,20 @@ def patched(x: Tensor, *networks: tuple[Hypernetwork, float], path: str) -> tupl
     with torch.inference_mode():
         _, k, v = patch(x, x, x, {"block": ("input", 1), "block_index": 0})
     return k, v
+
+
+@pytest.mark.parametrize("path", ["grouped", "fused"])
+def test_the_kernels_run_in_a_patch(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HNETKIT_KERNEL", path)
+    ran, run = [], linear.run
+    monkeypatch.setattr(linear, "run", lambda *own, **options: ran.append(1) or run(*own, **options))
+    ink = hnetkit.load(network_file(tmp_path, "ink.pt", widths=(16,), activation="relu", layer_norm=True, seed=1))
+    tint = hnetkit.load(network_file(tmp_path, "tint.pt", widths=(16,), activation=None, seed=2))
+    x = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(3))
+    networks = [(ink, 0.8), (tint, -0.5)]
+    got, plain = patched(x, *networks, path=path), patched(x, *networks, path="eager")
+    assert ran
+    assert all(relative(own, other) <= FP32 for own, other in zip(got, plain, strict=True))
 
 
 def test_a_text_that_changes_in_place_is_seen_where_nothing_tells_the_call(tmp_path: Path) -> None:
