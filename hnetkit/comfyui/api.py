@@ -118,10 +118,11 @@ def _older_input(own: Input) -> tuple[Any, dict[str, Any]]:
 
 def _has_newer_api() -> bool:
     try:
-        from comfy_api.latest import ComfyExtension, io
+        from comfy_api.latest import ComfyExtension as ComfyExtension
+        from comfy_api.latest import io
     except ImportError:
         return False
-    return hasattr(io, "ComfyNode") and ComfyExtension is not None
+    return hasattr(io, "ComfyNode")
 
 
 NODE_CLASS_MAPPINGS: dict[str, type] | None = None

@@ -8,7 +8,6 @@ what the one of diffusers does with the same weights, in blocks that are named a
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from support.stand_in_modules import importable
 
 CPU = torch.device("cpu")
 
@@ -183,13 +184,5 @@ def installed(folder: Path) -> Iterator[ModuleType]:
     patcher.ModelPatcher = Model  # type: ignore[attr-defined]
     comfy.model_patcher = patcher  # type: ignore[attr-defined]
     modules = {"folder_paths": paths, "comfy": comfy, "comfy.model_patcher": patcher}
-    before = {name: sys.modules.get(name) for name in modules}
-    sys.modules.update(modules)
-    try:
+    with importable(modules):
         yield paths
-    finally:
-        for name, module in before.items():
-            if module is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module

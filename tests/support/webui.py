@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from support import comfyui
+from support.stand_in_modules import importable
 
 _TAG = re.compile(r"<(\w+):([^>]+)>")
 
@@ -152,16 +152,8 @@ def installed(webui: Webui, models: Path, *, forge: bool = True) -> Iterator[Non
     if forge:
         present["modules_forge"] = ModuleType("modules_forge")
         present["modules_forge"].__spec__ = ModuleSpec("modules_forge", None)
-    before = {name: sys.modules.get(name) for name in present}
-    sys.modules.update(present)
-    try:
+    with importable(present):
         yield
-    finally:
-        for name, module in before.items():
-            if module is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module
 
 
 def _named(self: Any, name: str) -> None:
