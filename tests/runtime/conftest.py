@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from support.networks import network_file
 from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 
 import hnetkit
 from hnetkit.network import Hypernetwork
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> dict[str, Any]:
+    """The cases, the recorded tensors, and every network."""
+    folder = shared / "data" / "golden"
+    cases = json.loads((folder / "cases.json").read_text())
+    networks = {case["name"]: hnetkit.load(folder / case["file"]) for case in cases["files"]}
+    return {**cases, "expected": load_file(folder / "expected.safetensors"), "networks": networks}
 
 
 def _network(folder: Path, name: str, activation: str | None, **options: Any) -> Hypernetwork:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from support.networks import network_file
 from support.stacks import relative
 from torch import Tensor
@@ -22,14 +20,6 @@ from hnetkit.runtime.layers import Layer, Place
 
 FP32 = 1e-5
 PLACE = Place("input", 1, 0, "cross")
-
-
-@pytest.fixture(scope="session")
-def golden(shared: Path) -> dict[str, Any]:
-    folder = shared / "data" / "golden"
-    cases = json.loads((folder / "cases.json").read_text())
-    networks = {case["name"]: hnetkit.load(folder / case["file"]) for case in cases["files"]}
-    return {**cases, "expected": load_file(folder / "expected.safetensors"), "networks": networks}
 
 
 def patched(x: Tensor, *networks: tuple[Hypernetwork, float], path: str) -> tuple[Tensor, Tensor]:

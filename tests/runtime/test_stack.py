@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from support import plain_a1111
 from support.networks import ACTIVATIONS, network_file
 from support.stacks import relative
@@ -25,15 +23,6 @@ from hnetkit.network import Hypernetwork
 
 STACKS = [f"stack{number}" for number in range(7)]
 FP32 = 1e-5
-
-
-@pytest.fixture(scope="session")
-def golden(shared: Path) -> dict[str, Any]:
-    """The cases, the recorded tensors, and every network."""
-    folder = shared / "data" / "golden"
-    cases = json.loads((folder / "cases.json").read_text())
-    networks = {case["name"]: hnetkit.load(folder / case["file"]) for case in cases["files"]}
-    return {**cases, "expected": load_file(folder / "expected.safetensors"), "networks": networks}
 
 
 @pytest.fixture(params=["eager", "grouped"])
