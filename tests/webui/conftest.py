@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import webui
+from support import one_step, webui
 
 from hnetkit import demo
-from hnetkit.runtime import network_files
 from hnetkit.webui import register
 
 
 @pytest.fixture(scope="session")
 def unet() -> Any:
     """The bundled model's UNet of diffusers."""
-    from diffusers import UNet2DConditionModel
+    return one_step.bundled_unet()
 
-    return UNet2DConditionModel.from_pretrained(demo.model_folder() / "unet").eval()
+
+@pytest.fixture(scope="session")
+def step() -> one_step.Inputs:
+    return one_step.inputs()
+
+
+@pytest.fixture
+def expected(unet: Any, step: one_step.Inputs) -> Any:
+    """Returns what diffusers with hnetkit predicts with networks, given as files with strengths."""
+    return partial(one_step.predicted, unet, step)
 
 
 @pytest.fixture
@@ -33,7 +42,6 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def forge(unet: Any, models: Path) -> Iterator[webui.Webui]:
     program = webui.Webui(unet)
-    network_files._opened.cache_clear()
     with webui.installed(program, models):
         script = register()
         assert script is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from support.webui import Generation, Webui, installed
 from torch import Tensor
 
-import hnetkit
 from hnetkit import demo
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
@@ -21,26 +19,6 @@ from hnetkit.webui import register
 TOLERANCE = 2e-6
 OUTLINE, DOTS, PAPER = (demo.networks()[name] for name in ("outline", "dots", "paper"))
 Expected = Callable[..., Tensor]
-
-
-@pytest.fixture(scope="session")
-def step() -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(2, 4, 8, 8, generator=generator)
-    return latents, torch.tensor([301.0, 301.0]), torch.randn(2, 77, 80, generator=generator)
-
-
-@pytest.fixture
-def expected(unet: Any, step: tuple[Tensor, Tensor, Tensor]) -> Expected:
-    def predict(*networks: tuple[Path, float]) -> Tensor:
-        own = copy.deepcopy(unet)
-        for file, strength in networks:
-            hnetkit.load_hypernetwork(own, file, strength=strength)
-        with torch.no_grad():
-            output: Tensor = own(*step, return_dict=False)[0]
-        return output
-
-    return predict
 
 
 def error(got: Tensor, expected: Tensor) -> float:
