@@ -11,14 +11,13 @@ from hnetkit.comfyui.files import name_of, names, open_file, state_of
 from hnetkit.comfyui.models import with_networks
 from hnetkit.errors import HnetkitError, UsageError
 from hnetkit.prompts.tags import finite_number, split_tags
-from hnetkit.runtime.strength import Strength, strength_of
+from hnetkit.runtime.strength import PARTS, Strength, strength_of
 
 NONE = "None"
 SLOTS = 5
 """Networks in one node of a stack; nodes in a row are one stack, too."""
 
 CATEGORY = "loaders/hnetkit"
-_BLOCKS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def block_factors(text: str) -> dict[str, float]:
             raise UsageError(f"blocks: {part} is no block with a number", hint="down, mid, or up_blocks.1=0.5")
         if not sign:
             factors[""] = 0.0
-        factors[_BLOCKS.get(name, name)] = factor
+        factors[PARTS.get(name, name)] = factor
     return factors
 
 

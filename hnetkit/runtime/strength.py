@@ -16,7 +16,8 @@ Side = Literal["k", "v"]
 KINDS: tuple[Kind, Kind] = ("self", "cross")
 SIDES: tuple[Side, Side] = ("k", "v")
 
-_PARTS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}  # of the UNet, as tags name them
+PARTS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
+"""The parts of a UNet as tags name them -> as diffusers does."""
 
 BlockFactors: TypeAlias = "Mapping[str, float] | Iterable[tuple[str, float]]"
 
@@ -114,7 +115,7 @@ def strength_of(tag: Tag) -> float | Strength:
         cross_v=tag.cross_v,
         start=tag.start,
         end=tag.end,
-        blocks={"": 0.0, **{_PARTS.get(block, block): 1.0 for block in tag.blocks}} if tag.blocks else (),
+        blocks={"": 0.0, **{PARTS.get(block, block): 1.0 for block in tag.blocks}} if tag.blocks else (),
     )
     return tag.multiplier if strength == Strength(tag.multiplier) else strength
 
