@@ -9,11 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hnetkit.kernels.dispatch import chosen_path
 from hnetkit.runtime.attention_patches import AttentionPatch, AttentionStack
-from hnetkit.runtime.fit import require_fit
-from hnetkit.runtime.layers import contexts_of, find_ldm_layers, require_blocks
-from hnetkit.runtime.network_files import NetworkFile, managed, nbytes
+from hnetkit.runtime.network_files import NetworkFile, PatchableUNet, nbytes
 from hnetkit.runtime.strength import KINDS, Kind, Strength
 
 _PATCHES: Mapping[Kind, str] = {"self": "attn1_patch", "cross": "attn2_patch"}
@@ -48,16 +45,13 @@ def with_networks(model: Any, files: Sequence[tuple[NetworkFile, Strength]]) -> 
         UsageError: a strength names a block that the model does not have.
         hnetkit.errors.FileRefused: a file cannot be read.
     """
-    unet = model.model.diffusion_model
-    layers = find_ldm_layers(unet)
-    contexts = contexts_of(unet, layers.values())
-    path, dtype = chosen_path(model.load_device), _compute_dtype(model)
-    manage = partial(_managed, model)
+    devices = model.load_device, model.offload_device
+    unet = PatchableUNet(
+        model.model.diffusion_model, model.load_device, _compute_dtype(model), partial(_managed, model), devices
+    )
     networks, weights = [], []
     for file, strength in files:
-        require_fit(file.name, file.network, contexts)
-        require_blocks(strength, layers.values())
-        own = file.weights(contexts.widths, dtype, path, manage, (model.load_device, model.offload_device))
+        own = unet.weights(file, strength)
         networks.append((own.loaded, strength))
         weights += own.managed
     copy = model.clone()
@@ -67,8 +61,7 @@ def with_networks(model: Any, files: Sequence[tuple[NetworkFile, Strength]]) -> 
         stack_before = before.stack if before else None
         if stack_before not in stacks:
             earlier = stack_before.networks if stack_before else ()
-            stack = AttentionStack([*earlier, *networks], layers, sampling_progress, path=path, dtype=dtype)
-            stacks[stack_before] = stack, managed(stack.composed, manage)
+            stacks[stack_before] = unet.stack([*earlier, *networks], sampling_progress)
         stack, composed = stacks[stack_before]
         patch = ModelPatch(stack, kind, [*(before.weights if before else ()), *weights], composed)
         if before:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -14,8 +14,13 @@ from torch import nn
 
 from hnetkit.errors import AmbiguousName, NotFound, did_you_mean
 from hnetkit.formats import load
+from hnetkit.kernels.dispatch import chosen_path
 from hnetkit.network import Hypernetwork
+from hnetkit.runtime.attention_patches import AttentionStack, Progress
 from hnetkit.runtime.buffers import LoadedNetwork
+from hnetkit.runtime.fit import require_fit
+from hnetkit.runtime.layers import contexts_of, find_ldm_layers, require_blocks
+from hnetkit.runtime.strength import Strength
 
 _KEPT = 16  # networks that stay read while others are chosen
 
@@ -88,6 +93,48 @@ class NetworkFile:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
         return digest.hexdigest()
+
+
+class PatchableUNet:
+    """A UNet that takes patches of attention, and what networks on it need.
+
+    Args:
+        unet: built as Stable Diffusion's first code was.
+        device: where it samples.
+        dtype: of its contexts.
+        manage: for the weights that networks bring.
+        managed_for: what else `manage` depends on.
+
+    Raises:
+        AttachError: it has no attention layers that hypernetworks know.
+    """
+
+    def __init__(
+        self, unet: nn.Module, device: torch.device, dtype: torch.dtype, manage: Manage, managed_for: object = None
+    ) -> None:
+        self._layers = find_ldm_layers(unet)
+        self._contexts = contexts_of(unet, self._layers.values())
+        self._path, self._dtype = chosen_path(device), dtype
+        self._manage, self._managed_for = manage, managed_for
+
+    def weights(self, file: NetworkFile, strength: Strength) -> SharedWeights:
+        """Returns the weights of a network that fits the UNet.
+
+        Raises:
+            IncompatibleNetwork: it is made for another base model, or has values too large for the dtype.
+            UsageError: the strength names a block that the UNet does not have.
+            hnetkit.errors.FileRefused: its values cannot be read, or are not finite.
+        """
+        require_fit(file.name, file.network, self._contexts)
+        require_blocks(strength, self._layers.values())
+        return file.weights(self._contexts.widths, self._dtype, self._path, self._manage, self._managed_for)
+
+    def stack(
+        self, networks: Sequence[tuple[LoadedNetwork, Strength]], progress: Progress
+    ) -> tuple[AttentionStack, list[Any]]:
+        """Returns networks as a stack for its layers, and the weights that the stack itself brings."""
+        stack = AttentionStack(networks, self._layers, progress, path=self._path, dtype=self._dtype)
+        return stack, managed(stack.composed, self._manage)
 
 
 def open_network(path: str) -> NetworkFile:

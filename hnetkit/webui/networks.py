@@ -8,13 +8,10 @@ from typing import Any, NamedTuple
 import torch
 
 from hnetkit.errors import HnetkitError
-from hnetkit.kernels.dispatch import chosen_path
 from hnetkit.prompts.tags import Tag
-from hnetkit.runtime.attention_patches import AttentionPatch, AttentionStack
+from hnetkit.runtime.attention_patches import AttentionPatch
 from hnetkit.runtime.buffers import LoadedNetwork
-from hnetkit.runtime.fit import require_fit
-from hnetkit.runtime.layers import contexts_of, find_ldm_layers, require_blocks
-from hnetkit.runtime.network_files import NetworkFile, managed, nbytes
+from hnetkit.runtime.network_files import NetworkFile, PatchableUNet, nbytes
 from hnetkit.runtime.strength import Strength, strength_of
 
 
@@ -43,19 +40,16 @@ def patched(unet: Any, networks: Iterable[tuple[NetworkFile, Tag]], denoiser: An
     Raises:
         AttachError: the model has no attention layers that hypernetworks know.
     """
-    inner = unet.model.diffusion_model
-    layers = find_ldm_layers(inner)
-    contexts = contexts_of(inner, layers.values())
-    path, dtype = chosen_path(unet.load_device), _compute_dtype(unet)
+    patchable = PatchableUNet(
+        unet.model.diffusion_model, unet.load_device, _compute_dtype(unet), manage=lambda module: module
+    )
     stack: list[tuple[LoadedNetwork, Strength]] = []
     modules: list[torch.nn.Module] = []
     result = Patched(unet.clone(), [], [])
     for file, tag in networks:
         try:
             strength = Strength.of(strength_of(tag))
-            require_fit(tag.name, file.network, contexts)
-            require_blocks(strength, layers.values())
-            weights = file.weights(contexts.widths, dtype, path, lambda module: module)
+            weights = patchable.weights(file, strength)
         except HnetkitError as error:
             result.failures.append(error)
             continue
@@ -69,8 +63,8 @@ def patched(unet: Any, networks: Iterable[tuple[NetworkFile, Tag]], denoiser: An
         step, steps = int(denoiser.step), int(denoiser.total_steps or 0)
         return min((step + 0.5) / steps, 1.0) if steps else None
 
-    whole = AttentionStack(stack, layers, progress, path=path, dtype=dtype)
-    _bring(result.unet, [*modules, *managed(whole.composed, lambda module: module)])
+    whole, composed = patchable.stack(stack, progress)
+    _bring(result.unet, [*modules, *composed])
     result.unet.set_model_attn1_patch(AttentionPatch(whole, "self"))
     result.unet.set_model_attn2_patch(AttentionPatch(whole, "cross"))
     return result

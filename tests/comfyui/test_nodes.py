@@ -373,7 +373,7 @@ def test_another_kind_of_file_among_the_hypernetworks_is_named(
 
 def test_a_model_with_other_attention_is_named(folder: Path) -> None:
     transformer = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(8, 8)])})
-    inner = SimpleNamespace(diffusion_model=transformer, manual_cast_dtype=None)
+    inner = SimpleNamespace(diffusion_model=transformer, manual_cast_dtype=torch.float32)
     with pytest.raises(NodeFailed, match="ModuleDict has no attention layers that hypernetworks know"):
         load(Model(inner, CPU, CPU), "dots.pt")
 
