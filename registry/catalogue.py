@@ -229,10 +229,11 @@ class Catalogue:
         )
         return list({(row["source"], row["version_id"]): row for row in rows}.values())
 
-    def files_of(self, source: str, model: str, version: str | None = None) -> list[Row]:
-        """Returns the files of a site's model, or of one version of it, as `files` does."""
-        where = "models.source = ? AND models.remote_id = ? AND versions.remote_id = coalesce(?, versions.remote_id)"
-        return self._files(where, [source, model, version])
+    def files_of(self, source: str, *, model: str | None = None, version: str | None = None) -> list[Row]:
+        """Returns the files of a site's model, or of one version, as `files` does."""
+        wanted = {"models.source": source, "models.remote_id": model, "versions.remote_id": version}
+        given = {column: value for column, value in wanted.items() if value is not None}
+        return self._files(" AND ".join(f"{column} = ?" for column in given), list(given.values()))
 
     def files_of_bytes(self, sha256: str) -> list[Row]:
         """Returns the files with this hash, at all sites, as `files` does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Mapping
 from sqlite3 import Connection
 from typing import Any
@@ -11,6 +12,13 @@ from hnetkit.registry.columns import Row, batches, now, text_of
 STATES = ("listed", "served", "deleted", "other-bytes", "failed")
 SOURCES = ("civarchive", "setting")
 _COLUMNS = ("sha256", "url", "source", "state", "seen_at")
+
+
+_ON_HUB = """
+SELECT sha256, models.remote_id, versions.remote_id, remote_files.name, versions.last_seen FROM remote_files
+JOIN versions ON versions.id = version_id JOIN models ON models.id = model_id
+WHERE source = 'huggingface' AND models.state = 'listed' AND remote_files.state = 'listed'
+"""
 
 
 class Mirrors:
@@ -46,6 +54,29 @@ class Mirrors:
                 list(part),
             )
             found += [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+        return found
+
+    def known(self, sha256s: Iterable[str]) -> list[Row]:
+        """Returns where files with these hashes may be had: mirrors that are there, and files of the hub.
+
+        Each has ``sha256``, ``source``, ``place`` (an address, or ``hf:owner/repo@commit:path``), ``state`` and
+        ``seen_at``.
+        """
+        wanted = set(sha256s)
+        found = [
+            {"sha256": row["sha256"], "source": row["source"], "place": row["url"]}
+            | {"state": row["state"], "seen_at": row["seen_at"]}
+            for row in self.of(wanted)
+            if row["state"] in ("served", "listed")
+        ]
+        for part in batches(sorted(wanted)):
+            cursor = self._db.execute(
+                f"{_ON_HUB} AND sha256 IN ({','.join('?' * len(part))}) ORDER BY 1, 2", list(part)
+            )
+            for sha256, repo, commit, path, seen_at in cursor:
+                place = f"hf:{repo}@{commit}:{glob.escape(path)}"
+                about = {"sha256": sha256, "source": "huggingface", "place": place}
+                found.append({**about, "state": "listed", "seen_at": seen_at})
         return found
 
     def take_in(self, row: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ MOST_FILES = 100
 """Files of one answer that are read; a version has a few."""
 MOST_MIRRORS = 20
 """Mirrors of one file that are read."""
-_ATTEMPTS = 3  # the archive fails at times, and there may be other sources
+_ATTEMPTS, _OBEYED_S = 3, 30.0  # the archive fails at times, and there may be other sources
 _MOST_NAME, _MOST_URL = 1000, 2000  # characters
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -126,7 +126,7 @@ class CivArchive:
         return found
 
     def _get(self, path: str, what: str) -> Mapping[str, Any]:
-        status, content = self.client.json(f"{self.base}/{path}", what=what, attempts=_ATTEMPTS)
+        status, content = self.client.json(f"{self.base}/{path}", what=what, attempts=_ATTEMPTS, obeyed_s=_OBEYED_S)
         if status == 200 and isinstance(content, Mapping):
             return content
         raise _error(status, what)
@@ -208,8 +208,8 @@ def _files(files: list[Any], asked: str | None) -> Iterator[ArchivedFile]:
         if sha256 is None or not _SHA256.fullmatch(sha256):
             continue
         kib = data.get("sizeKB")
-        is_number = isinstance(kib, int | float) and not isinstance(kib, bool)
-        size = parse_int(kib * 1024) if is_number and kib >= 1 else None  # less is a placeholder
+        is_size = isinstance(kib, int | float) and not isinstance(kib, bool) and kib >= 1  # less is a placeholder
+        size = parse_int(kib * 1024) if isinstance(kib, int | float) and is_size else None
         mirrors = list(_mirrors(data))
         named = next((name for name in (data.get("name"), *map(_name_of, _list(data.get("mirrors")))) if name), None)
         yield ArchivedFile(sha256, _text(named), size, tuple(sorted(mirrors, key=_least_likely)))

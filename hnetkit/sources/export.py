@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import PurePath
 from typing import IO, Any, cast
 
@@ -27,6 +28,7 @@ from hnetkit.library.library import AnyPath, Library
 from hnetkit.library.resolve import require_alias
 from hnetkit.limits import parse_json
 from hnetkit.registry.columns import text_of
+from hnetkit.registry.mirrors import SOURCES, STATES
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Filters
 from hnetkit.sources.civitai_models import parse_model, parts_left_out
@@ -34,6 +36,7 @@ from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import parse_repo, store_repo
 from hnetkit.sources.single_files import References
 from hnetkit.sources.sync import store_model
+from hnetkit.sources.trust import redact
 from hnetkit.text import argument, counted, shorten, size_text
 
 VERSION = 1
@@ -46,6 +49,8 @@ MOST_FAILURES = 1000
 MOST_MESSAGE = 300
 """Characters of the message for a failed line."""
 
+MOST_TOLD = 1000
+"""Mirrors of one network."""
 MOST_NAME, MOST_REFERENCE = 1000, 4000
 """Characters of a file's name, and of what `pull` takes to fetch it."""
 STEP_S = 0.5
@@ -84,14 +89,21 @@ def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
         registry.subscriptions.rows(),
     )
     yield {"kind": "hnetkit", "version": VERSION, "records": len(networks) + len(models) + len(subscriptions)}
-    files = _files(registry)
+    files, lost = _files(registry), registry.catalogue.lost()
     for row in networks:
         held = files.get(row["content_hash"], [])
-        record = {"kind": "network"} | {key: row[key] for key in _SHAPES["network"] if key != "files"}
-        yield record | {"sha256": sorted({file["sha256"] for file in held}), "files": held}
+        hashes = {file[key] for file in held for key in ("sha256", "reference_sha256")} - {None}
+        record = {"kind": "network"} | {key: row[key] for key in _SHAPES["network"] if key not in ("files", "mirrors")}
+        yield record | {
+            "sha256": sorted({file["sha256"] for file in held}),
+            "files": held,
+            "gone": lost.get(row["content_hash"]),
+            "mirrors": registry.mirrors.of(hashes),
+        }
     for row in models:
         raw = registry.catalogue.raw(row["source"], row["remote_id"])
-        yield {"kind": "model", "source": row["source"], "id": row["remote_id"], "state": row["state"], "raw": raw}
+        about = {"kind": "model", "source": row["source"], "id": row["remote_id"]}
+        yield about | {"state": row["state"], "state_since": row["state_since"], "raw": raw}
     for row in subscriptions:
         yield {"kind": "subscription", "name": row["name"], "filters": row["filters"]}
 
@@ -291,6 +303,8 @@ def _import_network(registry: Registry, record: Record) -> list[str]:
     files = _files_told(record)
     for file in files:
         registry.imported.put(id, file)
+    for mirror in record.get("mirrors") or ():
+        registry.mirrors.take_in(mirror)
     left_out = []
     note, (known,) = record.get("note"), registry.networks.of_contents([record["content_hash"]])
     if note and known["note"] is None:
@@ -337,7 +351,8 @@ def _import_model(registry: Registry, record: Record) -> list[str]:
             store_model(registry, model)
         elif repo is not None:
             store_repo(registry, repo)
-        registry.catalogue.set_model_state(source, id, record.get("state") or "listed")
+        since = record.get("state_since")
+        registry.catalogue.set_model_state(source, id, record.get("state") or "listed", since=since)
     return [bad.reason.removeprefix("left out: ") for bad in parts_left_out(model)] if model is not None else []
 
 
@@ -396,6 +411,29 @@ def _are_files(value: Any) -> bool:
     return all(isinstance(file, dict) and all(fits(file.get(key)) for key, fits in kinds.items()) for file in value)
 
 
+def _are_mirrors(value: Any) -> bool:
+    """Whether it is a list of rows as `Mirrors.of` returns them, without more than host and path in an address."""
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "sha256": _is_sha256,
+        "url": lambda url: _is_text(url) and len(url) <= MOST_REFERENCE and redact(url) == url,
+        "source": lambda source: source in SOURCES,
+        "state": lambda state: state in STATES,
+        "seen_at": _is_time,
+    }
+    if not isinstance(value, list) or len(value) > MOST_TOLD:
+        return False
+    return all(isinstance(row, dict) and all(fits(row.get(key)) for key, fits in kinds.items()) for row in value)
+
+
+def _is_time(value: Any) -> bool:
+    """Whether it is a time as the registry stores it; one that is yet to come would outlast all news."""
+    try:
+        at = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return False
+    return at.tzinfo is not None and at <= datetime.now(timezone.utc) + timedelta(days=1)
+
+
 def _is_filters(value: Any) -> bool:
     """Whether it is a result of `Filters.as_dict`; filters of a later hnetkit are accepted."""
     kinds: dict[str, Callable[[Any], bool]] = {
@@ -440,8 +478,14 @@ _SHAPES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
         "tags": _TEXTS_OR_NONE,
         "aliases": _TEXTS_OR_NONE,
         "files": (lambda value: value is None or _are_files(value), "a list of files"),
+        "mirrors": (lambda value: value is None or _are_mirrors(value), "a list of mirrors"),
     },
-    "model": {"source": _TEXT, "raw": _OBJECT, "state": _TEXT_OR_NONE},
+    "model": {
+        "source": _TEXT,
+        "raw": _OBJECT,
+        "state": _TEXT_OR_NONE,
+        "state_since": (lambda value: value is None or _is_time(value), "a time"),
+    },
     "subscription": {"name": _TEXT, "filters": (_is_filters, "an object of filters")},
 }
 

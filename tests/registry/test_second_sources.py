@@ -69,7 +69,7 @@ def test_a_state_keeps_the_time_at_which_it_was_first_seen(registry: Registry, c
     for day, state in zip(DAYS, ("listed", "gone", "gone", "archived", "archived", "listed"), strict=False):
         clock["now"] = day
         registry.catalogue.set_model_state("civitai", "1", state)
-        (found,) = registry.catalogue.files_of("civitai", "1")
+        (found,) = registry.catalogue.files_of("civitai", model="1")
         since.append((found["model_state"], found["model_state_since"]))
     assert since == [
         ("listed", None),
@@ -86,7 +86,7 @@ def test_an_answer_that_states_another_state_dates_it_too(registry: Registry, cl
     _list(registry, "civitai", 1, SHA, state="taken-down")
     clock["now"] = DAYS[2]
     _list(registry, "civitai", 1, SHA, state="taken-down")
-    (found,) = registry.catalogue.files_of("civitai", "1")
+    (found,) = registry.catalogue.files_of("civitai", model="1")
     assert (found["model_state"], found["model_state_since"]) == ("taken-down", DAYS[1])
 
 
@@ -96,7 +96,7 @@ def test_a_version_that_an_answer_lacks_is_gone_since_then(registry: Registry, c
     registry.catalogue.mark_gone(model, keep_versions=["9"])
     clock["now"] = DAYS[2]
     registry.catalogue.mark_gone(model, keep_versions=["9"])
-    (found,) = registry.catalogue.files_of("civitai", "1", "11")
+    (found,) = registry.catalogue.files_of("civitai", model="1", version="11")
     assert (found["version_state"], found["version_state_since"]) == ("gone", DAYS[1])
 
 
