@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.fake_sites import Sites
 from support.fetching import EVERYTHING
-from support.odd_answers import first_version, give, network_bytes, zipped
+from support.odd_answers import OpenSession, first_version, give, network_bytes, zipped
 
 import hnetkit
 from hnetkit.sources.session import FetchSession
@@ -80,6 +80,29 @@ def test_an_archive_of_what_other_downloads_brought_is_not_fetched_again(site: S
     here.survey()
     names = {item.file.name for item in here.plan(EVERYTHING, all_versions=True).to_fetch}
     assert names == {"day.pt", "pack.zip"}
+
+
+@pytest.mark.parametrize("removed", [("day",), ("day", "night")])
+def test_an_archive_of_what_other_downloads_brought_does_not_bring_back_what_was_removed(
+    site: Sites, open_session: OpenSession, removed: tuple[str, ...]
+) -> None:
+    """Without sidecars no file is the archive's own, whose removal would tell of it."""
+    here = open_session(site, sidecars=False)
+    first, second, third, *_ = (file for _, _, file in site.world.files())
+    give(site, first, DAY, "day.pt")
+    give(site, second, NIGHT, "night.pt")
+    here.sync(EVERYTHING, all_versions=True)
+    give(site, third, zipped({"sun.pt": DAY, "moon.pt": NIGHT}), "pack.zip")
+    here.sync(EVERYTHING, all_versions=True)
+    here.library.remove(*removed)
+    left = networks_in(here)
+    plan = here.plan(EVERYTHING, all_versions=True)
+    assert plan.to_fetch == []
+    assert "hnetkit remove --undo" in str({item.file.name: item.reason for item in plan.items}["pack.zip"])
+    here.sync(EVERYTHING, all_versions=True)
+    assert networks_in(here) == left
+    here.library.restore(*removed)
+    assert {item.action for item in here.plan(EVERYTHING, all_versions=True).items} == {"have"}
 
 
 def test_a_pull_of_the_archive_brings_all_of_it_back(site: Sites, packed: FetchSession) -> None:
