@@ -89,13 +89,15 @@ def carry_out(registry: Registry, found: Forgetting) -> list[Row]:
 
     Tags, notes and aliases go with a network's last file.
     """
-    files = found.files
+    files, bakes = found.files, found.bakes
     with registry.write():
         if found.is_missing:  # a disk may have come back while the question stood
             missing = {row["id"] for row in registry.files.missing()}
             files, _ = _really_gone(registry, [row for row in files if row["id"] in missing])
+            gone, _ = gone_bakes(registry)
+            bakes = tuple({*bakes} & {*gone})
         registry.files.forget(row["id"] for row in files)
-        registry.bakes.forget(found.bakes)
+        registry.bakes.forget(bakes)
         if found.root is not None:
             registry.files.forget_root(found.root)
         contents = {*found.contents, *(row["content_hash"] for row in files)} - {None}

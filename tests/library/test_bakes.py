@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sqlite3
+import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -131,6 +134,38 @@ def test_forget_missing_keeps_what_may_be_on_a_disk_that_is_away(
     assert run(["forget", "--missing", "-y"]) == 0
     assert shown("paper", capsys)[0] == []
     assert len(shown("outline", capsys)[0]) == 1
+
+
+class Terminal(io.StringIO):
+    """A user who takes so long to agree that something else happens before."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        super().__init__("y\n")
+        self.happens = happens
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self, size: int | None = -1, /) -> str:
+        self.happens()
+        return super().readline(-1)
+
+
+def test_what_came_back_while_the_question_stood_keeps_its_record(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = put("baked/paper.safetensors", "paper").absolute()
+    put("baked/outline.safetensors", "outline").rename(here / "away")
+    path.rename(here / "away too")
+    put("baked/stays.safetensors", "dots")
+    monkeypatch.setattr(sys, "stdin", Terminal(lambda: (here / "away too").rename(path)))
+    assert run(["forget", "--missing"]) == 0
+    said = capsys.readouterr().err
+    assert "2 records of what was baked" in said
+    assert f"{path} kept: it is there again" in said
+    assert f"forgotten that {here / 'baked' / 'outline.safetensors'} was baked" in said
+    assert [bake["state"] for bake in shown("paper", capsys)[0]] == ["present"]
+    assert shown("outline", capsys)[0] == []
 
 
 def test_a_name_is_a_network_though_a_folder_was_baked_there(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
