@@ -385,14 +385,13 @@ def _unless_removed(registry: Registry, item: SyncItem, removed: Mapping[str, st
     """
     if item.action != "fetch" or not removed:
         return item
-    name = next((removed[key] for key in (item.file.sha256 or "", item.key) if key in removed), None)
-    if name is None:
-        came = [sha256 for job in _done_for(registry, item) for sha256 in registry.jobs.networks_of(job.id)]
-        missing = [sha256 or "" for sha256 in came if find_network(registry, sha256) is None]
-        if not missing or not all(sha256 in removed for sha256 in missing):
-            return item
-        name = removed[missing[0]]
-    return replace(item, action="skip", code="removed", reason=said_of_trashed(name))
+    came = [sha256 for job in _done_for(registry, item) for sha256 in registry.jobs.networks_of(job.id)]
+    missing = [sha256 or "" for sha256 in came if find_network(registry, sha256) is None]
+    stated = item.file.sha256 or ""
+    keys = [stated] if stated in removed else missing or [item.key]  # by its key what was replaced at the site since
+    if not all(key in removed for key in keys):
+        return item
+    return replace(item, action="skip", code="removed", reason=said_of_trashed(removed[keys[0]]))
 
 
 def _unless_listed_before(registry: Registry, item: SyncItem, owners: dict[str, SyncItem]) -> SyncItem | None:
