@@ -119,7 +119,7 @@ def test_inspect_says_what_a_file_was_baked_of(here: Path, capsys: pytest.Captur
     assert (
         "baked of paper:0.5, on hnetkit-demo, for comfyui; exact, to rounding, the largest relative error is 0\n" in out
     )
-    assert "baked of paper:0.5/1, on hnetkit-demo, for diffusers; exact" in out
+    assert "baked of paper (self_k 1, self_v 0.5, cross_k 1, cross_v 0.5), on hnetkit-demo, for diffusers; exact" in out
     assert run(["inspect", "diff.safetensors", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["kind"], row["verdict"], row["baked"]["networks"][0]["name"]) == ("diff", "other", "paper")

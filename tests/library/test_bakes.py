@@ -20,7 +20,7 @@ needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo mo
 pytestmark = needs_demo
 
 FULL = {"self_k": 0.8, "self_v": 0.8, "cross_k": 0.8, "cross_v": 0.8, "blocks": {}}
-BY_SIDE = {**FULL, "cross_v": 0.5, "blocks": {"mid": 0.2}}
+BY_SIDE = {**FULL, "cross_v": 0.5, "blocks": {"": 0, "mid_block": 0.2}}
 
 
 @pytest.fixture
@@ -82,7 +82,8 @@ def test_a_strength_by_side_and_block_is_shown_as_such(here: Path, capsys: pytes
         made = record(library, "paper")
     made["networks"][0]["strength"] = BY_SIDE
     put("baked/paper.safetensors", "paper", networks=made["networks"])
-    assert "paper (self_k 0.8, self_v 0.8, cross_k 0.8, cross_v 0.5, mid 0.2)\n" in shown("paper", capsys)[1]
+    said = "paper (self_k 0.8, self_v 0.8, cross_k 0.8, cross_v 0.5, other blocks 0, mid_block 0.2)\n"
+    assert said in shown("paper", capsys)[1]
 
 
 def test_what_is_gone_or_replaced_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
