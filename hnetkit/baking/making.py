@@ -77,7 +77,7 @@ def make_changes(
         for layer, side in to_fit:
             weight, apart = on_layers.projections(layer).of(side), held_out.of(layer, side)
             change = fitted_change(weight, side, seen.of(layer, side), apart, in_parts=form.in_parts)
-            if form.max_error is not None:
+            if form.in_parts and form.max_error is not None:
                 needed[layer, side] = _rank_for(form.max_error, change, weight, side, form.rounding, apart)
             fitted[layer, side] = change if limit is None else change.truncated(limit)
         if form.in_parts and form.rank is None:
@@ -137,7 +137,7 @@ def _of_ranks(
     ranks = {place: change.rank for place, change in fitted.items()}
     ranks |= {place: rank for place, rank in needed.items() if rank is not None}
     if is_shared:
-        most = max(*ranks.values(), *(change.rank for change in exact.values()))
+        most = max([*ranks.values(), *(change.rank for change in exact.values())])
         ranks = dict.fromkeys(ranks, most)
     return {place: change.truncated(ranks[place]) for place, change in fitted.items()}
 

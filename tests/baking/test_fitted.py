@@ -110,6 +110,14 @@ def test_what_is_exact_stays_exact_beside_what_is_fitted(pipe: Any, ink: Hyperne
     }
 
 
+def test_one_projection_alone_is_fitted_too(pipe: Any, ink: Hypernetwork) -> None:
+    hnetkit.load_hypernetwork(pipe, ink, "ink", hnetkit.Strength(0, cross_k=1, blocks={"": 0, "mid_block": 1}))
+    ((name, error),) = bake(pipe, **FEW).errors.items()
+    assert name.startswith("mid_block.")
+    assert name.endswith(".attn2.to_k")
+    assert 0 < error < 1
+
+
 def test_a_rank_below_that_of_a_network_is_fitted(pipe: Any, tint: Hypernetwork) -> None:
     hnetkit.load_hypernetwork(pipe, tint, "tint", 0.5)
     baked = bake(pipe, rank=2, **FEW)
