@@ -218,6 +218,8 @@ def bake(
         IncompatibleNetwork: the networks change nothing on this UNet, or a value does not fit the UNet's dtype.
         AttachError: the UNet's projections are fused, or a LoRA is on them.
         DamagedFile: a network has NaN or infinity among its values.
+        FileRefused: a value does not fit the type of the tensors.
+        BadPicture: a picture came out NaN.
         TooInexact: the error is above `max_error`.
     """
     model = _as_loaded(pipe)

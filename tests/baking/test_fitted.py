@@ -11,7 +11,7 @@ import hnetkit
 from hnetkit.baking.api import bake
 from hnetkit.baking.fit import error_of, fitted_change
 from hnetkit.baking.moments import PairMoments
-from hnetkit.errors import TooInexact, UsageError
+from hnetkit.errors import BadPicture, TooInexact, UsageError
 from hnetkit.network import Hypernetwork
 
 FEW: dict[str, Any] = {"prompts": ["a red circle", "a blue star", "a green square", "a black star"], "steps": 1}
@@ -116,6 +116,12 @@ def test_one_projection_alone_is_fitted_too(pipe: Any, ink: Hypernetwork) -> Non
     assert name.startswith("mid_block.")
     assert name.endswith(".attn2.to_k")
     assert 0 < error < 1
+
+
+def test_networks_that_draw_nothing_but_nan_are_refused_at_the_first_picture(pipe: Any, ink: Hypernetwork) -> None:
+    hnetkit.load_hypernetwork(pipe, ink, "ink", 1e30)
+    with pytest.raises(BadPicture, match="seed 1 came out NaN: a red circle"):
+        bake(pipe, **FEW)
 
 
 def test_a_rank_below_that_of_a_network_is_fitted(pipe: Any, tint: Hypernetwork) -> None:

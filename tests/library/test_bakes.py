@@ -144,12 +144,6 @@ def test_a_name_is_a_network_though_a_folder_was_baked_there(here: Path, capsys:
     assert len(shown("outline", capsys)[0]) == 1
 
 
-def test_numbers_that_are_not_finite_are_unknown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put("baked/paper.safetensors", "paper", pictures={"share": float("inf"), "psnr": float("inf")})
-    ((bake,), _) = shown("paper", capsys)
-    assert (bake["picture_error"], bake["psnr"]) == (None, None)
-
-
 def test_a_strength_that_something_broke_is_named(here: Path) -> None:
     put("baked/paper.safetensors", "paper")
     with closing(sqlite3.connect(paths.registry_file())) as connection:
