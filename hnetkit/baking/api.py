@@ -207,7 +207,8 @@ def bake(
         steps: sampling steps of these pictures; None is the model's default.
         size: (width, height) of these pictures in pixels; None is the model's default.
         seed: of these pictures.
-        dtype: of the tensors: ``"fp32"``, ``"fp16"`` or ``"bf16"``; None is that of the UNet.
+        dtype: of the tensors: ``"fp32"``, ``"fp16"`` or ``"bf16"``; None is that of the UNet. A checkpoint keeps
+            its own.
         compare: draw pictures with and without, also where all is exact.
         progress: called with the pictures that are drawn, counting parts of the current one, and their number.
 
@@ -224,7 +225,7 @@ def bake(
     """
     model = _as_loaded(pipe)
     stack = named_networks(model.pipe, names, strengths)
-    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error, refine=refine)
+    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error, refine=refine, dtype=dtype)
     if to == "hypernetwork":
         texts = {layer.width for layer in find_layers(model.pipe.unet) if layer.kind == "cross"}
         return bake_network(stack, texts, mix=mix, dtype=dtype)
@@ -271,6 +272,7 @@ def require_options(
     rank: int | None = None,
     max_error: float | None = None,
     refine: int = 0,
+    dtype: str | None = None,
 ) -> None:
     """Raises UsageError for a target that there is not, a number out of its range, or what a target does not take."""
     if to not in TARGETS:
@@ -295,6 +297,8 @@ def require_options(
         raise UsageError(f"a rank is a whole number from 1 on, not {rank}", hint="--rank 16")
     if max_error is not None and not 0 < max_error < 1:
         raise UsageError(f"an error lies between 0 and 1, not {max_error}", hint="--max-error 0.3")
+    if dtype is not None and dtype not in _DTYPES:
+        raise UsageError(f"{dtype}: not a type of weights", hint=f"use one of {', '.join(_DTYPES)}")
 
 
 def require_output(to: str, model: str | None, path: Path, *, overwrite: bool) -> None:

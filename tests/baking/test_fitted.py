@@ -152,6 +152,8 @@ def test_a_rank_below_that_of_a_network_is_fitted(pipe: Any, tint: Hypernetwork)
         ({"prompts": ["a star <hypernet:ink:1>"]}, "a prompt has tags"),
         ({"names": {"ink": hnetkit.Strength(1.0, end=0.5)}}, "limited to 0 to 0.5 of the steps"),
         ({"names": []}, "no hypernetwork to bake"),
+        ({"dtype": "float16"}, "float16: not a type of weights"),
+        ({"dtype": "fp64", "to": "hypernetwork"}, "fp64: not a type of weights"),
     ],
 )
 def test_what_cannot_be_baked_is_refused_before_anything_is_drawn(
