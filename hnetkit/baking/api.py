@@ -22,7 +22,7 @@ from hnetkit.baking.picture_plan import plan_pictures
 from hnetkit.baking.pictures import Comparison, FitDrawing, Progress
 from hnetkit.baking.record import METADATA, refuse_all_but_baked
 from hnetkit.baking.refining import MOST_REFINE_STEPS, calls_for
-from hnetkit.errors import FileRefused, NotFound, UsageError
+from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import SAFETENSORS_SUFFIXES, is_folder_at, new_file, suffixed
 from hnetkit.formats.writing import require_output as require_network_output
 from hnetkit.formats.writing import source_sha256, write_tensors
@@ -76,7 +76,7 @@ class Baked:
         rounded = {name: tensor.to(_DTYPES[self.dtype]).cpu() for name, tensor in exact.items()}
         for name, tensor in rounded.items():
             if not torch.isfinite(tensor).all():
-                raise FileRefused(f"{name}: a value does not fit {self.dtype}", hint="--file-dtype fp32")
+                raise Rounding(self.dtype).too_large(name)
         return rounded
 
     @property
@@ -240,7 +240,7 @@ def bake(
         written: DType = dtype or own_dtype
         if to == "checkpoint":
             written = own_dtype if place is None else weights_dtype(place)
-        rounding = Rounding(_DTYPES[written], of_sums=to == "checkpoint")
+        rounding = Rounding(written, of_sums=to == "checkpoint")
         form = Form(to == "lora", rounding, rank, max_error, is_shared=program == "diffusers")
         plan = plan_pictures(model, prompts, steps=steps, size=size, seed=seed, calls=calls_for(refine))
         drawing = FitDrawing(model, stack, on_layers, plan, progress, refine)

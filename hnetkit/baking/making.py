@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -59,6 +60,7 @@ def make_changes(
         refine: returns better changes than those that were fitted; called after `gather`.
 
     Raises:
+        FileRefused: a value does not fit the type of the file.
         TooInexact: the error is above the form's limit; the hint names what would do.
     """
     limit = form.limit(is_affine=on_layers.is_affine)
@@ -90,6 +92,9 @@ def make_changes(
             fitted[layer, side] = _rounded(change, weight, side, form.rounding, held_out.of(layer, side))
     both = {**exact, **fitted}
     made = {place: both[place] for place in on_layers.contributions}
+    for (layer, side), change in made.items():
+        if not math.isfinite(change.error):
+            raise form.rounding.too_large(f"{layer.name}.to_{side}")
     _require_error(made, needed, form, is_refined=refine is not None)
     return made
 

@@ -14,7 +14,7 @@ from support.pipelines import tiny_sd
 import hnetkit
 from hnetkit.baking.api import bake
 from hnetkit.baking.record import METADATA
-from hnetkit.errors import TooInexact
+from hnetkit.errors import FileRefused, TooInexact
 from hnetkit.generate.model import load_model
 from hnetkit.network import Hypernetwork
 
@@ -76,6 +76,17 @@ def test_a_fit_is_measured_after_rounding_too(coarse: Any, ink: Hypernetwork) ->
     assert all(rounded[name] > error for name, error in exact.items())
     lora = bake(coarse, max_error=max(exact.values()) + 0.05, dtype="bf16", program="comfyui", **FEW)
     assert max(lora.errors.values()) <= max(exact.values()) + 0.05
+
+
+@pytest.mark.parametrize(("to", "program"), [("lora", "comfyui"), ("diff", "comfyui"), ("checkpoint", None)])
+def test_what_does_not_fit_the_type_of_the_file_is_refused(
+    to: Any, program: Any, tint: Hypernetwork, tmp_path: Path
+) -> None:
+    tiny_sd(least=True).to(torch.float16).save_pretrained(tmp_path / "model")
+    model: Any = load_model(tmp_path / "model", device="cpu", dtype="fp32")
+    hnetkit.load_hypernetwork(model.pipe, tint, "tint", 1e8)
+    with pytest.raises(FileRefused, match="to_k: a value does not fit fp16"):
+        bake(model, to=to, program=program, dtype="fp16", max_error=0.1)
 
 
 def test_networks_that_change_nothing_have_a_record_that_is_json(coarse: Any, make: Any) -> None:
