@@ -215,7 +215,7 @@ def bake(
     Raises:
         UsageError: the stack is empty or limited to some steps, a number is out of its range, or the program cannot
             read what is asked for.
-        NotFound: a name that is not loaded.
+        NotFound: a name that is not loaded, or, for a checkpoint, the files of the model.
         IncompatibleNetwork: the networks change nothing on this UNet, or a value does not fit the UNet's dtype.
         AttachError: the UNet's projections are fused, or a LoRA is on them.
         DamagedFile: a network has NaN or infinity among its values.
