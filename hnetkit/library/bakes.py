@@ -67,7 +67,7 @@ def bakes_of(registry: Registry, content_hash: str) -> list[Row]:
 def gone_bakes(registry: Registry) -> tuple[list[str], list[str]]:
     """Returns the paths of baked files that are gone, and a line about each that may be only away, with its disk."""
     gone, kept = [], []
-    for path in (Path(bake.path) for bake in registry.bakes.rows() if is_absent(bake.path)):
+    for path in (Path(path) for path in registry.bakes.paths() if is_absent(path)):
         if (away := away_below(path.parent, path)) is None:
             gone.append(str(path))
         else:

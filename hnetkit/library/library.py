@@ -396,7 +396,8 @@ class Library:
     def _baked_at(self, name: str) -> tuple[str, ...]:
         """What networks were baked to at a path; a bare name without a suffix is a network's."""
         is_path = os.path.dirname(name) or os.path.splitext(name)[1]
-        return tuple(bake.path for bake in self.registry.bakes.at(os.path.abspath(name))) if is_path else ()
+        place = os.path.abspath(name)
+        return (place,) if is_path and self.registry.bakes.has(place) else ()
 
     def _below(self, name: str) -> list[Row]:
         """The files below a folder that is given by its path."""

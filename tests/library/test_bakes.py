@@ -144,7 +144,7 @@ def test_a_name_is_a_network_though_a_folder_was_baked_there(here: Path, capsys:
     assert len(shown("outline", capsys)[0]) == 1
 
 
-def test_a_strength_that_something_broke_is_named(here: Path) -> None:
+def test_a_strength_that_something_broke_is_named_and_can_be_forgotten(here: Path) -> None:
     put("baked/paper.safetensors", "paper")
     with closing(sqlite3.connect(paths.registry_file())) as connection:
         connection.execute("UPDATE baked_networks SET strength = '{'")
@@ -152,3 +152,6 @@ def test_a_strength_that_something_broke_is_named(here: Path) -> None:
     with Library() as library, pytest.raises(RegistryError, match="strength of paper") as caught:
         library.record("paper")
     assert "bake" in str(caught.value.hint)
+    assert run(["forget", "baked/paper.safetensors", "-y"]) == 0
+    with Library() as library:
+        assert library.record("paper")["bakes"] == []
