@@ -31,7 +31,7 @@ from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.writing import write_header
 from hnetkit.generate.loading.checkpoints import configuration_of, read_state_dict
 from hnetkit.generate.loading.configs import read_object
-from hnetkit.generate.loading.diffusers_folder import part_weights, variant_of, weight_files
+from hnetkit.generate.loading.diffusers_folder import part_weights, read_model_index, variant_of, weight_files
 from hnetkit.generate.loading.parts import names_in_checkpoint
 from hnetkit.kernels.affine import to_float64
 from hnetkit.network import DType, TensorRef
@@ -60,10 +60,10 @@ def weights_dtype(model: str) -> DType:
     """Returns the type of the weights in a model's files that a stack goes into: of several, that with fewest bits.
 
     Raises:
-        NotFound, UsageError: as `require_copyable`, of the model.
+        NotFound, UsageError, ModelNotUsable: as `require_copyable`, of the model.
         FileRefused: a file cannot be read.
     """
-    _require_readable(model)
+    _require_source(model)
     found: set[str] = set()
     for path in _unet_files(Path(model)) if is_folder_at(model) else [Path(model)]:
         with OpenFile(path) as file:
@@ -80,11 +80,12 @@ def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
 
     Raises:
         UsageError: the checkpoint is a pickle, or `path` does not suit what is copied.
+        ModelNotUsable: the folder is no pipeline, or has no weights that are not pickled.
         OutputExists: there is something at `path`.
         NotFound: the model is no file or folder, or the folder that `path` is to be in is not there.
         DiskFull: the disk has no room for it.
     """
-    _require_readable(model)
+    _require_source(model)
     if not is_folder_at(path.parent):
         raise NotFound(f"{path.parent}: no such folder")
     is_file = is_file_at(model)
@@ -112,13 +113,16 @@ def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
         )
 
 
-def _require_readable(model: str) -> None:
+def _require_source(model: str) -> None:
     if stat_at(model) is None:
         raise NotFound(f"{model}: no file or folder that can be copied", hint="--model FOLDER or FILE")
     if is_file_at(model) and Path(model).suffix.lower() not in SAFETENSORS_SUFFIXES:
         raise UsageError(
             f"{model}: copies are made of .safetensors files alone", hint="--to lora, which goes with any checkpoint"
         )
+    if is_folder_at(model):
+        read_model_index(Path(model))
+        _unet_files(Path(model))
 
 
 def write_checkpoint(
@@ -191,7 +195,8 @@ def _files_of_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 def _unet_files(folder: Path) -> list[Path]:
     """Returns the files of a pipeline that hold the weights of its UNet, of the variant that is loaded."""
-    return part_weights(folder / "unet", variant_of(weight_files(folder)[0]))
+    found = weight_files(folder)
+    return part_weights(folder / "unet", variant_of(found[0]) if found else None)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

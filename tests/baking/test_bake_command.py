@@ -180,6 +180,11 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["-n", "paper", "--to", "checkpoint", "--out", "folder", "--overwrite"], 2, "a folder is never replaced"),
     (["-n", "paper", "--to", "checkpoint"], 2, "new.safetensors: the model is a folder, and so is its copy"),
     (["-n", "paper", "--model", "pickled.ckpt", "--to", "checkpoint"], 2, "copies are made of .safetensors"),
+    (
+        ["-n", "paper", "--model", "./folder", "--to", "checkpoint", "--out", "copy"],
+        1,
+        "no pipeline in diffusers' layout",
+    ),
 ]
 
 
