@@ -310,7 +310,7 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
         if back := len(found.files) - len(files):
             output.note(f"{counted(back, 'file')} kept: there again since the question; hnetkit scan")
         for path in found.bakes:
-            is_back = bool(library.registry.bakes.at(path))
+            is_back = library.registry.bakes.has(path)
             output.note(f"{path} kept: it is there again" if is_back else f"forgotten that {path} was baked")
     if found.fileless:
         output.note(f"{counted(found.fileless, 'network')} in no file forgotten")

@@ -149,7 +149,8 @@ def _root_at(registry: Registry, name: str) -> Root | None:
 def _baked_at(registry: Registry, name: str) -> tuple[str, ...]:
     """What networks were baked to at a path; a bare name without a suffix is a network's."""
     is_path = os.path.dirname(name) or os.path.splitext(name)[1]
-    return tuple(bake.path for bake in registry.bakes.at(os.path.abspath(name))) if is_path else ()
+    place = os.path.abspath(name)
+    return (place,) if is_path and registry.bakes.has(place) else ()
 
 
 def _below(registry: Registry, name: str) -> list[Row]:

@@ -23,7 +23,7 @@ needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo mo
 pytestmark = needs_demo
 
 FULL = {"self_k": 0.8, "self_v": 0.8, "cross_k": 0.8, "cross_v": 0.8, "blocks": {}}
-BY_SIDE = {**FULL, "cross_v": 0.5, "blocks": {"mid": 0.2}}
+BY_SIDE = {**FULL, "cross_v": 0.5, "blocks": {"": 0, "mid_block": 0.2}}
 
 
 @pytest.fixture
@@ -85,7 +85,8 @@ def test_a_strength_by_side_and_block_is_shown_as_such(here: Path, capsys: pytes
         made = record(library, "paper")
     made["networks"][0]["strength"] = BY_SIDE
     put("baked/paper.safetensors", "paper", networks=made["networks"])
-    assert "paper (self_k 0.8, self_v 0.8, cross_k 0.8, cross_v 0.5, mid 0.2)\n" in shown("paper", capsys)[1]
+    said = "paper (self_k 0.8, self_v 0.8, cross_k 0.8, cross_v 0.5, other blocks 0, mid_block 0.2)\n"
+    assert said in shown("paper", capsys)[1]
 
 
 def test_what_is_gone_or_replaced_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,13 +179,7 @@ def test_a_name_is_a_network_though_a_folder_was_baked_there(here: Path, capsys:
     assert len(shown("outline", capsys)[0]) == 1
 
 
-def test_numbers_that_are_not_finite_are_unknown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put("baked/paper.safetensors", "paper", pictures={"share": float("inf"), "psnr": float("inf")})
-    ((bake,), _) = shown("paper", capsys)
-    assert (bake["picture_error"], bake["psnr"]) == (None, None)
-
-
-def test_a_strength_that_something_broke_is_named(here: Path) -> None:
+def test_a_strength_that_something_broke_is_named_and_can_be_forgotten(here: Path) -> None:
     put("baked/paper.safetensors", "paper")
     with closing(sqlite3.connect(paths.registry_file())) as connection:
         connection.execute("UPDATE baked_networks SET strength = '{'")
@@ -192,3 +187,6 @@ def test_a_strength_that_something_broke_is_named(here: Path) -> None:
     with Library() as library, pytest.raises(RegistryError, match="strength of paper") as caught:
         library.record("paper")
     assert "bake" in str(caught.value.hint)
+    assert run(["forget", "baked/paper.safetensors", "-y"]) == 0
+    with Library() as library:
+        assert library.record("paper")["bakes"] == []
