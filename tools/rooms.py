@@ -90,14 +90,14 @@ ROOMS = {
         "errors paths files limits hub images distributed settings network hashes formats text registry"
         " library prompts runtime demo",
     ),
+    "baking": Room(
+        "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
+        "errors files limits text network formats kernels registry library prompts runtime generate",
+    ),
     "train": Room(
         "Training data, training runs and sweeps.",
         "errors paths files limits image_formats images distributed settings network hashes formats inspection"
         " text kernels registry library prompts runtime demo generate",
-    ),
-    "baking": Room(
-        "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
-        "errors files limits text network formats kernels registry library prompts runtime generate train",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",
