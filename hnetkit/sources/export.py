@@ -51,6 +51,8 @@ MOST_MESSAGE = 300
 
 MOST_TOLD = 1000
 """Mirrors of one network."""
+MOST_FILES = 10_000
+"""Files of one repository of the hub."""
 MOST_NAME, MOST_REFERENCE = 1000, 4000
 """Characters of a file's name, and of what `pull` takes to fetch it."""
 STEP_S = 0.5
@@ -59,6 +61,7 @@ STEP_S = 0.5
 _NAMED = 3  # omitted parts of one line that its message names
 _HINT = "give a file that `hnetkit export` wrote"
 _CONTENT, _SHA256 = re.compile(r"h1:[0-9a-f]{64}"), re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 Record = Mapping[str, Any]
 
 
@@ -103,7 +106,8 @@ def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
     for row in models:
         raw = registry.catalogue.raw(row["source"], row["remote_id"])
         about = {"kind": "model", "source": row["source"], "id": row["remote_id"]}
-        yield about | {"state": row["state"], "state_since": row["state_since"], "raw": raw}
+        told = {"files": _hub_files(registry, row["remote_id"])} if row["source"] == HUB else {}
+        yield about | {"state": row["state"], "state_since": row["state_since"], "raw": raw} | told
     for row in subscriptions:
         yield {"kind": "subscription", "name": row["name"], "filters": row["filters"]}
 
@@ -123,6 +127,13 @@ def _files(registry: Registry) -> dict[str, list[dict[str, Any]]]:
         content: [{key: value for key, value in asdict(file).items() if key != "content_hash"} for file in files]
         for content, files in told.items()
     }
+
+
+def _hub_files(registry: Registry, repo: str) -> list[dict[str, Any]]:
+    """Returns the files of a repository that the catalog knows: its record has none, as Civitai's have."""
+    keys = {"commit": "version_id", "path": "file_name", "sha256": "sha256", "size_bytes": "size_bytes"}
+    files = registry.catalogue.files_of(HUB, model=repo)
+    return [{key: file[column] for key, column in keys.items()} for file in files[:MOST_FILES]]
 
 
 def import_records(
@@ -350,7 +361,12 @@ def _import_model(registry: Registry, record: Record) -> list[str]:
         if model is not None:
             store_model(registry, model)
         elif repo is not None:
-            store_repo(registry, repo)
+            files = record.get("files") or ()
+            commits = dict.fromkeys([*(file["commit"] for file in files), repo.commit])  # its own one last, to stay
+            versions = {commit: store_repo(registry, replace(repo, commit=commit)) for commit in commits}
+            for file in files:
+                values = {"name": file["path"], "size_bytes": file.get("size_bytes"), "sha256": file.get("sha256")}
+                registry.catalogue.put_file(versions[file["commit"]], file["path"], values)
         since = record.get("state_since")
         registry.catalogue.set_model_state(source, id, record.get("state") or "listed", since=since)
     return [bad.reason.removeprefix("left out: ") for bad in parts_left_out(model)] if model is not None else []
@@ -396,6 +412,13 @@ def _is_sha256(value: Any) -> bool:
     return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
+def _are_records(value: Any, kinds: Mapping[str, Callable[[Any], bool]], most: int | None = None) -> bool:
+    """Whether it is a list of objects, `most` at most, each with a fitting value for each key."""
+    if not isinstance(value, list) or (most is not None and len(value) > most):
+        return False
+    return all(isinstance(one, dict) and all(fits(one.get(key)) for key, fits in kinds.items()) for one in value)
+
+
 def _are_files(value: Any) -> bool:
     """Whether it is a list of what `export_records` tells of files, as `ImportedFile` has it."""
     kinds: dict[str, Callable[[Any], bool]] = {
@@ -406,9 +429,18 @@ def _are_files(value: Any) -> bool:
         "reference": lambda text: text is None or (_is_text(text) and len(text) <= MOST_REFERENCE),
         "reference_sha256": lambda text: text is None or _is_sha256(text),
     }
-    if not isinstance(value, list):
-        return False
-    return all(isinstance(file, dict) and all(fits(file.get(key)) for key, fits in kinds.items()) for file in value)
+    return _are_records(value, kinds)
+
+
+def _are_hub_files(value: Any) -> bool:
+    """Whether it is a list of what `export_records` tells of the files of a repository."""
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "commit": lambda text: isinstance(text, str) and _COMMIT.fullmatch(text) is not None,
+        "path": lambda path: _is_text(path) and len(path) <= MOST_REFERENCE,
+        "sha256": lambda text: text is None or _is_sha256(text),
+        "size_bytes": lambda size: size is None or _is_count(size),
+    }
+    return _are_records(value, kinds, MOST_FILES)
 
 
 def _are_mirrors(value: Any) -> bool:
@@ -420,9 +452,7 @@ def _are_mirrors(value: Any) -> bool:
         "state": lambda state: state in STATES,
         "seen_at": _is_time,
     }
-    if not isinstance(value, list) or len(value) > MOST_TOLD:
-        return False
-    return all(isinstance(row, dict) and all(fits(row.get(key)) for key, fits in kinds.items()) for row in value)
+    return _are_records(value, kinds, MOST_TOLD)
 
 
 def _is_time(value: Any) -> bool:
@@ -485,6 +515,7 @@ _SHAPES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
         "raw": _OBJECT,
         "state": _TEXT_OR_NONE,
         "state_since": (lambda value: value is None or _is_time(value), "a time"),
+        "files": (lambda value: value is None or _are_hub_files(value), "a list of files"),
     },
     "subscription": {"name": _TEXT, "filters": (_is_filters, "an object of filters")},
 }

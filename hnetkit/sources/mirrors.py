@@ -56,7 +56,7 @@ MOST_SILENT = 3
 """Failures of CivArchive in a row, after which a run does not ask it again."""
 MOST_SETTINGS = 10
 _ATTEMPTS, _OBEYED_S = 2, 15.0  # there may be other places
-_AGAIN = timedelta(hours=1)  # until a mirror that gave other bytes is asked again
+_LATELY = timedelta(hours=1)  # a mirror that gave other bytes so lately is asked last
 _PIECE = 1 << 20  # bytes
 _MOST_TWINS = 4
 _OTHER = {
@@ -444,15 +444,17 @@ class SecondSource:
         raise NotElsewhere(asked)
 
     def _likely_first(self, job: Job, sha256: str, asked: list[str]) -> Iterator[Mirror]:
-        """Yields the places to ask: of the archive's, first those of which a part is here; no recent liars."""
+        """Yields the places to ask: of the archive's, first those of which a part is here; recent liars at the end."""
         with self.registry.write():
             lied = {row["url"] for row in self.registry.mirrors.of([sha256]) if _lied_lately(row)}
+        late: list[Mirror] = []
         for is_archived, places in groupby(self._places(sha256, job.url, asked), lambda place: place.source == ARCHIVE):
             for place in sorted(places, key=lambda place: not _is_begun(job, place)) if is_archived else places:
                 if place.address in lied:
-                    asked.append(f"{place.shown}: it gave other bytes lately")
+                    late.append(place)
                 else:
                     yield place
+        yield from late
 
     def _fetch(self, place: Mirror, job: Job, part: PartialFile, sha256: str, progress: Progress) -> None:
         """Completes `part` from a place.
@@ -525,7 +527,7 @@ def _is_begun(job: Job, place: Mirror) -> bool:
 def _lied_lately(row: Row) -> bool:
     with suppress(ValueError, TypeError):
         age = datetime.now(timezone.utc) - datetime.fromisoformat(row["seen_at"])
-        return row["state"] == "other-bytes" and abs(age) < _AGAIN  # abs: the clock may have been wrong
+        return row["state"] == "other-bytes" and abs(age) < _LATELY  # abs: the clock may have been wrong
     return False
 
 
