@@ -16,6 +16,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from diffusers.models.attention_processor import AttnProcessor
+from support.compiled import Graphs
 from support.pipelines import draw, tiny_sd, tiny_sdxl, unet_call
 from support.stand_in_graphs import StandInGraphs
 from support.unet_truth import lora, run, surface
@@ -711,69 +712,51 @@ def test_threads_take_turns_on_one_unet(pipe: Any, twin: Any, ink: Hypernetwork)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_what_is_compiled_first_is_captured_compiled(ink: Hypernetwork, in_place: bool) -> None:
-    torch.compiler.reset()
-    pipe, twin, compiled = tiny_sd(least=True), tiny_sd(least=True), []
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        compiled.append(graph)
-        return graph.forward
-
-    pipe.unet.compile(backend=backend) if in_place else setattr(pipe, "unet", torch.compile(pipe.unet, backend=backend))
+def test_what_is_compiled_first_is_captured_compiled(graphs: Graphs, ink: Hypernetwork, in_place: bool) -> None:
+    pipe, twin = tiny_sd(least=True), tiny_sd(least=True)
+    pipe.unet.compile(backend=graphs) if in_place else setattr(pipe, "unet", torch.compile(pipe.unet, backend=graphs))
     capture = captured(pipe)
     require_same(pipe, twin)
-    assert compiled
+    assert graphs.made
     assert capture.captures == 1
     with pytest.warns(UserWarning, match="compiles again"):
         both(pipe, twin, hnetkit.load_hypernetwork, ink)
     require_same(pipe, twin)
     capture.release()
-    seen = len(compiled)
+    seen = len(graphs.made)
     torch.compiler.reset()
     require_same(pipe, twin, 1)
-    assert len(compiled) > seen, "it is still compiled"
-    torch.compiler.reset()
+    assert len(graphs.made) > seen, "it is still compiled"
 
 
-def test_what_is_compiled_in_place_after_that_is_captured_compiled() -> None:
-    torch.compiler.reset()
-    pipe, twin, compiled = tiny_sd(least=True), tiny_sd(least=True), []
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        compiled.append(graph)
-        return graph.forward
-
+def test_what_is_compiled_in_place_after_that_is_captured_compiled(graphs: Graphs) -> None:
+    pipe, twin = tiny_sd(least=True), tiny_sd(least=True)
     capture = captured(pipe)
     require_same(pipe, twin)
-    pipe.unet.compile(backend=backend)
+    pipe.unet.compile(backend=graphs)
     require_same(pipe, twin)
-    assert compiled
+    assert graphs.made
     assert capture.captures == 2
-    assert not copy.deepcopy(pipe).unet.compile(backend=backend), "a copy can be compiled too"
-    seen = len(compiled)
+    assert not copy.deepcopy(pipe).unet.compile(backend=graphs), "a copy can be compiled too"
+    seen = len(graphs.made)
     torch.compiler.reset()
     capture.release()
     require_same(pipe, twin, 1)
-    assert len(compiled) > seen, "it is still compiled"
-    torch.compiler.reset()
+    assert len(graphs.made) > seen, "it is still compiled"
 
 
-def test_what_is_compiled_around_a_captured_unet_says_that_it_is_not_captured_and_how_it_would_be() -> None:
-    torch.compiler.reset()
-    pipe, twin, compiled = tiny_sd(least=True), tiny_sd(least=True), []
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        compiled.append(graph)
-        return graph.forward
-
+def test_what_is_compiled_around_a_captured_unet_says_that_it_is_not_captured_and_how_it_would_be(
+    graphs: Graphs,
+) -> None:
+    pipe, twin = tiny_sd(least=True), tiny_sd(least=True)
     first = captured(pipe)
     require_same(pipe, twin)
-    pipe.unet = torch.compile(pipe.unet, backend=backend)
+    pipe.unet = torch.compile(pipe.unet, backend=graphs)
     with pytest.warns(
         RuntimeWarning, match="torch.compile was called on it after hnetkit.capture; call hnetkit.release"
     ):
         require_same(pipe, twin)
-    assert compiled
+    assert graphs.made
     assert StandInGraphs.replayed == 2
     capture = captured(pipe)
     assert capture is not first
@@ -785,4 +768,3 @@ def test_what_is_compiled_around_a_captured_unet_says_that_it_is_not_captured_an
     hnetkit.release(pipe)
     require_same(pipe, twin)
     assert StandInGraphs.replayed == 4
-    torch.compiler.reset()
