@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hnetkit.kernels.dispatch import allows_tf32
 from hnetkit.runtime.unet_state import UNetState
 
 CONSTANTS = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size})
@@ -176,13 +177,30 @@ def _grouped(attributes: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], list
     return groups
 
 
-def _settings() -> tuple[object, ...]:
-    """Returns torch's settings by which it chooses kernels."""
+_OF_PRODUCTS = (
+    "allow_fp16_accumulation",
+    "allow_fp16_reduced_precision_reduction",
+    "allow_bf16_reduced_precision_reduction",
+)
+_OF_ATTENTION = (
+    "flash_sdp_enabled",
+    "mem_efficient_sdp_enabled",
+    "math_sdp_enabled",
+    "cudnn_sdp_enabled",
+    "fp16_bf16_reduction_math_sdp_allowed",
+)
+
+
+def _settings() -> list[object]:
+    """Returns torch's settings by which it chooses kernels, as far as its version has them."""
     cuda: Any = torch.backends.cuda
-    return (
-        torch.get_float32_matmul_precision(),
+    cudnn: Any = torch.backends.cudnn
+    asked = (getattr(cuda, name, None) for name in (*_OF_ATTENTION, "preferred_blas_library"))
+    return [
         torch.are_deterministic_algorithms_enabled(),
-        cuda.flash_sdp_enabled(),
-        cuda.mem_efficient_sdp_enabled(),
-        cuda.math_sdp_enabled(),
-    )
+        allows_tf32(),
+        *(getattr(cuda.matmul, name, None) for name in _OF_PRODUCTS),
+        cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else cudnn.allow_tf32,
+        *(cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
+        *(ask() for ask in asked if ask is not None),
+    ]
