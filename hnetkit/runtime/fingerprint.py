@@ -84,16 +84,16 @@ class Fingerprint:
         try:
             return (
                 type(unet) is self._class
-                and _attributes(unet, self._but) == self._attributes_of_unet
-                and [*map(type, self._modules)] == self._classes
-                and self._sizes_now() == self._sizes
-                and self._values_now() == self._values
+                and self._attributes_of_unet == _attributes(unet, self._but)
+                and self._classes == [*map(type, self._modules)]
+                and self._sizes == self._sizes_now()
+                and self._values == self._values_now()
                 and not any(self._empty)
-                and [*chain.from_iterable(self._inner)] == self._names
-                and self._parts_now() == self._parts
-                and self._objects == self._objects_then
-                and self._layouts_now() == self._layouts
-                and _settings() == self._settings
+                and self._names == [*chain.from_iterable(self._inner)]
+                and self._parts == self._parts_now()
+                and self._objects_then == self._objects
+                and self._layouts == self._layouts_now()
+                and self._settings == _settings()
             )
         except Exception:  # something is gone, or is a tensor, an array or the like, which are not simply equal or not
             return False
@@ -125,11 +125,12 @@ class Fingerprint:
             return value
         if isinstance(value, Tensor):
             (self._wrappers if _is_wrapper(value) else self._tensors).append(value)
-        elif depth and kind in (tuple, list):
+            return _Itself(value) if value.numel() == 1 else value
+        if depth and kind in (tuple, list):
             return kind([self._noted(part, depth - 1) for part in value])
-        elif depth and kind is dict:
+        if depth and kind is dict:
             return {name: self._noted(part, depth - 1) for name, part in value.items()}
-        elif depth > 1 and self._watched.get(id(value), 0) < depth:
+        if depth > 1 and self._watched.get(id(value), 0) < depth:
             self._watched[id(value)] = depth
             own = getattr(value, "__dict__", None)
             is_ours = kind.__module__.partition(".")[0] == "hnetkit"
@@ -137,6 +138,16 @@ class Fingerprint:
                 self._objects_then.append(self._noted(own, depth - 1))
                 self._objects.append(own)
         return value
+
+
+class _Itself:
+    """Is equal to one tensor alone. A tensor of one number is equal to others, which the host would wait to know."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def __eq__(self, other: object) -> bool:
+        return other is self._tensor
 
 
 def _is_wrapper(tensor: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """What a fingerprint of a UNet sees beside what `test_capture` changes.
 
-Weights that are made of other tensors, and torch's settings.
+Weights that are made of other tensors, tensors of one number, and torch's settings.
 """
 
 from __future__ import annotations
@@ -64,6 +64,15 @@ def test_numbers_that_are_written_in_place_are_no_change(unet: Any) -> None:
     unet.conv_in.weight.inner.mul_(2)
     unet.conv_out.weight.data.mul_(2)
     assert seen.holds(unet)
+
+
+def test_a_number_that_becomes_an_equal_one_of_another_type_is_a_change(unet: Any) -> None:
+    for module, values in ((unet.mid_block, vars(unet.mid_block)), (unet.conv_in, unet.conv_in._buffers)):
+        values["scale"] = torch.tensor(1.5)
+        seen = Fingerprint(unet, but=None)
+        assert seen.holds(unet)
+        module.scale = module.scale.double()
+        assert not seen.holds(unet)
 
 
 SETTINGS: list[tuple[Any, str, Any]] = [
