@@ -167,6 +167,7 @@ class Capture:
         with self._lock:
             had_graphs = self.shapes > 0
             self._drop_all()
+            self._seen = None  # it keeps all that was on the UNet when it was last called
         return had_graphs
 
     def release(self) -> None:
@@ -231,10 +232,10 @@ class Capture:
         module: Any = self._module()
         unet = unet_of(module)
         key = structure, _operations_of_networks(unet)
-        call = self._calls.get(key)
-        if call is not None and call.graph is not None and self._seen is not None and self._seen.is_in_place():
+        call, seen = self._calls.get(key), self._seen
+        if call is not None and call.graph is not None and seen is not None and seen.is_in_place():
             output = self._replayed(call, tensors)  # which the device does while the host looks whether it may
-            if self._seen.is_alike(unet):
+            if seen.is_alike(unet):
                 self._calls[key] = self._calls.pop(key)  # again: at the end are the latest
                 self._changes = 0
                 return True, output
@@ -252,11 +253,12 @@ class Capture:
 
     def _look_at(self, module: nn.Module, unet: nn.Module) -> None:
         """Drops the graphs if anything on the UNet is not as it was, and finds out whether it can be captured."""
-        if self._seen is not None and self._seen.holds(unet):
-            return
+        if self._seen is not None:
+            if self._seen.holds(unet):
+                return
+            self._changes += 1
         self._drop_all()
         self._seen = Fingerprint(unet, but=self)
-        self._changes += 1
         if self._changes > MOST_CHANGES:
             self._give_up("something on it changes at every call")
             return

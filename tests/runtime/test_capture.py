@@ -28,7 +28,7 @@ from hnetkit import Strength
 from hnetkit.errors import AttachError, UsageError
 from hnetkit.network import Hypernetwork
 from hnetkit.runtime import capture as module
-from hnetkit.runtime.capture import Capture, captured_by
+from hnetkit.runtime.capture import MOST_CHANGES, Capture, captured_by, forget_graphs
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +165,26 @@ def test_memory_is_told_and_given_back(pipe: Any) -> None:
     capture.release()
     assert capture.memory == 0
     assert not StandInGraphs.living
+
+
+def test_what_was_taken_off_the_unet_is_freed_with_the_graphs(pipe: Any, twin: Any) -> None:
+    capture = captured(pipe)
+    require_same(pipe, twin)
+    before = weakref.ref(pipe.unet.conv_in.weight)
+    both(pipe, twin, other_weights)
+    assert forget_graphs(pipe)
+    assert before() is None
+    require_same(pipe, twin)
+    assert capture.captures == 2
+
+
+def test_graphs_can_be_dropped_any_number_of_times(pipe: Any, twin: Any) -> None:
+    capture = captured(pipe)
+    for _ in range(MOST_CHANGES + 2):
+        require_same(pipe, twin, 1)
+        capture.forget()
+    require_same(pipe, twin)
+    assert capture.captures == 1
 
 
 # --- hypernetworks
