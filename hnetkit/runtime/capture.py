@@ -7,7 +7,8 @@ warms up what is captured at the second.
 
 What a graph depends on is compared at each replay, and if anything differs, the graphs are dropped, and the call is
 made again (`hnetkit.runtime.fingerprint`). The device begins to replay before the host has compared everything: it
-would wait for that. Strengths are in buffers that graphs read: they change without that.
+would wait for that. Where a graph writes to what stays on the UNet, such as a counter, it does wait. Strengths are in
+buffers that graphs read: they change without that.
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ class Capture:
         unet = unet_of(module)
         key = structure, _operations_of_networks(unet)
         call, seen = self._calls.get(key), self._seen
-        if call is not None and call.graph is not None and seen is not None and seen.is_in_place():
+        if call is not None and call.may_run_ahead and seen is not None and seen.is_in_place():
             output = self._replayed(call, tensors)  # which the device does while the host looks whether it may
             if seen.is_alike(unet):
                 self._calls[key] = self._calls.pop(key)  # again: at the end are the latest
@@ -297,19 +298,21 @@ class Capture:
 
     def _replayed(self, call: CapturedCall, tensors: list[Tensor]) -> Any:
         """Returns what the graph of a warm call gives, which is captured first if need be."""
-        assert self._graphs is not None
-        watch = None
+        graphs, seen, watch = self._graphs, self._seen, None
+        assert graphs is not None
+        assert seen is not None
         if call.graph is None:
-            watch = Watch()
+            watch, writes = Watch(), seen.writes()
             try:
-                call.graph, call.output = self._graphs.record(lambda: self._watched(call, watch))
+                call.graph, call.output = graphs.record(lambda: self._watched(call, watch))
             except Exception as error:  # whatever a library raises there, the call itself may well be possible
                 self._give_up(obstacle_of_error(error))
                 call.fill(tensors)
                 return copied(self._run(*call.arguments()))
             self.captures += 1
+            call.writes = seen.writes() != writes
         graph = call.graph
-        result = self._graphs.replay(graph, lambda: call.fill(tensors), lambda: copied(call.output))
+        result = graphs.replay(graph, lambda: call.fill(tensors), lambda: copied(call.output))
         if watch is not None and watch.operations != call.operations:  # the graph is right for this call alone
             if call.has_differed:
                 self._give_up("it does not do the same at every call")

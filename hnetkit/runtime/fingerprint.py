@@ -98,6 +98,10 @@ class Fingerprint:
         except Exception:  # something is gone, or is a tensor, an array or the like, which are not simply equal or not
             return False
 
+    def writes(self) -> list[int]:
+        """Returns how often each tensor was written to so far."""
+        return [0 if tensor.is_inference() else tensor._version for tensor in self._tensors]
+
     def _sizes_now(self) -> list[int]:
         """Returns how many attributes each module has: with as many, none is new where none is gone."""
         return [*map(len, chain.from_iterable(self._attributes))]

@@ -397,6 +397,21 @@ def test_the_device_replays_while_the_host_compares_and_what_a_changed_unet_gave
     assert (StandInGraphs.warmed, StandInGraphs.replayed) == (2, 3)
 
 
+def test_what_a_unet_adds_up_in_place_is_added_once_for_each_call(pipe: Any, twin: Any) -> None:
+    def count(module: Any, given: Any, output: Tensor) -> Tensor:
+        return output * module.calls.add_(1)
+
+    for one in (pipe, twin):
+        one.unet.mid_block.register_buffer("calls", torch.zeros(1))
+        one.unet.mid_block.register_forward_hook(count)
+    capture = captured(pipe)
+    for change in (lambda one: None, hook, other_weights):
+        both(pipe, twin, change)
+        require_same(pipe, twin)
+    assert capture.captures == 3
+    assert pipe.unet.mid_block.calls == 9
+
+
 def test_a_graph_whose_weights_are_elsewhere_is_not_replayed(pipe: Any, twin: Any) -> None:
     captured(pipe)
     require_same(pipe, twin)
