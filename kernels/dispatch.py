@@ -9,12 +9,12 @@ import functools
 import importlib.util
 import os
 import warnings
-from typing import Any
 
 import torch
 
 from hnetkit.errors import KernelUnavailable, UsageError, did_you_mean
 from hnetkit.kernels.configs import VARIABLE, auto_path, is_forced
+from hnetkit.kernels.eager import allows_tf32
 from hnetkit.kernels.gpu import triton_obstacle
 
 FORCED = ("auto", "reference", "eager", "grouped", "fused", "chain")
@@ -67,17 +67,6 @@ def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:
     if (runs and dtype != torch.float32) or is_forced(path):  # compiled code cannot ask for the precision
         return path
     return path if runs and allows_tf32() else "eager"
-
-
-def allows_tf32() -> bool:
-    """Whether torch may round fp32 to TF32 in products on CUDA.
-
-    From version 2.9 on it has a setting for this alone. After that was used, it may refuse to tell the older one, or
-    tell it as it was.
-    """
-    matmul: Any = torch.backends.cuda.matmul
-    precision = getattr(matmul, "fp32_precision", None)
-    return torch.get_float32_matmul_precision() != "highest" if precision is None else bool(precision == "tf32")
 
 
 def _auto(device: torch.device | None) -> str:

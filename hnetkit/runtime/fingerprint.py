@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hnetkit.kernels.dispatch import allows_tf32
+from hnetkit.kernels.eager import allows_tf32
 from hnetkit.runtime.unet_state import UNetState
 
 CONSTANTS = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size})
@@ -197,25 +197,31 @@ _OF_PRODUCTS = (
     "allow_fp16_reduced_precision_reduction",
     "allow_bf16_reduced_precision_reduction",
 )
-_OF_ATTENTION = (
-    "flash_sdp_enabled",
-    "mem_efficient_sdp_enabled",
-    "math_sdp_enabled",
-    "cudnn_sdp_enabled",
-    "fp16_bf16_reduction_math_sdp_allowed",
-)
+_ASKED: list[Any] = [
+    getattr(torch.backends.cuda, name)
+    for name in (
+        "flash_sdp_enabled",
+        "mem_efficient_sdp_enabled",
+        "math_sdp_enabled",
+        "cudnn_sdp_enabled",
+        "fp16_bf16_reduction_math_sdp_allowed",
+        "preferred_blas_library",
+    )
+    if hasattr(torch.backends.cuda, name)
+]
 
 
 def _settings() -> list[object]:
     """Returns torch's settings by which it chooses kernels, as far as its version has them."""
-    cuda: Any = torch.backends.cuda
+    matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
-    asked = (getattr(cuda, name, None) for name in (*_OF_ATTENTION, "preferred_blas_library"))
     return [
         torch.are_deterministic_algorithms_enabled(),
         allows_tf32(),
-        *(getattr(cuda.matmul, name, None) for name in _OF_PRODUCTS),
+        *[getattr(matmul, name, None) for name in _OF_PRODUCTS],
         cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else cudnn.allow_tf32,
-        *(cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
-        *(ask() for ask in asked if ask is not None),
+        cudnn.enabled,
+        cudnn.benchmark,
+        cudnn.deterministic,
+        *[ask() for ask in _ASKED],
     ]

@@ -19,7 +19,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from hnetkit.kernels.configs import NORM_ROWS, NORM_ROWS_INTERPRETED, Tiles, linear_tiles
-from hnetkit.kernels.dispatch import allows_tf32
+from hnetkit.kernels.eager import allows_tf32
 from hnetkit.kernels.gpu.activations import activate
 from hnetkit.kernels.gpu.device import capability_of, is_interpreted
 from hnetkit.kernels.gpu.state import KernelState, side_stride
