@@ -397,6 +397,17 @@ def test_a_name_in_a_tag_that_nobody_has_is_an_error_that_names_the_nearest(mode
         node("HnetkitHypernetworksFromTags", model=model, text="<hypernet:outlines:1>")
 
 
+def test_two_forms_of_one_network_are_no_two_networks(
+    model: Model, folder: Path, step: Step, expected: Expected
+) -> None:
+    hnetkit.save(hnetkit.load(folder / "dots.pt"), folder / "dots.safetensors")
+    tagged, _ = node("HnetkitHypernetworksFromTags", model=model, text="<hypernet:dots:0.6>")
+    assert error(predict(tagged, step), expected((folder / "dots.pt", 0.6))) <= TOLERANCE
+    hnetkit.save(hnetkit.load(folder / "outline.pt"), folder / "paper.safetensors")
+    with pytest.raises(NodeFailed, match=r"paper is the name of several files: paper\.pt, paper\.safetensors"):
+        node("HnetkitHypernetworksFromTags", model=model, text="<hypernet:paper:1>")
+
+
 def test_a_tag_that_says_nothing_is_an_error(model: Model) -> None:
     with pytest.raises(NodeFailed, match="'strong' is not a number"):
         node("HnetkitHypernetworksFromTags", model=model, text="<hypernet:outline:strong>")

@@ -11,6 +11,7 @@ import torch
 from support.webui import Generation, Webui, installed
 from torch import Tensor
 
+import hnetkit
 from hnetkit import demo
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
@@ -90,6 +91,20 @@ def test_the_network_of_the_settings_is_added_to_every_prompt(forge: Webui, step
     (got,) = generation.run(*step)
     assert error(got, expected((DOTS, 0.6))) <= TOLERANCE
     assert generation.all_prompts == ["a castle<hypernet:dots:0.6>"]
+
+
+def test_two_forms_of_one_network_are_no_two_networks(
+    forge: Webui, models: Path, step: Any, expected: Expected
+) -> None:
+    folder = models / "hypernetworks" / "demo"
+    hnetkit.save(hnetkit.load(DOTS), folder / "dots.safetensors")
+    (got,) = Generation(forge, "<hypernet:dots:0.9>").run(*step)
+    assert error(got, expected((DOTS, 0.9))) <= TOLERANCE
+    hnetkit.save(hnetkit.load(OUTLINE), folder / "paper.safetensors")
+    ambiguous = Generation(forge, "<hypernet:paper:0.9>")
+    ambiguous.run(*step)
+    (comment,) = ambiguous.comments
+    assert "paper is the name of several files" in comment
 
 
 def test_a_network_of_the_library_is_found_after_those_of_the_webui(
