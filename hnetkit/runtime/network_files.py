@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import Any
 
@@ -130,11 +130,14 @@ class PatchableUNet:
         return file.weights(self._contexts.widths, self._dtype, self._path, self._manage, self._managed_for)
 
     def stack(
-        self, networks: Sequence[tuple[LoadedNetwork, Strength]], progress: Progress
+        self, files: Iterable[tuple[NetworkFile, Strength]], progress: Progress
     ) -> tuple[AttentionStack, list[Any]]:
-        """Returns networks as a stack for its layers, and the weights that the stack itself brings."""
+        """Returns networks as a stack for its layers, and all the weights that it brings; raises as `weights`."""
+        weights = [(self.weights(file, strength), strength) for file, strength in files]
+        networks = [(own.loaded, strength) for own, strength in weights]
         stack = AttentionStack(networks, self._layers, progress, path=self._path, dtype=self._dtype)
-        return stack, managed(stack.composed, self._manage)
+        brought = [module for own, _ in weights for module in own.managed]
+        return stack, [*brought, *managed(stack.composed, self._manage)]
 
 
 def open_network(path: str) -> NetworkFile:

@@ -178,6 +178,20 @@ def test_a_patch_of_another_program_keeps_its_place(model: Model, folder: Path, 
     assert error(predict(last, step), predict(by_hand, step)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_node_between_that_changes_the_dtype_changes_the_numbers_alone(
+    model: Model, folder: Path, step: Step, expected: Expected, dtype: torch.dtype
+) -> None:
+    between = load(model, "dots.pt", 0.7).clone()
+    between.get_model_object = lambda name: dtype  # type: ignore[method-assign]
+    last = load(between, "outline.pt", 0.5)
+    networks = [(folder / "dots.pt", 0.7), (folder / "outline.pt", 0.5)]
+    assert error(predict(last, step), expected(*networks)) <= 3e-2
+    assert {own.dtype for patch in last.patches() for beside in patch.models() for own in beside.model.buffers()} == {
+        dtype
+    }
+
+
 def test_where_k_and_v_differ_each_costs_one_side(model: Model, step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     from hnetkit.kernels import eager, executor
 
