@@ -73,7 +73,10 @@ def sampling_progress(options: Mapping[str, Any]) -> float | None:
     if now is None or schedule is None or len(schedule) < 2:
         return None
     steps = len(schedule) - 1
-    begun = int((schedule >= now.max().to(schedule) * (1 - 1e-4)).sum())  # samplers ask between two steps too
+    if schedule[0] < schedule[-1]:  # from a picture to noise
+        now, schedule = -now, -schedule
+    level = now.max().to(schedule)
+    begun = int((schedule >= level - level.abs() * 1e-4).sum())  # samplers ask between two steps too
     return (min(max(begun, 1), steps) - 0.5) / steps
 
 

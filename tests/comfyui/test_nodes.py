@@ -147,6 +147,18 @@ def test_a_window_takes_the_steps_whose_middle_is_in_it(model: Model, step: Step
         assert error(output, predict(same, (latents, sigma.expand(2), text))) <= TOLERANCE
 
 
+@pytest.mark.parametrize("number", range(4))
+def test_a_window_counts_the_steps_from_a_picture_to_noise_too(model: Model, step: Step, number: int) -> None:
+    sigmas = torch.tensor([0.0, 0.7, 2.1, 6.2, 14.6])  # as FlipSigmas gives them
+    latents, _, text = step
+    windowed = load(model, "dots.pt", 0.9, start=0.25)
+    windowed.load()
+    with torch.inference_mode():
+        got = windowed(latents, sigmas[number].expand(2), text, sample_sigmas=sigmas)
+    same = load(model, "dots.pt", 0.9) if number else model
+    assert error(got, predict(same, (latents, sigmas[number].expand(2), text))) <= TOLERANCE
+
+
 def test_a_window_without_a_sampler_that_tells_its_steps_is_an_error(model: Model, step: Step) -> None:
     loaded = load(model, "dots.pt", end=0.5)
     with pytest.raises(hnetkit.errors.AttachError, match="dots is limited to a part of the steps"):
