@@ -83,11 +83,20 @@ def _tags(p: Any, params_list: Any) -> list[Tag]:
     if added != "None" and not any(params.items[0] == added for params in params_list):
         strength = getattr(shared.opts, "extra_networks_default_multiplier", 1.0)
         written.append(f"{added}:{strength}")
-        p.all_prompts = [f"{prompt}<hypernet:{written[-1]}>" for prompt in p.all_prompts]
+        _write(p, added, f"<hypernet:{written[-1]}>")
     read = split_tags("".join(f"<hypernet:{arguments}>" for arguments in written))
     for warning in read.warnings:
         _say(p, warning)
     return list(read.tags)
+
+
+def _write(p: Any, name: str, tag: str) -> None:
+    """Appends a tag to the prompts of a generation that do not name its network: what the infotext will say."""
+    for pass_ in ("all_prompts", "all_hr_prompts"):
+        prompts = getattr(p, pass_, None)
+        if prompts:
+            has = [any(own.name == name for own in split_tags(prompt).tags) for prompt in prompts]
+            setattr(p, pass_, [prompt if named else prompt + tag for prompt, named in zip(prompts, has, strict=True)])
 
 
 def _say(p: Any, problem: HnetkitError | str) -> None:

@@ -93,6 +93,18 @@ def test_the_network_of_the_settings_is_added_to_every_prompt(forge: Webui, step
     assert generation.all_prompts == ["a castle<hypernet:dots:0.6>"]
 
 
+def test_the_network_of_the_settings_is_named_once_in_the_prompt_of_each_pass(
+    forge: Webui, step: Any, expected: Expected
+) -> None:
+    forge.options.sd_hypernetwork, forge.options.extra_networks_default_multiplier = "dots", 0.6
+    generation = Generation(forge, "a castle <hypernet:dots:0.3>", "a tower", batches=2)
+    got = generation.run(*step)
+    for output, strength in zip(got, (0.3, 0.6, 0.3, 0.6), strict=True):
+        assert error(output, expected((DOTS, strength))) <= TOLERANCE
+    assert generation.all_prompts == ["a castle <hypernet:dots:0.3>"] * 2
+    assert generation.all_hr_prompts == ["a tower<hypernet:dots:0.6>"] * 2
+
+
 def test_two_forms_of_one_network_are_no_two_networks(
     forge: Webui, models: Path, step: Any, expected: Expected
 ) -> None:
