@@ -66,6 +66,7 @@ class Generation:
         extra_generation_params: of the infotext.
         batches: of one picture each.
         unets: with which each sampling ran.
+        infotexts: what `extra_generation_params` were after each batch.
     """
 
     webui: Webui
@@ -77,6 +78,7 @@ class Generation:
     comments: dict[str, int] = field(default_factory=dict)
     extra_generation_params: dict[str, Any] = field(default_factory=dict)
     unets: list[UNetPatcher] = field(default_factory=list)
+    infotexts: list[dict[str, Any]] = field(default_factory=list)
     sampler: Any = None
 
     def __post_init__(self) -> None:
@@ -98,12 +100,14 @@ class Generation:
         for number in range(self.batches):
             prompts = [own[number] for own in (self.all_prompts, self.all_hr_prompts) if own]
             self._activate(prompts[0])
+            self.webui.script.process_batch(self, batch_number=number, prompts=prompts[:1])
             outputs += self._sampled(latents, timesteps, text, steps)
             for prompt in prompts[1:]:
                 self._activate(prompt)
                 # in vain: the model is then made what it was
                 self.webui.script.process_before_every_sampling(p=self, x=latents, noise=latents)
                 outputs += self._sampled(latents, timesteps, text, steps)
+            self.infotexts.append(dict(self.extra_generation_params))
         for network in self.webui.networks.values():
             network.deactivate(self)
         return outputs

@@ -105,6 +105,18 @@ def test_the_network_of_the_settings_is_named_once_in_the_prompt_of_each_pass(
     assert generation.all_hr_prompts == ["a tower<hypernet:dots:0.6>"] * 2
 
 
+def test_the_infotext_has_the_hashes_of_both_passes_and_of_no_other_batch(forge: Webui, step: Any) -> None:
+    generation = Generation(forge, "<hypernet:outline:0.8>", "<hypernet:dots:0.5>", batches=3)
+    generation.all_prompts[1], generation.all_prompts[2] = "<hypernet:paper:1>", "a castle"
+    generation.all_hr_prompts[2] = "a castle"
+    generation.run(*step)
+    named = [
+        [part.split(":")[0] for part in params.get("Hypernet hashes", "").split(", ") if part]
+        for params in generation.infotexts
+    ]
+    assert named == [["outline", "dots"], ["paper", "dots"], []]
+
+
 def test_two_forms_of_one_network_are_no_two_networks(
     forge: Webui, models: Path, step: Any, expected: Expected
 ) -> None:
