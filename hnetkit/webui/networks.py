@@ -34,7 +34,8 @@ def patched(unet: Any, networks: Iterable[tuple[NetworkFile, Tag]], denoiser: An
     Args:
         unet: as the program has it, with the model's weights: it is copied, and its weights are not.
         networks: in stacking order, with the tag of each.
-        denoiser: tells the step: its ``step`` and ``total_steps`` count what the sampler asks of the model.
+        denoiser: tells the step: its ``step`` and ``total_steps`` count what the sampler asks of the model. None where
+            the sampler has none: networks with a window of steps are an error then, when they are asked for.
 
     Raises:
         AttachError: the model has no attention layers that hypernetworks know.
@@ -57,8 +58,8 @@ def patched(unet: Any, networks: Iterable[tuple[NetworkFile, Tag]], denoiser: An
         return result
 
     def progress(options: Mapping[str, Any]) -> float | None:
-        step, steps = int(denoiser.step), int(denoiser.total_steps or 0)
-        return min((step + 0.5) / steps, 1.0) if steps else None
+        steps = getattr(denoiser, "total_steps", None)
+        return min((denoiser.step + 0.5) / steps, 1.0) if steps else None
 
     whole, modules = patchable.stack(stack, progress)
     _bring(result.unet, modules)

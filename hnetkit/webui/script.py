@@ -72,7 +72,7 @@ def _put_on_model(p: Any) -> list[tuple[NetworkFile, Tag]]:
         return []
     objects = p.sd_model.forge_objects
     try:
-        result = patched(objects.unet, networks, p.sampler.model_wrap_cfg)
+        result = patched(objects.unet, networks, getattr(p.sampler, "model_wrap_cfg", None))
     except HnetkitError as error:
         _say(p, error)
         return []

@@ -67,6 +67,7 @@ class Generation:
         batches: of one picture each.
         unets: with which each sampling ran.
         infotexts: what `extra_generation_params` were after each batch.
+        made_sampler: called with the number of steps, once for each sampling.
     """
 
     webui: Webui
@@ -80,6 +81,9 @@ class Generation:
     unets: list[UNetPatcher] = field(default_factory=list)
     infotexts: list[dict[str, Any]] = field(default_factory=list)
     sampler: Any = None
+    made_sampler: Callable[[int], Any] = lambda steps: SimpleNamespace(
+        model_wrap_cfg=SimpleNamespace(step=0, total_steps=steps)
+    )
 
     def __post_init__(self) -> None:
         self.all_prompts = [self.prompt] * self.batches
@@ -113,7 +117,7 @@ class Generation:
         return outputs
 
     def _sampled(self, latents: Tensor, timesteps: Tensor, text: Tensor, steps: int) -> list[Tensor]:
-        self.sampler = SimpleNamespace(model_wrap_cfg=SimpleNamespace(step=0, total_steps=steps))
+        self.sampler = self.made_sampler(steps)
         self.sd_model.forge_objects = SimpleNamespace(unet=self.webui.unet)
         self.webui.script.process_before_every_sampling(self, x=latents, noise=latents)
         unet = self.sd_model.forge_objects.unet
@@ -122,7 +126,8 @@ class Generation:
         outputs = []
         with torch.inference_mode():
             for step in range(steps):
-                self.sampler.model_wrap_cfg.step = step
+                if hasattr(self.sampler, "model_wrap_cfg"):
+                    self.sampler.model_wrap_cfg.step = step
                 outputs.append(unet(latents, timesteps.clone(), text))
         return outputs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import hnetkit
 from hnetkit import demo
+from hnetkit.errors import AttachError
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.webui import register
@@ -115,6 +117,15 @@ def test_the_infotext_has_the_hashes_of_both_passes_and_of_no_other_batch(forge:
         for params in generation.infotexts
     ]
     assert named == [["outline", "dots"], ["paper", "dots"], []]
+
+
+def test_a_sampler_that_tells_no_steps_is_enough_without_a_window(forge: Webui, step: Any, expected: Expected) -> None:
+    plain = Generation(forge, "<hypernet:dots:0.9>", made_sampler=lambda steps: SimpleNamespace())
+    (got,) = plain.run(*step)
+    assert error(got, expected((DOTS, 0.9))) <= TOLERANCE
+    windowed = Generation(forge, "<hypernet:dots:0.9:end=0.5>", made_sampler=lambda steps: SimpleNamespace())
+    with pytest.raises(AttachError, match="dots is limited to a part of the steps"):
+        windowed.run(*step)
 
 
 def test_two_forms_of_one_network_are_no_two_networks(
