@@ -58,6 +58,8 @@ def apply(p: Any) -> None:
     """
     applied = _put_on_model(p)
     _set_hashes(p, getattr(p, _HASHES, {}) | {tag.name: file.sha256[:10] for file, tag in applied})
+    if applied and getattr(p, "refiner_checkpoint_info", None) is not None:
+        _say(p, "the refiner's steps are drawn without hypernetworks")
 
 
 def _put_on_model(p: Any) -> list[tuple[NetworkFile, Tag]]:

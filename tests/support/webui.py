@@ -67,6 +67,7 @@ class Generation:
         batches: of one picture each.
         unets: with which each sampling ran.
         infotexts: what `extra_generation_params` were after each batch.
+        refiner_checkpoint_info: of the model that draws the last steps.
         made_sampler: called with the number of steps, once for each sampling.
     """
 
@@ -81,6 +82,7 @@ class Generation:
     unets: list[UNetPatcher] = field(default_factory=list)
     infotexts: list[dict[str, Any]] = field(default_factory=list)
     sampler: Any = None
+    refiner_checkpoint_info: Any = None
     made_sampler: Callable[[int], Any] = lambda steps: SimpleNamespace(
         model_wrap_cfg=SimpleNamespace(step=0, total_steps=steps)
     )

@@ -128,6 +128,15 @@ def test_a_sampler_that_tells_no_steps_is_enough_without_a_window(forge: Webui, 
         windowed.run(*step)
 
 
+def test_a_refiner_that_draws_without_networks_is_said(forge: Webui, step: Any) -> None:
+    generation = Generation(forge, "<hypernet:dots:0.9>", refiner_checkpoint_info=object())
+    generation.run(*step)
+    assert list(generation.comments) == ["hnetkit: the refiner's steps are drawn without hypernetworks"]
+    without = Generation(forge, "a castle", refiner_checkpoint_info=object())
+    without.run(*step)
+    assert not without.comments
+
+
 def test_two_forms_of_one_network_are_no_two_networks(
     forge: Webui, models: Path, step: Any, expected: Expected
 ) -> None:
