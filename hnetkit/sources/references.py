@@ -103,7 +103,8 @@ _WRAPPED = re.compile(
 _SSH = re.compile(r"(?:ssh://)?git@(?:hf\.co|huggingface\.co)[:/](\S+)", re.IGNORECASE)
 _WITHOUT_SCHEME = re.compile(rf"(?://)?(?:www\.)?(?:{'|'.join(map(re.escape, _SITES))})(?:[/?#:]|$)", re.IGNORECASE)
 _WITH_AT = re.compile(
-    r"[0-9]{1,10}@[0-9]{1,10}$|hf:(?://)?[\w.-]+/[\w./-]+@|(?:urn:)?(?:air:)?(?:[\w-]+:){0,2}(?:civitai:[0-9]+|huggingface:[\w./-]+)@",
+    r"[0-9]{1,10}@[0-9]{1,10}$|hf:(?://)?[\w.-]+/[\w./-]+@"
+    r"|(?:urn:)?(?:air:)?(?:[\w-]+:){0,2}(?:civitai:[0-9]+|huggingface:[\w./-]+)@",
     re.IGNORECASE,
 )
 
@@ -131,9 +132,8 @@ _HUB = re.compile(r"hf:((?:datasets/)?[\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?
 _HUB_PATH = re.compile(r"hf://((?:datasets/)?[\w.-]+/[\w.-]+)(?:@(refs/(?:pr|convert)/[\w.-]+|[^/]+))?(?:/(.*))?")
 _REVISION = re.compile(r"[\w./-]+")
 _HASH = re.compile(r"(?:(sha-?256|autov[123]|blake3|crc32)\s*[:=]?\s*)?(?:0x)?([0-9a-f]+)", re.IGNORECASE)
-_A1111_HASH = re.compile(
-    r"[^()/\\:]*[^()/\\:\s]\(((?=[0-9]*[a-f])(?:[0-9a-f]{8}|[0-9a-f]{10}))\)"
-)  # (20230215) may be a date
+# as the webui lists hypernetworks; (20230215) may be a date
+_A1111_HASH = re.compile(r"[^()/\\:]*[^()/\\:\s]\(((?=[0-9]*[a-f])(?:[0-9a-f]{8}|[0-9a-f]{10}))\)")
 _DIGITS = (8, 10, 12, 64)
 _DIGITS_OF = {
     "sha256": (10, 12, 64),
@@ -189,7 +189,7 @@ def _parse_hash(text: str, shown: str) -> Reference | None:
     match = _HASH.fullmatch(joined if len(joined) >= 64 else text)
     if match is not None and len(match[2]) in _DIGITS_OF.get((match[1] or "").lower().replace("-", ""), _DIGITS):
         return Reference("hash", shown, digits=match[2].lower())
-    match = _A1111_HASH.fullmatch(text)  # as the webui lists hypernetworks: name(hash)
+    match = _A1111_HASH.fullmatch(text)
     return match and Reference("hash", shown, digits=match[1])
 
 
