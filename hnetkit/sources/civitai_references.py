@@ -7,14 +7,13 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import groupby
 
 from hnetkit.errors import Archived, Gone, NetworkFailed, NotAHypernetwork, UsageError
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Failed
 from hnetkit.sources.civitai_models import CivitaiFile, CivitaiModel, CivitaiVersion, parse_model, parts_left_out
 from hnetkit.sources.references import Reference, format_of
-from hnetkit.sources.sync import SyncItem, other_kind, plan_items
+from hnetkit.sources.sync import SyncItem, model_files, other_kind, plan_items
 from hnetkit.text import argument
 
 _MOST_NAMED = 5  # versions or files in a message
@@ -40,21 +39,14 @@ def resolve_civitai(
         raise NotAHypernetwork(f"{ref.text}: {other}", kind=other.kind, hint=other.command_hint)
     any_version = all_versions or ref.file is not None
     items = plan_items(registry, model, all_versions=any_version, only=version.id if version else None)
-    if ref.kind == "hash":
-        listed = len(items)
-        items = [item for item in items if any(h.startswith(ref.digits) for h in item.file.hashes.values())]
-        if listed and not items:
-            raise NetworkFailed(f"{ref.text}: the site lists no file of {model.name} with this hash")
-    which = ""
-    if ref.file is not None:
-        items, which = [item for item in items if item.file.id == ref.file], f" with the number {ref.file}"
-    elif ref.format is not None and items:
-        wanted = list(_of_format(items, ref.format))
-        if not wanted:
-            names = _few(item.file.name for item in items)
-            hint = f"hnetkit pull {argument(f'version:{items[0].version.id}')} fetches all"
-            raise Gone(f"{ref.text}: {model.name} has no {ref.format} file; it has {names}", hint=hint)
-        items = wanted
+    chosen = _chosen(model, ref)
+    listed, items = len(items), [item for item in items if item.file.id in chosen]
+    if listed and not items and ref.kind == "hash":
+        raise NetworkFailed(f"{ref.text}: the site lists no file of {model.name} with this hash")
+    if listed and not items and ref.file is None:
+        files = (file.name for v in model.versions if version is None or v.id == version.id for file in model_files(v))
+        hint = f"hnetkit pull {argument(f'version:{version.id}' if version else f'model:{model.id}')} fetches all"
+        raise Gone(f"{ref.text}: {model.name} has no {ref.format} file; it has {_few(files)}", hint=hint)
     asked = model if version is None else next((v for v in model.versions if v.id == version.id), version)
     left_out = list(parts_left_out(asked))
     if not items:
@@ -62,20 +54,32 @@ def resolve_civitai(
             raise NetworkFailed(f"{ref.text}: {left_out[0].reason}")
         if model.state == "archived":
             raise Archived(f"{ref.text}: {model.name} is archived; the site no longer serves its files")
+        which = "" if ref.file is None else f" with the number {ref.file}"
         raise Gone(f"{ref.text}: {model.name} has no file{which} that may be a network")
     for part in left_out:
         failed(part)
     return model, list(map(_retry_skipped, items))
 
 
-# --- files of a format
+# --- files that a reference chooses
 
 
-def _of_format(items: Iterable[SyncItem], format: str) -> Iterator[SyncItem]:
-    """Yields the files of a format; of a version that has a single file, that one."""
-    for _, of_version in groupby(items, key=lambda item: item.version.id):
-        several = list(of_version)
-        yield from several if len(several) == 1 else (i for i in several if _format(i.file) == format)
+def _chosen(model: CivitaiModel, ref: Reference) -> set[int]:
+    """Returns the numbers of the files that a hash, a number or a format chooses; all where there is none of these.
+
+    A format chooses among several files of a version, and leaves a single one.
+    """
+    chosen: set[int] = set()
+    for version in model.versions:
+        files = model_files(version)
+        if ref.kind == "hash":
+            files = [file for file in files if any(h.startswith(ref.digits) for h in file.hashes.values())]
+        elif ref.file is not None:
+            files = [file for file in files if file.id == ref.file]
+        elif ref.format is not None and len(files) > 1:
+            files = [file for file in files if _format(file) == ref.format]
+        chosen.update(file.id for file in files)
+    return chosen
 
 
 def _format(file: CivitaiFile) -> str:
