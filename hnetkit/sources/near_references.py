@@ -42,7 +42,7 @@ def refusal_of_text(text: str, shown: str, sites: Iterable[str]) -> UsageError:
     if re.fullmatch(r"(?:0x)?[0-9a-f]+|(?:sha-?256|autov[123]|blake3|crc32)\s*[:=]?\s*[0-9a-fx]*", text, re.IGNORECASE):
         return _refusal_of_digits(text)
     if match := re.fullmatch(r"([0-9]{1,10})@([0-9]{1,10})", text):
-        return refused("not a recognized reference", f"hnetkit pull civitai:{match[0]}")
+        return refused("not a recognized reference", f"hnetkit pull {argument(f'civitai:{match[0]}')}")
     if match := _TAG.fullmatch(text):
         return refused("a tag of a prompt names a network of the library", _named(match[1]))
     if match := _HUB_COMMAND.fullmatch(text):
@@ -71,7 +71,9 @@ def refusal_of_text(text: str, shown: str, sites: Iterable[str]) -> UsageError:
             )
         return refused("not a recognized reference", "an address begins with https://, and a plain one needs --sha256")
     if match := re.fullmatch(r"([\w.-]+/[\w.-]+)", text):
-        return refused("not a recognized reference", f"for a repository at Hugging Face: hnetkit pull hf:{match[1]}")
+        return refused(
+            "not a recognized reference", f"for a repository at Hugging Face: hnetkit pull {argument(f'hf:{match[1]}')}"
+        )
     if "@" in text and _AT_HASH.fullmatch(text):
         return refused(
             "not a recognized reference",
@@ -206,7 +208,7 @@ def _refusal_of_github(path: str, shown: str) -> UsageError | None:
         return None
     if segments[2:3] == ["blob"] and all(_NAME.fullmatch(segment) for segment in segments):
         raw = f"https://github.com/{'/'.join([*segments[:2], 'raw', *segments[3:]])}"
-        return UsageError(f"{shown}: GitHub shows a page here", hint=f"hnetkit pull {raw} --sha256 HASH")
+        return UsageError(f"{shown}: GitHub shows a page here", hint=f"hnetkit pull {argument(raw)} --sha256 HASH")
     hint = "copy the address of the file's Download button, and add --sha256"
     return UsageError(f"{shown}: a page at GitHub, and no file", hint=hint)
 
@@ -270,7 +272,9 @@ def refusal_of_civitai_page(path: str, shown: str) -> UsageError:
         return UsageError(f"{shown}: {what}", hint=hint)
 
     if match := re.search(r"/api/download/(?:models|training-data)/([0-9]{1,10})(?:/|$)", path):
-        return refused("training data, and no network", f"hnetkit pull version:{match[1]} fetches its networks")
+        return refused(
+            "training data, and no network", f"hnetkit pull {argument(f'version:{match[1]}')} fetches its networks"
+        )
     if first in ("user", "tag") and len(segments) > 1 and _WORD.fullmatch(segments[1]):
         option, what = ("--creator", "a creator") if first == "user" else ("--tag", "a tag")
         return refused(f"the page of {what}", f"hnetkit sync {option} {argument(segments[1])} --dry-run")
@@ -313,7 +317,7 @@ def refusal_of_hub_page(segments: list[str], shown: str) -> UsageError:
     """Returns the refusal of a page of the hub that is in no repository."""
     what = _HUB_PAGES.get(segments[0]) if segments else None
     if what is None and len(segments) == 1 and _NAME.fullmatch(segments[0]):
-        hint = f"hnetkit pull hf:{segments[0]}/REPO"
+        hint = f"hnetkit pull {argument(f'hf:{segments[0]}/REPO')}"
         return UsageError(f"{shown}: the page of an owner, not a page of a repository or of its file", hint=hint)
     said = f"{what}, " if what else ""
     return UsageError(f"{shown}: {said}not a page of a repository or of its file", hint=_HUB_FORM)
