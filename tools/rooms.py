@@ -69,6 +69,10 @@ ROOMS = {
         "errors text paths files limits tokens hub hashes formats inspection registry library",
     ),
     "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),
+    "image_text": Room(
+        "The texts in an image file: the settings that programs put there, read and written.",
+        "errors text files limits formats prompts",
+    ),
     "runtime": Room(
         "`Stack` and its adapters: networks on a UNet of diffusers, ComfyUI or Forge.",
         "errors text paths hub network formats kernels prompts",
@@ -87,7 +91,7 @@ ROOMS = {
     "settings": Room("The settings of `hnetkit config`.", "errors text paths files limits prompts demo"),
     "generate": Room(
         "`load_model`, `Model.draw` and grids: images from prompts.",
-        "errors paths files limits hub images distributed settings network hashes formats text registry"
+        "errors paths files limits hub images image_text distributed settings network hashes formats text registry"
         " library prompts runtime demo",
     ),
     "train": Room(
@@ -97,7 +101,7 @@ ROOMS = {
     ),
     "baking": Room(
         "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
-        "errors files limits text network formats kernels registry library prompts runtime generate train",
+        "errors files limits text image_text network formats kernels registry library prompts runtime generate train",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",

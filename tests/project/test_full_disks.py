@@ -36,7 +36,7 @@ from hnetkit.cli import run
 from hnetkit.errors import DiskFull, failure_of
 from hnetkit.files import TEMPORARY
 from hnetkit.generate.grids.files import FORMAT, GridFiles
-from hnetkit.generate.image_files import write_image
+from hnetkit.image_text import write_image
 from hnetkit.images import open_image
 from hnetkit.library import known_hashes, sidecars
 from hnetkit.registry import Registry
@@ -305,7 +305,7 @@ CASES: dict[str, Case] = {
         call(gather),
     ),
     "picture": Case(
-        ("hnetkit/generate/image_files.py write_image",),
+        ("hnetkit/image_text.py write_image",),
         pictured,
         call(lambda disk: write_image(disk / "a.png", Image.effect_noise((64, 64), 9), "a cat", overwrite=True)),
     ),
