@@ -32,7 +32,7 @@ ROOMS = {
     "paths": Room("Where hnetkit keeps its state: `HNETKIT_HOME`.", "errors"),
     "files": Room("Files written whole or not at all; the suffixes of models.", "errors"),
     "tokens": Room("Access tokens, read from the environment.", "errors"),
-    "hub": Room("Files of the Hugging Face hub, through huggingface_hub.", "errors files tokens"),
+    "hub": Room("Files of the Hugging Face hub, and uploads, through huggingface_hub.", "errors text files tokens"),
     "limits": Room("Limits on memory and work for untrusted files; the JSON parser.", "errors files"),
     "image_formats": Room("What Pillow is given of an image file: allowed formats, size limits, EXIF orientation."),
     "images": Room(
@@ -102,6 +102,10 @@ ROOMS = {
     "baking": Room(
         "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
         "errors files limits text image_text network formats kernels registry library prompts runtime generate train",
+    ),
+    "sharing": Room(
+        "`share`: networks as a folder for a Hugging Face repository, with its model card; and its upload.",
+        "errors text files limits hub images image_text network hashes formats library prompts",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",
