@@ -391,7 +391,7 @@ def _upload_failure(error: Exception, name: str, to: Repository | None) -> Hnetk
         return AuthRequired(f"{name}: the hub does not accept the token", hint=_make_token())
     if status in (401, 403, 404) and to is not None:
         mine = f"{to.account}/{name.partition('/')[2]}"
-        hint = f"--upload {argument(mine)}, or a token that may write there: {endpoint()}/settings/tokens"
+        hint = f"upload to {argument(mine)}, or use a token that may write there: {endpoint()}/settings/tokens"
         return NoAccess(f"{name}: {to.account} may not write there with this token", hint=hint)
     if status in (409, 412):
         return NetworkFailed(f"{name}: somebody else changes it right now", hint="run the same command again")

@@ -94,14 +94,14 @@ ROOMS = {
         "errors paths files limits hub images image_text distributed settings network hashes formats text registry"
         " library prompts runtime demo",
     ),
+    "baking": Room(
+        "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
+        "errors files limits text image_text network formats kernels registry library prompts runtime generate",
+    ),
     "train": Room(
         "Training data, training runs and sweeps.",
         "errors paths files limits image_formats images distributed settings network hashes formats inspection"
         " text kernels registry library prompts runtime demo generate",
-    ),
-    "baking": Room(
-        "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
-        "errors files limits text image_text network formats kernels registry library prompts runtime generate train",
     ),
     "sharing": Room(
         "`share`: networks as a folder for a Hugging Face repository, with its model card; and its upload.",

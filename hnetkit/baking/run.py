@@ -100,7 +100,7 @@ def bake_file(
         As `hnetkit.bake`, `Baked.save` and `hnetkit.load_model`; NotFound, AmbiguousName, FileRefused: a network.
     """
     path, sheet = Path(out), None if check is None else Path(check)
-    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error, refine=refine)
+    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error, refine=refine, dtype=dtype)
     if steps is not None and not 1 <= steps <= MOST_STEPS:
         raise UsageError(f"{steps} steps: there are 1 to {MOST_STEPS}")
     if to == "hypernetwork" and check is not None:

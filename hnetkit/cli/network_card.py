@@ -145,25 +145,18 @@ def _imported(file: Row) -> Iterator[Fact]:
 
 def _bake(bake: Row) -> Iterator[Fact]:
     """Yields what the network was baked to, with which others, and how far from them that is."""
+    from hnetkit.baking.record import with_strength
+
     states = {"present": "", "missing": ", which is gone", "changed": ", where something else is by now"}
     yield "baked to", f"{bake['path']}{states[bake['state']]}"
     rank = f" of rank {bake['rank']}" if bake["rank"] is not None else ""
     program = f" for {bake['program']}" if bake["program"] else ""
     model = f", with {bake['model_name']}" if bake["model_name"] else ""
     yield "", f"{_TARGETS[bake['target']]}{rank}{program}, {bake['baked_at'][:10]}{model}"
-    yield "", f"of {', '.join(_part(part) for part in bake['networks'])}"
+    yield "", f"of {', '.join(map(with_strength, bake['networks']))}"
     errors = []
     if bake["error"] is not None:
         errors.append(f"largest relative error {bake['error']:.3f}" if bake["error"] else "exact")
     if bake["picture_error"] is not None and bake["error"]:
         errors.append(f"pictures {bake['picture_error']:.1%} of what the networks change")
     yield "", "; ".join(errors)
-
-
-def _part(part: Row) -> str:
-    """Returns a baked network with its strength: one number, or those of each kind of attention, side and block."""
-    blocks = part["strength"].get("blocks") or {}
-    numbers = {key: value for key, value in part["strength"].items() if key != "blocks"}
-    if len({*numbers.values()}) == 1 and not blocks:
-        return f"{part['name']}:{numbers.popitem()[1]:g}"
-    return f"{part['name']} ({', '.join(f'{key} {value:g}' for key, value in {**numbers, **blocks}.items())})"

@@ -55,6 +55,7 @@ WHY = {
 
 FORGIVEN = {
     "hnetkit/baking/record.py _is_other": "what cannot be read is kept",
+    "hnetkit/cli/completion.py _plain_words": "what cannot be seen is not completed",
     "hnetkit/cli/output.py say": "a message that nobody can read",
     "hnetkit/generate/grids/files.py GridFiles.discard": "a folder with something in it stays",
     "hnetkit/generate/loading/model_source.py _names_in": "a hint",

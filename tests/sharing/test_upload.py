@@ -156,7 +156,7 @@ def test_who_may_not_write_there_is_told_and_nothing_is_sent(sites: Sites, folde
     for name in ("me/ink", "me/there"):
         with pytest.raises(NoAccess, match="somebody may not write there") as caught:
             folder.upload(name, token="hf_otherotherother")
-        assert f"--upload somebody/{name[3:]}" in str(caught.value.command_hint)
+        assert f"upload to somebody/{name[3:]}" in str(caught.value.command_hint)
     revoked = "hf_" + "x" * 30
     with pytest.raises(AuthRequired, match="does not accept the token") as refused:
         folder.upload("me/ink", token=revoked)
