@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hnetkit.library.listing import said_of_lost
+from hnetkit.sharing.licenses import permissions
 from hnetkit.text import counted, size_text, without_markup
 
 Row = dict[str, Any]
@@ -99,7 +100,7 @@ def _site(site: Row) -> Iterator[Fact]:
     stated = (site["type"], site["site_base_model"], site["site_format"], site["site_fp"])
     yield "stated as", ", ".join(filter(None, stated))
     yield "virus scan", site["site_scan"]
-    yield "license", _license(site)
+    yield "license", permissions(site)
     ratings = [name for bit, name in _RATINGS.items() if (site["nsfw_level"] or 0) & bit]
     yield "rated", ", ".join(ratings)
     yield "published", (site["published_at"] or "")[:10]
@@ -120,21 +121,6 @@ def _place(place: Row) -> Fact:
     told = {"civarchive": "CivArchive lists it", "huggingface": "listed", "setting": "your own mirror"}
     how = "gave them" if place["state"] == "served" else told[place["source"]]
     return "also at", f"{place['place']} ({how}, {place['seen_at'][:10]})"
-
-
-def _license(site: Row) -> str | None:
-    """Returns what the owner allows, in words; None where nothing is stated."""
-    allowed = {
-        "without credit": site["allow_no_credit"],
-        "derivatives": site["allow_derivatives"],
-        "another license": site["allow_different_license"],
-    }
-    commercial = site["commercial_use"]
-    words = [] if commercial is None else [f"commercial use: {', '.join(commercial) or 'none'}"]
-    words += [
-        f"{what}: {'yes' if is_allowed else 'no'}" for what, is_allowed in allowed.items() if is_allowed is not None
-    ]
-    return "; ".join(words) or None
 
 
 def _sidecar(sidecar: Row, *, has_sites: bool) -> Iterator[Fact]:
