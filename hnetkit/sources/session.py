@@ -236,8 +236,8 @@ class FetchSession:
         """Fetches files by reference, also files that were refused or failed before.
 
         Args:
-            refs: ``"model:4209"``, ``"civitai:4209"``, ``"version:4931"``, a URL at Civitai, a hash,
-                ``"hf:owner/repo[@revision][:glob]"``, or a plain https URL.
+            refs: ``"model:4209"``, ``"version:4931"``, an AIR, a hash, ``"hf:owner/repo[@revision][:glob]"``, the URL
+                of a page at Civitai, Hugging Face or CivArchive, or a plain https URL; see docs/addresses.md.
             sha256: required hash of the file at a plain URL.
             all_versions: of a model, not only the newest.
             progress: called with the bytes received, and with their total.
@@ -309,7 +309,7 @@ class FetchSession:
             RemoteError: the site does not have it, or does not serve it.
             UsageError: a plain URL without its sha256.
         """
-        if ref.kind == "url" or (ref.url and sha256 is not None):
+        if ref.kind == "url" or (ref.url and (sha256 or ref.sha256)):
             job = enqueue_plain(self.registry, self.folder, ref, sha256)
             self._urls[job.id] = ref.url
             return [job.id], []

@@ -199,6 +199,7 @@ def test_a_configuration_beside_a_checkpoint_that_cannot_be_read_is_not_none(
 ) -> None:
     """The pictures would have been noise: the model predicts something else."""
     assert not predicts_v_by_yaml(tmp_path / "sd.safetensors")
+    assert not predicts_v_by_yaml(tmp_path / f"{'a' * 252}.pt"), "no file can have the other name"
     (tmp_path / "sd.yaml").write_text("parameterization: v")
     assert predicts_v_by_yaml(tmp_path / "sd.safetensors")
     fail_at(monkeypatch, tmp_path / "sd.yaml", errno.EACCES, "open")
