@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hnetkit import paths
+from hnetkit import paths, settings
 from hnetkit.cli.options import command, each_once, option, site_base_model_names
 from hnetkit.cli.output import Output, Row, confirm, is_terminal, output_options, say_failure
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import read_regular, stat_at
-from hnetkit.text import argument, counted, size_text
+from hnetkit.text import argument, counted, parse_size, size_text
 
 if TYPE_CHECKING:
     from hnetkit.sources.civitai import Filters
     from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
+    from hnetkit.sources.plans import FetchPlan
     from hnetkit.sources.results import FetchResult
     from hnetkit.sources.session import FetchSession
-    from hnetkit.sources.sync import SyncPlan
 
 F = TypeVar("F", bound=Callable[..., Any])
 _filter, downloads_option = (partial(option, section=heading) for heading in ("Filters", "Downloads"))
@@ -35,12 +35,17 @@ refill_option = downloads_option(
     is_flag=True,
     help="Fetch also where nothing is left of the library, as if its disk were not mounted; without it, this is asked.",
 )
+dry_run_option = downloads_option(
+    "--dry-run", is_flag=True, help="List what would be fetched, with sizes; fetch nothing and ask nothing."
+)
+yes_option = downloads_option(
+    "-y", "--yes", is_flag=True, help="Do not ask before fetching; required where there is a question and no terminal."
+)
 _saved, _what = (partial(option, section=heading) for heading in ("Saved filters", "What to fetch"))
 _COLUMNS = ["state", "name", "size", "model", "version", "reason"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
 _EXPLAINED = frozenset({"partly", "replaced", "sidecars", "unpacked"})  # codes of files that are here, with more to say
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmg]?)", re.IGNORECASE)
 
 
 def fetch_options(function: F) -> F:
@@ -90,10 +95,10 @@ def fetch_options(function: F) -> F:
 def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    match = _SIZE.fullmatch(value.strip())
-    if match is None or float(match[1]) <= 0:
+    rate = parse_size(value)
+    if not rate:
         raise UsageError(f"--limit-rate {value}: not a number of bytes", hint="for example 500k or 2M")
-    return float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match[2].lower()]
+    return rate
 
 
 @contextmanager
@@ -152,9 +157,21 @@ def show_results(found: Iterable[FetchResult], output: Output) -> None:
     require_all(found)
 
 
-def note_results(found: Iterable[FetchResult], output: Output) -> None:
-    """Prints what would be done with each file."""
-    output.rows(map(result_row, found), columns=_COLUMNS, text=_line)
+def show_plan(plan: FetchPlan, output: Output) -> None:
+    """Prints what would be done with each file.
+
+    Raises:
+        PartlyFailed: a reference could not be resolved.
+    """
+    from hnetkit.sources.results import of_plan
+
+    rows = [result_row(result) for result in of_plan(plan) if result.error is None]
+    output.rows(rows, columns=_COLUMNS, text=_line)
+    output.note(_plan_note(plan))
+    for _, error in plan.errors:
+        say_failure(error)
+    if plan.errors:
+        raise PartlyFailed(f"{counted(len(plan.errors), 'reference')} not resolved", hint="the others would be fetched")
 
 
 def note_bad(failed: Iterable[BadRecord], output: Output) -> None:
@@ -267,12 +284,16 @@ def browse_command(
 @click.argument("refs", nargs=-1, required=True, metavar="REF...")
 @_what("--sha256", metavar="HASH", help="Hash that a file at a plain https address must have; required for it.")
 @_what("--all-versions", is_flag=True, help="Fetch all versions of a model, not only the newest.")
+@dry_run_option
+@yes_option
 @fetch_options
 @output_options
 def pull_command(
     refs: tuple[str, ...],
     sha256: str | None,
     all_versions: bool,
+    dry_run: bool,
+    yes: bool,
     fetching: dict[str, Any],
     output: Output,
 ) -> None:
@@ -282,14 +303,30 @@ def pull_command(
     hf:owner/repo[@revision][:glob] for Hugging Face, or a plain https address with --sha256. Each file is checked
     before it is installed; a file that is not a usable network goes to the library's folder .quarantine.
 
+    Asks before it fetches more than 1 GB in all; hnetkit config unasked changes this size.
+
     \b
     Examples:
       hnetkit pull https://civitai.com/models/4209
       hnetkit pull version:4931 hf:someone/hypernetworks:*.pt
+      hnetkit pull --dry-run hf:someone/hypernetworks
     """
-    with open_session(**fetching) as session, fetching_progress(session, output) as progress:
-        found = session.pull(*refs, sha256=sha256, all_versions=all_versions, progress=progress)
+    with open_session(look_only=dry_run, **fetching) as session:
+        plan = session.plan_pull(*refs, sha256=sha256, all_versions=all_versions)
+        if dry_run:
+            show_plan(plan, output)
+            return
+        if settings.asks_above(plan.bytes_to_fetch):
+            output.note(_plan_note(plan))
+            _confirm_plan(plan, session, yes=yes)
+        with fetching_progress(session, output) as progress:
+            found = session.carry_out(plan, progress=progress)
     show_results(found, output)
+
+
+def _confirm_plan(plan: FetchPlan, session: FetchSession, *, yes: bool) -> None:
+    files = f"{counted(len(plan.to_fetch), 'file')} ({_size_to_fetch(plan)})"
+    confirm(f"Fetch {files} into {session.folder}?", yes=yes)
 
 
 @command("sync")
@@ -322,21 +359,14 @@ def pull_command(
 )
 @_saved("--subscriptions", is_flag=True, help="List the saved filters, and fetch nothing.")
 @downloads_option("--all-versions", is_flag=True, help="Fetch all versions of each model, not only the newest.")
-@downloads_option(
-    "--dry-run", is_flag=True, help="List what would be fetched, with sizes; fetch nothing and ask nothing."
-)
+@dry_run_option
 @downloads_option(
     "--metadata-only",
     is_flag=True,
     help="Store the site's records of the models in the registry; fetch no networks and no previews, and ask nothing.",
 )
 @refill_option
-@downloads_option(
-    "-y",
-    "--yes",
-    is_flag=True,
-    help="Do not ask before a sync of everything; required where there is no terminal.",
-)
+@yes_option
 @fetch_options
 @output_options
 def sync_command(
@@ -375,7 +405,6 @@ def sync_command(
       hnetkit sync luisa
     """
     from hnetkit.sources.civitai import Filters
-    from hnetkit.sources.results import of_plan
 
     filters = Filters(query, creator, tag, base_models, _ids(ids), favorites, nsfw)
     if (subscriptions or remove is not None) and (name is not None or save is not None or filters != Filters()):
@@ -404,15 +433,13 @@ def sync_command(
         with step_progress("listing", quiet=output.quiet) as report:
             plan = session.plan(filters, all_versions=all_versions, listed=lambda count: report(count, count))
         if dry_run:
-            note_results(of_plan(plan), output)
-            output.note(_plan_note(plan))
+            show_plan(plan, output)
             return
         output.note(_stored_note(plan) if metadata_only else _plan_note(plan))
         if plan.to_fetch and not metadata_only:
             refill = may_refill(session, refill=refill, yes=yes)
             if filters.is_everything:
-                files = f"{counted(len(plan.to_fetch), 'file')} ({_size_to_fetch(plan)})"
-                confirm(f"Fetch {files} into {session.folder}?", yes=yes)
+                _confirm_plan(plan, session, yes=yes)
         with fetching_progress(session, output) as progress:
             found = session.carry_out(
                 plan, metadata_only=metadata_only, refill=refill, progress=progress, note=output.note
@@ -480,19 +507,21 @@ def _words(filters: Filters) -> str:
     return ", ".join(f"{key}={value}" for key, value in filters.as_dict().items()) or "none, so everything"
 
 
-def _stored_note(plan: SyncPlan) -> str:
+def _stored_note(plan: FetchPlan) -> str:
     return f"stores the records of {counted(len(plan.models), 'model')} and {counted(len(plan.items), 'file')}"
 
 
-def _plan_note(plan: SyncPlan) -> str:
+def _plan_note(plan: FetchPlan) -> str:
     have = sum(item.action == "have" for item in plan.items)
+    sources = [counted(len(plan.models), "model")] if plan.models or plan.filters is not None else []
+    sources += [f"{len(plan.repos)} {'repository' if len(plan.repos) == 1 else 'repositories'}"] if plan.repos else []
     return (
-        f"{counted(len(plan.models), 'model')}, {counted(len(plan.items), 'file')}: {have} here, "
+        f"{', '.join([*sources, counted(len(plan.items), 'file')])}: {have} here, "
         f"{len(plan.to_fetch)} to fetch ({_size_to_fetch(plan)}), {plan.left_out} left out"
     )
 
 
-def _size_to_fetch(plan: SyncPlan) -> str:
+def _size_to_fetch(plan: FetchPlan) -> str:
     if not plan.unsized:
         return size_text(plan.bytes_to_fetch)
     if plan.unsized == len(plan.to_fetch):

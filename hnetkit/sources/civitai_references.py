@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from hnetkit.errors import Archived, Gone, NetworkFailed, NotAHypernetwork, UsageError
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Failed
 from hnetkit.sources.civitai_models import CivitaiModel, CivitaiVersion, parts_left_out
+from hnetkit.sources.plans import FetchItem
 from hnetkit.sources.references import Reference
-from hnetkit.sources.sync import SyncItem, other_kind, plan_items
+from hnetkit.sources.sync import other_kind, plan_items
 from hnetkit.text import argument
+
+_FULL_FILE = (10, 64)  # digits of hashes of whole files; other hashes cover a part, or are weak
 
 
 def resolve_civitai(
     registry: Registry, civitai: Civitai, ref: Reference, *, all_versions: bool, failed: Failed
-) -> tuple[CivitaiModel, list[SyncItem]]:
+) -> tuple[CivitaiModel, list[FetchItem]]:
     """Returns the model that a reference means, and those of its files that are wanted.
 
     Args:
@@ -32,14 +36,15 @@ def resolve_civitai(
     model, version = _model_of(civitai, ref)
     if (other := other_kind(model)) is not None:
         raise NotAHypernetwork(f"{ref.text}: {other}", kind=other.kind, hint=other.command_hint)
-    items = plan_items(registry, model, all_versions=all_versions, only=version.id if version else None)
+    items = plan_items(registry, civitai, model, all_versions=all_versions, only=version.id if version else None)
     if ref.kind == "hash":
-        listed = len(items)
-        items = [item for item in items if any(h.startswith(ref.digits) for h in item.file.hashes.values())]
+        files = [file for version in model.versions for file in version.files]
+        having = {file.id for file in files if any(digits.startswith(ref.digits) for digits in file.hashes.values())}
+        listed, items = len(items), [item for item in items if item.file_id in having]
         if listed and not items:
             raise NetworkFailed(f"{ref.text}: the site lists no file of {model.name} with this hash")
     if ref.file is not None:
-        items = [item for item in items if item.file.id == ref.file]
+        items = [item for item in items if item.file_id == ref.file]
     asked = model if version is None else next((v for v in model.versions if v.id == version.id), version)
     left_out = list(parts_left_out(asked))
     if not items:
@@ -51,7 +56,8 @@ def resolve_civitai(
         raise Gone(f"{ref.text}: {model.name} has no file{which} that may be a network")
     for part in left_out:
         failed(part)
-    return model, list(map(_retry_skipped, items))
+    digits = ref.digits if len(ref.digits) in _FULL_FILE else ""
+    return model, [replace(_retry_skipped(item), digits=digits) for item in items]
 
 
 def _model_of(civitai: Civitai, ref: Reference) -> tuple[CivitaiModel, CivitaiVersion | None]:
@@ -96,6 +102,6 @@ def _number_of(ref: Reference, what: str, instead: str) -> Iterator[None]:
         raise Gone(said, hint=f"hnetkit pull {argument(f'{instead}:{ref.id}')}") from error
 
 
-def _retry_skipped(item: SyncItem) -> SyncItem:
+def _retry_skipped(item: FetchItem) -> FetchItem:
     """Returns an item that was named explicitly with its earlier failure ignored: the site says who may have it."""
-    return SyncItem(item.model, item.version, item.file, "fetch") if item.action == "skip" else item
+    return replace(item, action="fetch", code=None, reason=None) if item.action == "skip" else item

@@ -30,8 +30,9 @@ from hnetkit.registry.columns import text_of
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Filters
 from hnetkit.sources.civitai_models import parse_model, parts_left_out
+from hnetkit.sources.hub_plans import store_repo
 from hnetkit.sources.huggingface import SOURCE as HUB
-from hnetkit.sources.huggingface import parse_repo, store_repo
+from hnetkit.sources.huggingface import parse_repo
 from hnetkit.sources.single_files import References
 from hnetkit.sources.sync import store_model
 from hnetkit.text import argument, counted, shorten, size_text

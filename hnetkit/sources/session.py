@@ -9,7 +9,6 @@ from types import TracebackType
 
 from hnetkit.errors import (
     HnetkitError,
-    NetworkFailed,
     NotFound,
     UsageError,
     failure_of,
@@ -23,7 +22,8 @@ from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
 from hnetkit.sources.civitai_references import resolve_civitai
 from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
-from hnetkit.sources.huggingface import Hub, enqueue_hub_files, hub_error, hub_repositories
+from hnetkit.sources.hub_plans import hub_repositories, plan_hub, store_items
+from hnetkit.sources.huggingface import Hub, hub_error
 from hnetkit.sources.install import Replacement, SidecarWriter
 from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
 from hnetkit.sources.maintenance import (
@@ -37,17 +37,15 @@ from hnetkit.sources.maintenance import (
     identify_library,
     imported_with_source,
 )
+from hnetkit.sources.plans import FetchPlan, as_here, each_once, enqueue
 from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.results import FetchResult
-from hnetkit.sources.single_files import enqueue_imported, enqueue_plain
+from hnetkit.sources.single_files import enqueue_imported, plan_plain
 from hnetkit.sources.sync import (
     MOST_CHECKED,
-    SyncItem,
-    SyncPlan,
     Update,
     check_unlisted,
-    enqueue_items,
     find_updates,
     plan_sync,
     store_failures,
@@ -61,7 +59,6 @@ Progress = Callable[[int, int], None]
 """Called with how much is done, and of how much."""
 _EVERYTHING = Filters()
 _PICTURE_TIMEOUT_S = (5.0, 10.0)  # to connect, and between two reads: shorter than for a network
-_FULL_FILE = (10, 64)  # digits of hashes of whole files; other hashes cover a part, or are weak
 
 
 def _warn(bad: BadRecord) -> None:
@@ -230,10 +227,64 @@ class FetchSession:
 
     # --- fetching by reference
 
+    def plan_pull(self, *refs: str, sha256: str | None = None, all_versions: bool = False) -> FetchPlan:
+        """Returns what `pull` would do, and fetches nothing; see there.
+
+        Raises:
+            UsageError: no reference is recognized.
+            RemoteError: the site does not have what the only reference names, or does not serve it.
+        """
+        plan = FetchPlan()
+        parsed: list[Reference] = []
+        for text in refs:
+            try:
+                parsed.append(parse_reference(text))
+            except HnetkitError as error:  # one bad reference among several does not stop the others
+                if len(refs) == 1:
+                    raise
+                plan.errors.append((redact_reference(text), error))
+        if plan.errors and not parsed:
+            raise UsageError("none of the references is recognized", hint=f"use {FORMS}")
+        if sha256 is not None and (other := next((ref for ref in parsed if not ref.url), None)) is not None:
+            raise UsageError(
+                f"{other.text}: --sha256 is for plain addresses; listed files are checked against the site's own hash",
+                hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
+            )
+        self.survey()
+        try:
+            self.require_library()
+        except NotFound as error:  # what was named comes all the same
+            warnings.warn(f"{error}; is its disk mounted?", stacklevel=2)
+        for ref in parsed:
+            try:
+                self._look_up(ref, plan, sha256=sha256, all_versions=all_versions)
+            except Exception as error:
+                failure = failure_of(error, ref.text)
+                if len(refs) == 1:
+                    raise failure from error
+                plan.errors.append((ref.text, failure))
+        plan.items = each_once(plan.items)
+        return plan
+
+    def _look_up(self, ref: Reference, plan: FetchPlan, *, sha256: str | None, all_versions: bool) -> None:
+        """Adds to a plan what a reference means."""
+        if ref.kind == "url" or (ref.url and sha256 is not None):
+            plan.items.append(as_here(self.registry, plan_plain(ref, sha256)))
+        elif ref.kind == "hub":
+            repo, files = Hub(self.clock).look_up(ref, failed=plan.failed.append)
+            plan.repos.append(repo)
+            plan.items += plan_hub(self.registry, repo, files, ref)
+        else:
+            model, items = resolve_civitai(
+                self.registry, self.civitai, ref, all_versions=all_versions, failed=plan.failed.append
+            )
+            plan.models.append(model)
+            plan.items += items
+
     def pull(
         self, *refs: str, sha256: str | None = None, all_versions: bool = False, progress: Progress | None = None
     ) -> list[FetchResult]:
-        """Fetches files by reference, also files that were refused or failed before.
+        """Fetches files by reference, also files that were refused or failed before: `plan_pull`, then `carry_out`.
 
         Args:
             refs: ``"model:4209"``, ``"civitai:4209"``, ``"version:4931"``, a URL at Civitai, a hash,
@@ -250,81 +301,7 @@ class FetchSession:
             RemoteError: the site does not have what the only reference names, or does not serve it.
             Stopped: the stop of `clock` was set; what was received is kept.
         """
-        self._wanted, self._removed = {}, {}
-        parsed: list[Reference] = []
-        found: list[FetchResult] = []
-        for text in refs:
-            try:
-                parsed.append(parse_reference(text))
-            except HnetkitError as error:  # one bad reference among several does not stop the others
-                if len(refs) == 1:
-                    raise
-                found.append(results.of_error(error, redact_reference(text)))
-        if found and not parsed:
-            raise UsageError("none of the references is recognized", hint=f"use {FORMS}")
-        if sha256 is not None and (other := next((ref for ref in parsed if not ref.url), None)) is not None:
-            raise UsageError(
-                f"{other.text}: --sha256 is for plain addresses; listed files are checked against the site's own hash",
-                hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
-            )
-        self.survey()
-        try:
-            self.require_library()
-        except NotFound as error:  # what was named comes all the same
-            warnings.warn(f"{error}; is its disk mounted?", stacklevel=2)
-        jobs: dict[int, None] = {}  # two references may mean the same file
-        for ref in parsed:
-            bad: list[BadRecord] = []
-            try:
-                queued, there = self.enqueue(ref, sha256=sha256, all_versions=all_versions, failed=bad.append)
-            except Exception as error:
-                failure = failure_of(error, ref.text)
-                if len(refs) == 1:
-                    raise failure from error
-                found.append(results.of_error(failure, ref.text))
-                continue
-            found += [*map(results.of_record, bad), *map(results.of_item, there)]
-            for job in map(self.registry.jobs.get, queued):
-                if job.state == "refused":
-                    found.append(results.of_refused_before(self.registry, job))
-                else:
-                    jobs[job.id] = None
-        self._replaced = damaged_by(self.registry, jobs)
-        return found + self._fetched(jobs, progress)
-
-    def enqueue(
-        self, ref: Reference, *, sha256: str | None = None, all_versions: bool = False, failed: Failed = _warn
-    ) -> tuple[list[int], list[SyncItem]]:
-        """Makes the jobs that fetch a reference, for `run`.
-
-        Args:
-            ref: what to fetch.
-            sha256, all_versions: as in `pull`.
-            failed: called with what cannot be used of the site's answer.
-
-        Returns:
-            Numbers of jobs, and the items that are here already or cannot be fetched.
-
-        Raises:
-            RemoteError: the site does not have it, or does not serve it.
-            UsageError: a plain URL without its sha256.
-        """
-        if ref.kind == "url" or (ref.url and sha256 is not None):
-            job = enqueue_plain(self.registry, self.folder, ref, sha256)
-            self._urls[job.id] = ref.url
-            return [job.id], []
-        if ref.kind == "hub":
-            files = Hub(self.clock).files(ref, failed=failed)
-            with self.registry.write():
-                return [job.id for job in enqueue_hub_files(self.registry, self.folder, files, ref)], []
-        model, items = resolve_civitai(self.registry, self.civitai, ref, all_versions=all_versions, failed=failed)
-        for bad in store_models(self.registry, [model]):
-            raise NetworkFailed(f"{ref.text}: {bad.reason}")
-        with self.registry.write():
-            jobs = [job.id for job in enqueue_items(self.registry, self.civitai, self.folder, items, failed)]
-        if len(ref.digits) in _FULL_FILE:
-            self._wanted |= dict.fromkeys(jobs, ref.digits)
-        return jobs, [item for item in items if item.action != "fetch"]
+        return self.carry_out(self.plan_pull(*refs, sha256=sha256, all_versions=all_versions), progress=progress)
 
     # --- syncing by filters
 
@@ -334,7 +311,7 @@ class FetchSession:
         *,
         all_versions: bool = False,
         listed: Callable[[int], None] = _unheard,
-    ) -> SyncPlan:
+    ) -> FetchPlan:
         """Returns what `sync` would do, and fetches nothing.
 
         Args:
@@ -365,7 +342,7 @@ class FetchSession:
 
     def carry_out(
         self,
-        plan: SyncPlan,
+        plan: FetchPlan,
         *,
         metadata_only: bool = False,
         refill: bool = False,
@@ -393,36 +370,29 @@ class FetchSession:
             RateLimited: the site answers no further request.
             Stopped: the stop of `clock` was set; what was received is kept.
         """
-        if plan.to_fetch and not metadata_only and not refill:
+        filters = plan.filters
+        if filters is not None and plan.to_fetch and not metadata_only and not refill:
             self.require_library()
         failed = plan.failed + store_models(self.registry, plan.models)
-        found = results.of_absent(plan)
-        if plan.filters.is_everything and not any(bad.cuts_list for bad in plan.failed):
+        found = results.of_errors(plan) + results.of_absent(plan)
+        if filters is not None and filters.is_everything and not any(bad.cuts_list for bad in plan.failed):
             reported = {str(bad.id) for bad in failed}
-            gone = [
-                id for id in unlisted_models(self.registry, plan.models, nsfw=plan.filters.nsfw) if id not in reported
-            ]
+            gone = [id for id in unlisted_models(self.registry, plan.models, nsfw=filters.nsfw) if id not in reported]
             if len(gone) > MOST_CHECKED:
                 note(f"{MOST_CHECKED} of {len(gone):,} unlisted models are checked now, the others next time")
             asked = check_unlisted(self.registry, self.civitai, self.clock, gone[:MOST_CHECKED], failed)
             found += [results.of_unlisted(id, state) for id, state in asked]
-        jobs: list[int] = []
-        if not metadata_only:
-            unusable = {bad.id for bad in failed if bad.is_whole}
-            items = [item for item in plan.items if item.model.id not in unusable]
-            with self.registry.write():
-                jobs += [
-                    job.id for job in enqueue_items(self.registry, self.civitai, self.folder, items, failed.append)
-                ]
-        store_failures(self.registry, failed)
+        jobs = [] if metadata_only else self.enqueue(plan, failed)
+        if filters is not None:
+            store_failures(self.registry, failed)
         found += map(results.of_record, failed)
         if not metadata_only:
-            found += [results.of_item(item) for item in plan.items if item.action == "skip"]
-            self._wanted, self._replaced, self._removed = {}, damaged_by(self.registry, jobs), {}
+            told = ("skip",) if filters is not None else ("skip", "have")
+            found += [results.of_item(item) for item in plan.items if item.action in told]
             found += self._fetched(jobs, progress, total=plan.bytes_to_fetch)
         with self.registry.write():
             for row in self.subscriptions():
-                if Filters.of(row["filters"]) == plan.filters:
+                if Filters.of(row["filters"]) == filters:
                     self.registry.subscriptions.mark_synced(row["name"])
         return found
 
@@ -549,6 +519,25 @@ class FetchSession:
             ended.exit_code = stop.exit_code
             raise ended from stop
         return fetched
+
+    def enqueue(self, plan: FetchPlan, failed: list[BadRecord]) -> list[int]:
+        """Makes the jobs of a plan whose models are stored, for `run`, and returns their numbers.
+
+        Args:
+            plan: of this library.
+            failed: records that cannot be used, whose files are left out; receives those that cannot be stored.
+        """
+        unusable = {bad.id for bad in failed if bad.is_whole and bad.id is not None}
+        items = [item for item in plan.items if item.model_id not in unusable]
+        with self.registry.write():
+            for repo in plan.repos:
+                of_commit = (item for item in items if (item.model_id, item.version_id) == (repo.name, repo.commit))
+                store_items(self.registry, repo, of_commit)
+            made = [(item, job.id) for item, job in enqueue(self.registry, self.folder, items, failed.append)]
+        self._urls |= {job: item.url for item, job in made if item.source == "url"}
+        self._wanted = {job: item.digits for item, job in made if item.digits}
+        self._replaced, self._removed = damaged_by(self.registry, [job for _, job in made]), {}
+        return [job for _, job in made]
 
     def run(self, jobs: Iterable[int], came: Callable[[int], None] = _unheard) -> Iterator[Job]:
         """Runs jobs of the registry, and yields each when it has ended; see `hnetkit.sources.jobs.run_jobs`.

@@ -354,10 +354,10 @@ def test_of_a_model_the_newest_version_for_the_wanted_base_model_comes(
 
         def versions(**more: Any) -> list[int]:
             plan = session.plan(Filters(base_models=("SD 1.5", "SD 1.4"), nsfw=True), **more)
-            return [item.version.id for item in plan.items]
+            return [item.version_id for item in plan.items]
 
         assert versions() == versions(all_versions=True) == [older["id"]]
-        assert [item.version.id for item in session.plan(EVERYTHING).items] == [newer["id"]]
+        assert [item.version_id for item in session.plan(EVERYTHING).items] == [newer["id"]]
 
 
 def test_a_checkpoint_that_a_list_of_numbers_names_is_refused_before_anything_is_fetched(
@@ -407,7 +407,7 @@ def test_a_newer_version_that_cannot_be_had_yet_is_an_update_with_the_reason(sit
     version = site.world.add_version(site.world.ids()[0])
     site.world.early_access(version["id"], "2099-01-01T00:00:00.000Z")
     (update,) = here.updates()
-    assert (update.newest.version.id, update.newest.reason) == (version["id"], "early access until 2099-01-01")
+    assert (update.newest.version_id, update.newest.reason) == (version["id"], "early access until 2099-01-01")
     assert not update.is_replaced
 
 

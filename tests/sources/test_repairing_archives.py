@@ -73,12 +73,12 @@ def test_an_archive_of_what_other_downloads_brought_is_not_fetched_again(site: S
     give(site, second, NIGHT, "night.pt")
     here.sync(EVERYTHING, all_versions=True)
     give(site, third, zipped({"sun.pt": DAY, "moon.pt": NIGHT}), "pack.zip")
-    assert [item.file.name for item in here.plan(EVERYTHING, all_versions=True).to_fetch] == ["pack.zip"]
+    assert [item.name for item in here.plan(EVERYTHING, all_versions=True).to_fetch] == ["pack.zip"]
     here.sync(EVERYTHING, all_versions=True)
     assert here.plan(EVERYTHING, all_versions=True).to_fetch == []
     (here.folder / "day.pt").unlink()
     here.survey()
-    names = {item.file.name for item in here.plan(EVERYTHING, all_versions=True).to_fetch}
+    names = {item.name for item in here.plan(EVERYTHING, all_versions=True).to_fetch}
     assert names == {"day.pt", "pack.zip"}
 
 
