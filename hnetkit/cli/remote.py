@@ -22,11 +22,11 @@ from hnetkit.files import read_regular, stat_at
 from hnetkit.text import argument, counted, parse_size, size_text
 
 if TYPE_CHECKING:
-    from hnetkit.sources.civitai import Filters
     from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
     from hnetkit.sources.plans import FetchPlan
     from hnetkit.sources.results import FetchResult
     from hnetkit.sources.session import FetchSession
+    from hnetkit.sources.subscriptions import Wanted
 
 F = TypeVar("F", bound=Callable[..., Any])
 _filter, downloads_option = (partial(option, section=heading) for heading in ("Filters", "Downloads"))
@@ -330,7 +330,7 @@ def _confirm_plan(plan: FetchPlan, session: FetchSession, *, yes: bool) -> None:
 
 
 @command("sync")
-@click.argument("name", required=False)
+@click.argument("name", required=False, metavar="[NAME|REPOSITORY]")
 @_filter("--query", metavar="WORDS", help="Restrict to models that the site finds for these words.")
 @filter_options
 @_filter(
@@ -348,8 +348,8 @@ def _confirm_plan(plan: FetchPlan, session: FetchSession, *, yes: bool) -> None:
 @_saved(
     "--save",
     metavar="NAME",
-    help="Save these filters as NAME, in place of earlier ones, and sync. Options of downloads are not saved; with "
-    "--dry-run, nothing is.",
+    help="Save these filters, or the repository, as NAME, in place of earlier ones, and sync. Options of downloads are "
+    "not saved; with --dry-run, nothing is.",
 )
 @_saved(
     "--remove",
@@ -389,11 +389,15 @@ def sync_command(
     fetching: dict[str, Any],
     output: Output,
 ) -> None:
-    """Mirror hypernetworks from Civitai into the library.
+    """Mirror hypernetworks from Civitai, or a repository of the hub, into the library.
 
     Fetches every model that passes all filters into the folder that `hnetkit path library` prints. Without filters,
     mirrors every hypernetwork on Civitai (with --nsfw also those not safe for work), after showing the size and asking.
-    NAME stands for saved filters, see --save, and takes no others.
+    NAME stands for what was saved, see --save, and takes no filters.
+
+    REPOSITORY is one of the Hugging Face hub: hf:owner/repo[@revision][:folder or glob], hf:datasets/owner/repo for a
+    data set, or its address. Only new and changed files are fetched, and it asks before it fetches more than 1 GB;
+    hnetkit config unasked changes this size. Files that are deleted from the repository are kept, and named.
 
     Files that you have are not fetched again, and models deleted from the site are kept. Every file that is fetched or
     skipped is listed, with the reason. An interrupted sync resumes where it left off.
@@ -403,14 +407,19 @@ def sync_command(
       hnetkit sync --dry-run
       hnetkit sync --creator luisa_pinguin --save luisa
       hnetkit sync luisa
+      hnetkit sync hf:someone/hypernetworks:styles --save styles
     """
     from hnetkit.sources.civitai import Filters
+    from hnetkit.sources.subscriptions import of_stored, repository_of
 
     filters = Filters(query, creator, tag, base_models, _ids(ids), favorites, nsfw)
     if (subscriptions or remove is not None) and (name is not None or save is not None or filters != Filters()):
         option = "--subscriptions" if remove is None else "--remove"
         raise UsageError(f"{option} fetches and saves nothing", hint="leave out the filters, NAME and --save")
-    if name is not None and filters != Filters():
+    repository = None if name is None else repository_of(name)
+    if repository is not None and filters != Filters():
+        raise UsageError("filters are for Civitai", hint=f"hnetkit sync {argument(repository.text)}")
+    if repository is None and name is not None and filters != Filters():
         raise UsageError("a saved name has its own filters", hint=f"hnetkit sync {argument(name)}")
     with open_session(look_only=dry_run, **fetching) as session:
         if remove is not None and dry_run:
@@ -420,25 +429,27 @@ def sync_command(
         if subscriptions or remove is not None:
             output.rows(session.subscriptions(), columns=["name", "filters", "synced_at"])
             return
-        if name is not None:
-            filters = session.subscription(name)
-        session.nsfw = filters.nsfw
+        wanted = repository or (filters if name is None else session.subscription(name))
+        if all_versions and not isinstance(wanted, Filters):
+            raise UsageError("--all-versions is for Civitai", hint=f"hnetkit sync {argument(str(name))}")
+        session.nsfw = isinstance(wanted, Filters) and wanted.nsfw
         if save is not None and not dry_run:
-            before = {row["name"]: Filters.of(row["filters"]) for row in session.subscriptions()}
-            if before.get(save, filters) != filters:
+            before = {row["name"]: of_stored(row["filters"]) for row in session.subscriptions()}
+            if before.get(save, wanted) != wanted:
                 output.note(f"{save} had other filters until now: {_words(before[save])}")
-            session.subscribe(save, filters)
+            session.subscribe(save, wanted)
         with byte_progress("reading", quiet=output.quiet) as report:
             session.survey(report)
         with step_progress("listing", quiet=output.quiet) as report:
-            plan = session.plan(filters, all_versions=all_versions, listed=lambda count: report(count, count))
+            plan = session.plan(wanted, all_versions=all_versions, listed=lambda count: report(count, count))
         if dry_run:
             show_plan(plan, output)
             return
         output.note(_stored_note(plan) if metadata_only else _plan_note(plan))
         if plan.to_fetch and not metadata_only:
             refill = may_refill(session, refill=refill, yes=yes)
-            if filters.is_everything:
+            is_large = plan.repository is not None and settings.asks_above(plan.bytes_to_fetch)
+            if is_large or (plan.filters is not None and plan.filters.is_everything):
                 _confirm_plan(plan, session, yes=yes)
         with fetching_progress(session, output) as progress:
             found = session.carry_out(
@@ -503,20 +514,27 @@ def _license(model: CivitaiModel) -> str | None:
     return ", ".join(words) or "free"
 
 
-def _words(filters: Filters) -> str:
-    return ", ".join(f"{key}={value}" for key, value in filters.as_dict().items()) or "none, so everything"
+def _words(wanted: Wanted) -> str:
+    from hnetkit.sources.subscriptions import as_stored
+
+    return ", ".join(f"{key}={value}" for key, value in as_stored(wanted).items()) or "none, so everything"
 
 
 def _stored_note(plan: FetchPlan) -> str:
-    return f"stores the records of {counted(len(plan.models), 'model')} and {counted(len(plan.items), 'file')}"
+    return f"stores the records of {' and '.join([*_sources(plan), counted(len(plan.items), 'file')])}"
+
+
+def _sources(plan: FetchPlan) -> list[str]:
+    """Returns what was listed, in words."""
+    models = [counted(len(plan.models), "model")] if plan.models or plan.filters is not None else []
+    count = len(plan.listings)
+    return models + ([f"{count} {'repository' if count == 1 else 'repositories'}"] if count else [])
 
 
 def _plan_note(plan: FetchPlan) -> str:
     have = sum(item.action == "have" for item in plan.items)
-    sources = [counted(len(plan.models), "model")] if plan.models or plan.filters is not None else []
-    sources += [f"{len(plan.repos)} {'repository' if len(plan.repos) == 1 else 'repositories'}"] if plan.repos else []
     return (
-        f"{', '.join([*sources, counted(len(plan.items), 'file')])}: {have} here, "
+        f"{', '.join([*_sources(plan), counted(len(plan.items), 'file')])}: {have} here, "
         f"{len(plan.to_fetch)} to fetch ({_size_to_fetch(plan)}), {plan.left_out} left out"
     )
 

@@ -28,12 +28,13 @@ from hnetkit.library.resolve import require_alias
 from hnetkit.limits import parse_json
 from hnetkit.registry.columns import text_of
 from hnetkit.registry.store import Registry
-from hnetkit.sources.civitai import SOURCE, Filters
+from hnetkit.sources.civitai import SOURCE
 from hnetkit.sources.civitai_models import parse_model, parts_left_out
-from hnetkit.sources.hub_plans import store_repo
+from hnetkit.sources.hub_plans import store_repo, without_listing
 from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import parse_repo
 from hnetkit.sources.single_files import References
+from hnetkit.sources.subscriptions import as_stored, of_stored
 from hnetkit.sources.sync import store_model
 from hnetkit.text import argument, counted, shorten, size_text
 
@@ -91,7 +92,7 @@ def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
         record = {"kind": "network"} | {key: row[key] for key in _SHAPES["network"] if key != "files"}
         yield record | {"sha256": sorted({file["sha256"] for file in held}), "files": held}
     for row in models:
-        raw = registry.catalogue.raw(row["source"], row["remote_id"])
+        raw = without_listing(registry.catalogue.raw(row["source"], row["remote_id"]))
         yield {"kind": "model", "source": row["source"], "id": row["remote_id"], "state": row["state"], "raw": raw}
     for row in subscriptions:
         yield {"kind": "subscription", "name": row["name"], "filters": row["filters"]}
@@ -310,9 +311,9 @@ def _import_network(registry: Registry, record: Record) -> list[str]:
 
 
 def _import_subscription(registry: Registry, record: Record) -> list[str]:
-    name, filters = record["name"], Filters.of(record["filters"]).as_dict()
+    name, filters = record["name"], as_stored(of_stored(record["filters"]))
     known = registry.subscriptions.put_new(name, filters)
-    if Filters.of(known).as_dict() == filters:
+    if as_stored(of_stored(known)) == filters:
         return []
     return [f"the filters {argument(name)}, which are others here: {json.dumps(filters)}"]
 

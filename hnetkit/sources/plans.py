@@ -5,19 +5,21 @@ A plan is made by looking things up alone. Carrying it out stores the sites' rec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
 from hnetkit.errors import HnetkitError, failure_of, printable
+from hnetkit.library.remove import said_of_trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Failed, Filters, ignore_record
 from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
-from hnetkit.sources.huggingface import Repo
+from hnetkit.sources.huggingface import Listing
 from hnetkit.sources.install import BARE, safe_stem, split_name
 from hnetkit.sources.presence import find_network, path_of_job
+from hnetkit.sources.references import Reference
 from hnetkit.sources.trust import redact
 
 
@@ -38,6 +40,7 @@ class FetchItem:
         not_before: ISO 8601; when it becomes available.
         path: of a file of the library with its bytes, if there is one.
         digits: of the hash by which it was asked for: no other content is installed.
+        hashes: others than the sha256, for the catalog.
     """
 
     source: str
@@ -57,6 +60,7 @@ class FetchItem:
     not_before: str | None = None
     path: str | None = None
     digits: str = ""
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -64,20 +68,29 @@ class FetchPlan:
     """What a command will fetch; nothing has been touched yet.
 
     Attributes:
-        filters: of a sync of Civitai; None where references name the files.
+        filters: of a sync of Civitai.
+        repository: that a sync is of. Where both are None, references name the files.
         items: files, with what to do.
         models: models of Civitai that are to be stored: all that the filters match, or those of the references.
-        repos: repositories of the hub that are to be stored.
+        listings: of repositories of the hub, that are to be stored.
+        lost: files of a repository that are here, and not there any more.
         failed: records, and parts of records, that cannot be used.
         errors: references that could not be resolved, each with the reason.
     """
 
     filters: Filters | None = None
+    repository: Reference | None = None
     items: list[FetchItem] = field(default_factory=list)
     models: list[CivitaiModel] = field(default_factory=list)
-    repos: list[Repo] = field(default_factory=list)
+    listings: list[Listing] = field(default_factory=list)
+    lost: list[FetchItem] = field(default_factory=list)
     failed: list[BadRecord] = field(default_factory=list)
     errors: list[tuple[str, HnetkitError]] = field(default_factory=list)
+
+    @property
+    def is_sync(self) -> bool:
+        """Whether filters or a repository say what is wanted, so that what is here already is not worth a word."""
+        return self.filters is not None or self.repository is not None
 
     @property
     def to_fetch(self) -> list[FetchItem]:
@@ -164,6 +177,16 @@ def _is_settled(registry: Registry, item: FetchItem) -> bool:
     """
     here = item.action == "have" or (item.action == "fetch" and path_here(registry, item) is not None)
     return here and all(job.state == "done" and job.code != BARE for job in registry.jobs.of(item.key))
+
+
+def unless_removed(item: FetchItem, removed: Mapping[str, str]) -> FetchItem:
+    """Returns the item, skipped where its file is in the library's trash: who removed it does not want it again."""
+    if item.action != "fetch" or not removed:
+        return item
+    name = next((removed[key] for key in (item.sha256 or "", item.key) if key in removed), None)
+    if name is None:
+        return item
+    return replace(item, action="skip", code="removed", reason=said_of_trashed(name))
 
 
 # --- jobs

@@ -81,7 +81,18 @@ def of_item(item: FetchItem) -> FetchResult:
 
 def of_plan(plan: FetchPlan) -> list[FetchResult]:
     """Returns the results that a plan foresees, one per file, unusable record and unresolved reference."""
-    return [*of_errors(plan), *map(of_record, plan.failed), *of_absent(plan), *map(of_item, plan.items)]
+    return [
+        *of_errors(plan),
+        *map(of_record, plan.failed),
+        *of_absent(plan),
+        *map(of_lost, plan.lost),
+        *map(of_item, plan.items),
+    ]
+
+
+def of_lost(item: FetchItem) -> FetchResult:
+    """Returns the result of a file that is here, and no longer in its repository."""
+    return replace(of_item(item), state="gone", reason="not in the repository any more; kept here")
 
 
 def of_errors(plan: FetchPlan) -> list[FetchResult]:

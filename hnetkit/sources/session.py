@@ -22,7 +22,7 @@ from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
 from hnetkit.sources.civitai_references import resolve_civitai
 from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
-from hnetkit.sources.hub_plans import hub_repositories, plan_hub, store_items
+from hnetkit.sources.hub_plans import add_repository, hub_repositories, plan_repository, store_listing
 from hnetkit.sources.huggingface import Hub, hub_error
 from hnetkit.sources.install import Replacement, SidecarWriter
 from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
@@ -42,6 +42,7 @@ from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.results import FetchResult
 from hnetkit.sources.single_files import enqueue_imported, plan_plain
+from hnetkit.sources.subscriptions import Wanted, as_stored, of_stored, repository_of, saved_as
 from hnetkit.sources.sync import (
     MOST_CHECKED,
     Update,
@@ -193,8 +194,9 @@ class FetchSession:
         self.survey()
         self.require_library()
         if repos := hub_repositories(self.registry):
-            some = ", ".join(f"hf:{repo}" for repo in repos[:3]) + (", ..." if len(repos) > 3 else "")
-            warnings.warn(f"the hub is not asked; hnetkit pull fetches what is new in {some}", stacklevel=2)
+            some = ", ".join(f"hnetkit sync {saved_as(self.subscriptions(), repo)}" for repo in repos[:3])
+            more = f", and so for {len(repos) - 3} more" if len(repos) > 3 else ""
+            warnings.warn(f"the hub is not asked; what is new there comes by: {some}{more}", stacklevel=2)
         if unknown := self.registry.catalogue.unknown_here():
             warnings.warn(f"{counted(unknown, 'network')} of unknown source: hnetkit identify", stacklevel=2)
         if absent := imported_with_source(self.registry):
@@ -271,9 +273,7 @@ class FetchSession:
         if ref.kind == "url" or (ref.url and sha256 is not None):
             plan.items.append(as_here(self.registry, plan_plain(ref, sha256)))
         elif ref.kind == "hub":
-            repo, files = Hub(self.clock).look_up(ref, failed=plan.failed.append)
-            plan.repos.append(repo)
-            plan.items += plan_hub(self.registry, repo, files, ref)
+            add_repository(self.registry, Hub(self.clock), ref, plan)
         else:
             model, items = resolve_civitai(
                 self.registry, self.civitai, ref, all_versions=all_versions, failed=plan.failed.append
@@ -307,7 +307,7 @@ class FetchSession:
 
     def plan(
         self,
-        filters: Filters | str = _EVERYTHING,
+        filters: Wanted | str = _EVERYTHING,
         *,
         all_versions: bool = False,
         listed: Callable[[int], None] = _unheard,
@@ -315,21 +315,29 @@ class FetchSession:
         """Returns what `sync` would do, and fetches nothing.
 
         Args:
-            filters: which models; a name stands for the filters saved under it.
+            filters: of Civitai's models, or ``"hf:owner/repo[@revision][:folder or glob]"``; another text is the
+                name under which these were saved.
             all_versions: of each model, not only the newest.
             listed: called with the number of models listed so far.
 
         Raises:
-            NotFound: no filters are saved under this name.
-            RemoteError: the site does not list the models.
+            NotFound: nothing is saved under this name.
+            RemoteError: the site does not list the models, or the hub the repository.
         """
-        chosen = self.subscription(filters) if isinstance(filters, str) else filters
+        chosen = self._chosen(filters)
         self.survey()
-        return plan_sync(self.registry, self.civitai, chosen, all_versions=all_versions, listed=listed)
+        if isinstance(chosen, Filters):
+            return plan_sync(self.registry, self.civitai, chosen, all_versions=all_versions, listed=listed)
+        return plan_repository(self.registry, Hub(self.clock), chosen)
+
+    def _chosen(self, wanted: Wanted | str) -> Wanted:
+        if not isinstance(wanted, str):
+            return wanted
+        return repository_of(wanted) or self.subscription(wanted)
 
     def sync(
         self,
-        filters: Filters | str = _EVERYTHING,
+        filters: Wanted | str = _EVERYTHING,
         *,
         all_versions: bool = False,
         metadata_only: bool = False,
@@ -371,7 +379,7 @@ class FetchSession:
             Stopped: the stop of `clock` was set; what was received is kept.
         """
         filters = plan.filters
-        if filters is not None and plan.to_fetch and not metadata_only and not refill:
+        if plan.is_sync and plan.to_fetch and not metadata_only and not refill:
             self.require_library()
         failed = plan.failed + store_models(self.registry, plan.models)
         found = results.of_errors(plan) + results.of_absent(plan)
@@ -382,39 +390,43 @@ class FetchSession:
                 note(f"{MOST_CHECKED} of {len(gone):,} unlisted models are checked now, the others next time")
             asked = check_unlisted(self.registry, self.civitai, self.clock, gone[:MOST_CHECKED], failed)
             found += [results.of_unlisted(id, state) for id, state in asked]
+        found += map(results.of_lost, plan.lost)
+        if metadata_only:
+            with self.registry.write():
+                self._store_listings(plan)
         jobs = [] if metadata_only else self.enqueue(plan, failed)
         if filters is not None:
             store_failures(self.registry, failed)
         found += map(results.of_record, failed)
         if not metadata_only:
-            told = ("skip",) if filters is not None else ("skip", "have")
+            told = ("skip",) if plan.is_sync else ("skip", "have")
             found += [results.of_item(item) for item in plan.items if item.action in told]
             found += self._fetched(jobs, progress, total=plan.bytes_to_fetch)
         with self.registry.write():
             for row in self.subscriptions():
-                if Filters.of(row["filters"]) == filters:
+                if of_stored(row["filters"]) == (filters or plan.repository):
                     self.registry.subscriptions.mark_synced(row["name"])
         return found
 
     def subscriptions(self) -> list[Row]:
-        """Returns the saved filters: ``name``, ``filters``, ``created_at``, ``synced_at``."""
+        """Returns what is saved: ``name``, ``filters``, ``created_at``, ``synced_at``."""
         return self.registry.subscriptions.rows()
 
-    def subscription(self, name: str) -> Filters:
-        """Returns the filters saved under a name.
+    def subscription(self, name: str) -> Wanted:
+        """Returns the filters, or the repository, saved under a name.
 
         Raises:
             NotFound: there are none.
         """
         for row in self.subscriptions():
             if row["name"] == name:
-                return Filters.of(row["filters"])
+                return of_stored(row["filters"])
         raise NotFound(f"no filters were saved as {name}", hint="hnetkit sync --subscriptions lists them")
 
-    def subscribe(self, name: str, filters: Filters) -> None:
-        """Saves filters under a name, in place of earlier ones."""
+    def subscribe(self, name: str, filters: Wanted | str) -> None:
+        """Saves filters or a repository under a name, in place of earlier ones."""
         with self.registry.write():
-            self.registry.subscriptions.put(name, filters.as_dict())
+            self.registry.subscriptions.put(name, as_stored(self._chosen(filters)))
 
     def unsubscribe(self, name: str) -> None:
         """Removes the filters saved under a name; no file is touched.
@@ -530,14 +542,17 @@ class FetchSession:
         unusable = {bad.id for bad in failed if bad.is_whole and bad.id is not None}
         items = [item for item in plan.items if item.model_id not in unusable]
         with self.registry.write():
-            for repo in plan.repos:
-                of_commit = (item for item in items if (item.model_id, item.version_id) == (repo.name, repo.commit))
-                store_items(self.registry, repo, of_commit)
+            self._store_listings(plan)
             made = [(item, job.id) for item, job in enqueue(self.registry, self.folder, items, failed.append)]
         self._urls |= {job: item.url for item, job in made if item.source == "url"}
         self._wanted = {job: item.digits for item, job in made if item.digits}
         self._replaced, self._removed = damaged_by(self.registry, [job for _, job in made]), {}
         return [job for _, job in made]
+
+    def _store_listings(self, plan: FetchPlan) -> None:
+        for listing in plan.listings:
+            items = [item for item in plan.items if item.model_id == listing.repo.name]
+            store_listing(self.registry, listing, items)
 
     def run(self, jobs: Iterable[int], came: Callable[[int], None] = _unheard) -> Iterator[Job]:
         """Runs jobs of the registry, and yields each when it has ended; see `hnetkit.sources.jobs.run_jobs`.

@@ -5,18 +5,18 @@ The plan is made before anything is touched, and gives the reason for every file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
 from hnetkit.errors import Gone, NetworkFailed, NotAHypernetwork, failure_of
-from hnetkit.library.remove import said_of_trashed, trashed
+from hnetkit.library.remove import trashed
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters, halts_everything, is_nsfw, is_past
 from hnetkit.sources.civitai_models import BadRecord, CivitaiFile, CivitaiModel, CivitaiVersion, parse_id
 from hnetkit.sources.http import Clock
-from hnetkit.sources.plans import FetchItem, FetchPlan, as_here, is_replaced
+from hnetkit.sources.plans import FetchItem, FetchPlan, as_here, is_replaced, unless_removed
 from hnetkit.sources.presence import versions_here
 
 # --- storing the site's records
@@ -229,18 +229,8 @@ def plan_sync(
                     plan.failed.append(BadRecord(model.id, reason, others, is_whole=False))
         listed(len(plan.models))
     removed = trashed(registry)
-    plan.items = [_unless_removed(item, removed) for item in plan.items]
+    plan.items = [unless_removed(item, removed) for item in plan.items]
     return plan
-
-
-def _unless_removed(item: FetchItem, removed: Mapping[str, str]) -> FetchItem:
-    """Returns the item, skipped where its file is in the library's trash: who removed it does not want it again."""
-    if item.action != "fetch" or not removed:
-        return item
-    name = next((removed[key] for key in (item.sha256 or "", item.key) if key in removed), None)
-    if name is None:
-        return item
-    return replace(item, action="skip", code="removed", reason=said_of_trashed(name))
 
 
 def _unless_listed_before(

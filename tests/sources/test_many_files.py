@@ -14,7 +14,7 @@ from support.fetching import EVERYTHING, installed, jobs_of
 
 from hnetkit.sources import install
 from hnetkit.sources.hub_plans import hub_item
-from hnetkit.sources.huggingface import HubFile, Repo
+from hnetkit.sources.huggingface import HubFile, Listing, Repo
 from hnetkit.sources.jobs import MOST_MISSED
 from hnetkit.sources.plans import FetchPlan, enqueue
 from hnetkit.sources.session import FetchSession
@@ -67,7 +67,8 @@ def test_a_model_of_many_files_is_kept_once_and_not_once_for_each_file(site: Sit
 
 def test_a_repository_of_many_files_is_kept_once_and_not_once_for_each_file(here: FetchSession) -> None:
     repo = Repo("a/b", "0a" * 20, ("tag",) * 1000, None)
-    items = [hub_item(repo, HubFile(f"{n}.pt", None, None)) for n in range(100)]
+    listing = Listing(repo, None, tuple(HubFile(f"{n}.pt", None, None) for n in range(100)))
+    items = [hub_item(repo, file) for file in listing.files]
     put = 0
 
     def count(sql: str) -> None:
@@ -75,7 +76,7 @@ def test_a_repository_of_many_files_is_kept_once_and_not_once_for_each_file(here
         put += "INTO models" in sql
 
     here.registry.catalogue._db.set_trace_callback(count)
-    assert len(here.enqueue(FetchPlan(items=items, repos=[repo]), [])) == 100
+    assert len(here.enqueue(FetchPlan(items=items, listings=[listing]), [])) == 100
     assert put == 1
 
 

@@ -435,7 +435,7 @@ def test_updates_and_identify_do_not_take_an_unmounted_disk_for_an_empty_library
 def test_updates_says_that_the_hub_is_not_asked(hub: Sites, here: FetchSession) -> None:
     hub.hub.add("anna/nets", {"ink.pt": network_bytes()})
     here.pull("hf:anna/nets")
-    with pytest.warns(UserWarning, match="the hub is not asked; hnetkit pull fetches what is new in hf:anna/nets"):
+    with pytest.warns(UserWarning, match="the hub is not asked; what is new there comes by: hnetkit sync hf:anna/nets"):
         assert here.updates() == []
 
 
