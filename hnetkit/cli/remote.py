@@ -299,8 +299,8 @@ def pull_command(
 ) -> None:
     """Fetch networks into the library.
 
-    REF is the address of a model or version on any of Civitai's hosts, model:ID, version:ID, an AIR urn, a hash,
-    hf:owner/repo[@revision][:glob] for Hugging Face, or a plain https address with --sha256. Each file is checked
+    REF is the address of a page or file at Civitai, Hugging Face or CivArchive, model:ID, version:ID, an AIR, a hash,
+    hf:owner/repo[@revision][:file, folder or glob], or a plain https address with --sha256. Each file is checked
     before it is installed; a file that is not a usable network goes to the library's folder .quarantine.
 
     Asks before it fetches more than 1 GB in all; hnetkit config unasked changes this size.
@@ -310,6 +310,7 @@ def pull_command(
       hnetkit pull https://civitai.com/models/4209
       hnetkit pull version:4931 hf:someone/hypernetworks:*.pt
       hnetkit pull --dry-run hf:someone/hypernetworks
+      hnetkit pull https://huggingface.co/someone/hypernetworks/tree/main/styles
     """
     with open_session(look_only=dry_run, **fetching) as session:
         plan = session.plan_pull(*refs, sha256=sha256, all_versions=all_versions)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from hnetkit.errors import Archived, Gone, NetworkFailed, NotAHypernetwork, UsageError
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Failed
-from hnetkit.sources.civitai_models import CivitaiModel, CivitaiVersion, parts_left_out
+from hnetkit.sources.civitai_models import CivitaiFile, CivitaiModel, CivitaiVersion, parse_model, parts_left_out
 from hnetkit.sources.plans import FetchItem
-from hnetkit.sources.references import Reference
-from hnetkit.sources.sync import other_kind, plan_items
+from hnetkit.sources.references import Reference, format_of
+from hnetkit.sources.sync import model_files, other_kind, plan_items
 from hnetkit.text import argument
 
 _FULL_FILE = (10, 64)  # digits of hashes of whole files; other hashes cover a part, or are weak
+_MOST_NAMED = 5  # versions or files in a message
 
 
 def resolve_civitai(
@@ -36,15 +39,16 @@ def resolve_civitai(
     model, version = _model_of(civitai, ref)
     if (other := other_kind(model)) is not None:
         raise NotAHypernetwork(f"{ref.text}: {other}", kind=other.kind, hint=other.command_hint)
-    items = plan_items(registry, civitai, model, all_versions=all_versions, only=version.id if version else None)
-    if ref.kind == "hash":
-        files = [file for version in model.versions for file in version.files]
-        having = {file.id for file in files if any(digits.startswith(ref.digits) for digits in file.hashes.values())}
-        listed, items = len(items), [item for item in items if item.file_id in having]
-        if listed and not items:
-            raise NetworkFailed(f"{ref.text}: the site lists no file of {model.name} with this hash")
-    if ref.file is not None:
-        items = [item for item in items if item.file_id == ref.file]
+    any_version = all_versions or ref.file is not None
+    items = plan_items(registry, civitai, model, all_versions=any_version, only=version.id if version else None)
+    chosen = _chosen(model, ref)
+    listed, items = len(items), [item for item in items if item.file_id in chosen]
+    if listed and not items and ref.kind == "hash":
+        raise NetworkFailed(f"{ref.text}: the site lists no file of {model.name} with this hash")
+    if listed and not items and ref.file is None:
+        files = (file.name for v in model.versions if version is None or v.id == version.id for file in model_files(v))
+        hint = f"hnetkit pull {argument(f'version:{version.id}' if version else f'model:{model.id}')} fetches all"
+        raise Gone(f"{ref.text}: {model.name} has no {ref.format} file; it has {_few(files)}", hint=hint)
     asked = model if version is None else next((v for v in model.versions if v.id == version.id), version)
     left_out = list(parts_left_out(asked))
     if not items:
@@ -60,8 +64,45 @@ def resolve_civitai(
     return model, [replace(_retry_skipped(item), digits=digits) for item in items]
 
 
+# --- files that a reference chooses
+
+
+def _chosen(model: CivitaiModel, ref: Reference) -> set[int]:
+    """Returns the numbers of the files that a hash, a number or a format chooses; all where there is none of these.
+
+    A format chooses among several files of a version, and leaves a single one.
+    """
+    chosen: set[int] = set()
+    for version in model.versions:
+        files = model_files(version)
+        if ref.kind == "hash":
+            files = [file for file in files if any(h.startswith(ref.digits) for h in file.hashes.values())]
+        elif ref.file is not None:
+            files = [file for file in files if file.id == ref.file]
+        elif ref.format is not None and len(files) > 1:
+            files = [file for file in files if _format(file) == ref.format]
+        chosen.update(file.id for file in files)
+    return chosen
+
+
+def _format(file: CivitaiFile) -> str:
+    """Returns the format that the site declares, or, where it says nothing of use, what the name ends with."""
+    declared = format_of(file.format or "")
+    return declared if declared in ("pickle", "safetensors") else format_of(os.path.splitext(file.name)[1])
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(dict.fromkeys(names))
+    return ", ".join(listed[:_MOST_NAMED]) + (", ..." if len(listed) > _MOST_NAMED else "")
+
+
+# --- numbers of models and versions
+
+
 def _model_of(civitai: Civitai, ref: Reference) -> tuple[CivitaiModel, CivitaiVersion | None]:
     """Returns the model that a reference means, and the version if it means one.
+
+    Either of the two records may be gone: a model lists its versions, and a version names its model.
 
     Raises:
         Gone: the site has none; a number alone may be one of the other kind.
@@ -70,16 +111,23 @@ def _model_of(civitai: Civitai, ref: Reference) -> tuple[CivitaiModel, CivitaiVe
     if ref.kind == "model":
         with _number_of(ref, "model", "version"):
             return civitai.model(ref.id), None
-    if ref.model is not None:  # the model lists its versions, also where the version's own page is gone
-        model = civitai.model(ref.model)
-        version = next((version for version in model.versions if version.id == ref.id), None)
-        if version is not None:
-            return model, version
-    if ref.kind == "hash":
-        version = civitai.version_by_hash(ref.digits)
-    else:
-        with _number_of(ref, "version", "model"):
-            version = civitai.version(ref.id)
+    model = None if ref.model is None else _if_there(civitai, ref.model)
+    version = next((version for version in model.versions if version.id == ref.id), None) if model else None
+    if model is not None and version is not None:
+        return model, version
+    try:
+        version = _version_of(civitai, ref)
+    except Gone as error:
+        if isinstance(error, Archived):
+            raise
+        if model is not None:
+            has = f"it has {_few(f'{v.name} ({v.id})' for v in model.versions)}" if model.versions else "it has none"
+            hint = f"hnetkit pull {argument(f'model:{model.id}')}"
+            raise Gone(f"{ref.text}: {model.name} has no version {ref.id}; {has}", hint=hint) from error
+        if ref.may_be_model and (model := _if_there(civitai, ref.id)) is not None and other_kind(model) is None:
+            warnings.warn(f"{ref.text}: no version has this number; fetches the model {model.name}", stacklevel=3)
+            return model, None
+        raise
     if ref.model not in (None, version.model_id):
         hint = "use one of the two: model:ID or version:ID"
         raise UsageError(
@@ -87,7 +135,37 @@ def _model_of(civitai: Civitai, ref: Reference) -> tuple[CivitaiModel, CivitaiVe
         )
     if version.model_id is None:
         raise Gone(f"{ref.text}: the site does not state its model")
-    return civitai.model(version.model_id), version
+    if ref.model is None:
+        model = _if_there(civitai, version.model_id)
+    if model is None:
+        return _model_around(version, version.model_id), version
+    if all(listed.id != version.id for listed in model.versions):
+        model = replace(model, versions=(*model.versions, version))
+    return model, version
+
+
+def _if_there(civitai: Civitai, id: int) -> CivitaiModel | None:
+    try:
+        return civitai.model(id)
+    except Archived:
+        raise
+    except Gone:
+        return None
+
+
+def _version_of(civitai: Civitai, ref: Reference) -> CivitaiVersion:
+    if ref.kind == "hash":
+        return civitai.version_by_hash(ref.digits)
+    with _number_of(ref, "version", "model"):
+        return civitai.version(ref.id)
+
+
+def _model_around(version: CivitaiVersion, id: int) -> CivitaiModel:
+    """Returns what the record of a version tells of its model, which has none of its own any more."""
+    told = version.raw.get("model")
+    model = parse_model({**(told if isinstance(told, dict) else {}), "id": id, "modelVersions": [version.raw]})
+    assert model is not None  # it has a number
+    return model
 
 
 @contextmanager
@@ -96,8 +174,10 @@ def _number_of(ref: Reference, what: str, instead: str) -> Iterator[None]:
     try:
         yield
     except Gone as error:
-        if ref.model is not None or isinstance(error, Archived):
+        if isinstance(error, Archived):
             raise
+        if ref.model is not None:
+            raise Gone(f"{ref.text}: the site has neither version {ref.id} nor model {ref.model}") from error
         said = f"{ref.text}: the site has no {what} {ref.id}; the number may be a {instead}'s"
         raise Gone(said, hint=f"hnetkit pull {argument(f'{instead}:{ref.id}')}") from error
 

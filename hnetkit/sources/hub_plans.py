@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -45,7 +45,7 @@ def plan_repository(registry: Registry, hub: Hub, ref: Reference) -> FetchPlan:
     plan = FetchPlan(repository=ref)
     add_repository(registry, hub, ref, plan)
     removed = trashed(registry)
-    plan.items = [unless_removed(item, removed) for item in plan.items]
+    plan.items = [unless_removed(registry, item, removed) for item in plan.items]
     if plan.to_fetch:
         hub.require_access(ref, plan.listings[0].repo)
     return plan
@@ -161,8 +161,13 @@ def without_listing(raw: Any) -> Any:
     return {key: value for key, value in raw.items() if key != "listing"} if isinstance(raw, Mapping) else raw
 
 
-def store_listing(registry: Registry, listing: Listing, items: Sequence[FetchItem]) -> None:
-    """Stores a repository, the list of its files, and those of `items` that are new; see `store_items`."""
+def store_listings(registry: Registry, plan: FetchPlan) -> None:
+    """Stores the repositories of a plan, the lists of their files, and those of its items that are new."""
+    for listing in plan.listings:
+        _store_listing(registry, listing, [item for item in plan.items if item.model_id == listing.repo.name])
+
+
+def _store_listing(registry: Registry, listing: Listing, items: Iterable[FetchItem]) -> None:
     kept = {
         "commit": listing.repo.commit,
         "revision": listing.revision,

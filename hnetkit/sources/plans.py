@@ -158,8 +158,12 @@ def path_here(registry: Registry, item: FetchItem) -> str | None:
     path = find_network(registry, item.sha256)
     if path is not None:
         return path
-    done = [job for job in registry.jobs.of(item.key, "done") if not is_replaced(job, item)]
-    return next(filter(None, (path_of_job(registry, job) for job in done)), None)
+    return next(filter(None, (path_of_job(registry, job) for job in _done_for(registry, item))), None)
+
+
+def _done_for(registry: Registry, item: FetchItem) -> list[Job]:
+    """Returns the job that fetched what the source lists now, as a list of one or none."""
+    return [job for job in registry.jobs.of(item.key, "done") if not is_replaced(job, item)]
 
 
 def is_replaced(job: Job, item: FetchItem) -> bool:
@@ -179,14 +183,20 @@ def _is_settled(registry: Registry, item: FetchItem) -> bool:
     return here and all(job.state == "done" and job.code != BARE for job in registry.jobs.of(item.key))
 
 
-def unless_removed(item: FetchItem, removed: Mapping[str, str]) -> FetchItem:
-    """Returns the item, skipped where its file is in the library's trash: who removed it does not want it again."""
+def unless_removed(registry: Registry, item: FetchItem, removed: Mapping[str, str]) -> FetchItem:
+    """Returns the item, skipped where its file is in the library's trash: who removed it does not want it again.
+
+    The same holds for an archive of which nothing is missing but what is in the trash.
+    """
     if item.action != "fetch" or not removed:
         return item
-    name = next((removed[key] for key in (item.sha256 or "", item.key) if key in removed), None)
-    if name is None:
+    came = [sha256 for job in _done_for(registry, item) for sha256 in registry.jobs.networks_of(job.id)]
+    missing = [sha256 or "" for sha256 in came if find_network(registry, sha256) is None]
+    stated = item.sha256 or ""
+    keys = [stated] if stated in removed else missing or [item.key]  # by its key what was replaced at the site since
+    if not all(key in removed for key in keys):
         return item
-    return replace(item, action="skip", code="removed", reason=said_of_trashed(name))
+    return replace(item, action="skip", code="removed", reason=said_of_trashed(removed[keys[0]]))
 
 
 # --- jobs

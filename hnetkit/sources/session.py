@@ -22,7 +22,7 @@ from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
 from hnetkit.sources.civitai_references import resolve_civitai
 from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
-from hnetkit.sources.hub_plans import add_repository, hub_repositories, plan_repository, store_listing
+from hnetkit.sources.hub_plans import add_repository, hub_repositories, plan_repository, store_listings
 from hnetkit.sources.huggingface import Hub, hub_error
 from hnetkit.sources.install import Replacement, SidecarWriter
 from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
@@ -270,7 +270,7 @@ class FetchSession:
 
     def _look_up(self, ref: Reference, plan: FetchPlan, *, sha256: str | None, all_versions: bool) -> None:
         """Adds to a plan what a reference means."""
-        if ref.kind == "url" or (ref.url and sha256 is not None):
+        if ref.kind == "url" or (ref.url and (sha256 or ref.sha256)):
             plan.items.append(as_here(self.registry, plan_plain(ref, sha256)))
         elif ref.kind == "hub":
             add_repository(self.registry, Hub(self.clock), ref, plan)
@@ -287,8 +287,8 @@ class FetchSession:
         """Fetches files by reference, also files that were refused or failed before: `plan_pull`, then `carry_out`.
 
         Args:
-            refs: ``"model:4209"``, ``"civitai:4209"``, ``"version:4931"``, a URL at Civitai, a hash,
-                ``"hf:owner/repo[@revision][:glob]"``, or a plain https URL.
+            refs: ``"model:4209"``, ``"version:4931"``, an AIR, a hash, ``"hf:owner/repo[@revision][:glob]"``, the URL
+                of a page at Civitai, Hugging Face or CivArchive, or a plain https URL; see docs/addresses.md.
             sha256: required hash of the file at a plain URL.
             all_versions: of a model, not only the newest.
             progress: called with the bytes received, and with their total.
@@ -393,7 +393,7 @@ class FetchSession:
         found += map(results.of_lost, plan.lost)
         if metadata_only:
             with self.registry.write():
-                self._store_listings(plan)
+                store_listings(self.registry, plan)
         jobs = [] if metadata_only else self.enqueue(plan, failed)
         if filters is not None:
             store_failures(self.registry, failed)
@@ -476,14 +476,18 @@ class FetchSession:
         left = [results.of_left(damage) for damage in damaged if not damage.is_to_fetch]
         left += [results.of_damage(damage, error) for damage, error in begun.failed]
         self._wanted, self._replaced = begun.wanted, begun.replaced
-        to_repair = {damage.sha256 for damage in found}
-        self._removed = {key: name for key, name in trashed(self.registry).items() if key not in to_repair}
+        self._removed = self._trashed_but(damage.sha256 for damage in found)
         fetched = self._fetched(begun.jobs, progress)
         forget_moved(self.registry, found)
         return left + [
             results.of_repair(result, begun.replaced.get(result.job or 0, ()), begun.put_aside.get(result.job or 0, ()))
             for result in fetched
         ]
+
+    def _trashed_but(self, wanted: Iterable[str | None]) -> dict[str, str]:
+        """Returns what is not wanted of archives: what is in the trash, but for what takes a damaged file's place."""
+        kept = {*wanted}
+        return {key: name for key, name in trashed(self.registry).items() if key not in kept}
 
     def _begin_imported(self, damage: Damage, begun: Repair) -> None:
         """Queues the job that fetches a network that an import told of; other damage is none of it."""
@@ -542,17 +546,14 @@ class FetchSession:
         unusable = {bad.id for bad in failed if bad.is_whole and bad.id is not None}
         items = [item for item in plan.items if item.model_id not in unusable]
         with self.registry.write():
-            self._store_listings(plan)
+            store_listings(self.registry, plan)
             made = [(item, job.id) for item, job in enqueue(self.registry, self.folder, items, failed.append)]
         self._urls |= {job: item.url for item, job in made if item.source == "url"}
         self._wanted = {job: item.digits for item, job in made if item.digits}
         self._replaced, self._removed = damaged_by(self.registry, [job for _, job in made]), {}
+        if plan.is_sync:  # what references name is wanted, and so is all that an archive among it has
+            self._removed = self._trashed_but(old.sha256 for olds in self._replaced.values() for old in olds)
         return [job for _, job in made]
-
-    def _store_listings(self, plan: FetchPlan) -> None:
-        for listing in plan.listings:
-            items = [item for item in plan.items if item.model_id == listing.repo.name]
-            store_listing(self.registry, listing, items)
 
     def run(self, jobs: Iterable[int], came: Callable[[int], None] = _unheard) -> Iterator[Job]:
         """Runs jobs of the registry, and yields each when it has ended; see `hnetkit.sources.jobs.run_jobs`.

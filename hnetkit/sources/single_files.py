@@ -34,11 +34,14 @@ def plan_plain(ref: Reference, sha256: str | None) -> FetchItem:
 
     Args:
         ref: with a `url`, whose query may hold a secret.
-        sha256: that the file must have.
+        sha256: that the file must have; None takes that of the address.
 
     Raises:
-        UsageError: there is no sha256, or the address is none that may be requested.
+        UsageError: there is no sha256, or two, or the address is none that may be requested.
     """
+    if sha256 is not None and ref.sha256 not in (None, sha256.lower()):
+        raise UsageError(f"{ref.text}: two different sha256", hint="leave out --sha256, or what follows the #")
+    sha256 = sha256 or ref.sha256
     if sha256 is None or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"{ref.text}: a plain address needs --sha256", hint="add --sha256 with its 64 digits")
     try:

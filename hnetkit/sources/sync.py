@@ -229,7 +229,7 @@ def plan_sync(
                     plan.failed.append(BadRecord(model.id, reason, others, is_whole=False))
         listed(len(plan.models))
     removed = trashed(registry)
-    plan.items = [unless_removed(item, removed) for item in plan.items]
+    plan.items = [unless_removed(registry, item, removed) for item in plan.items]
     return plan
 
 

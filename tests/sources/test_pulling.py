@@ -212,6 +212,12 @@ def test_a_plain_address_needs_its_hash_and_is_held_to_it(
     (wrong,) = session.pull(url, sha256="0" * 64)
     assert (wrong.state, wrong.code) == ("refused", "wrong-bytes")
     (right,) = session.pull(url, sha256=digest.upper())
+    path = installed(session)[digest]
+    path.unlink()
+    (same,) = session.pull(f"{url}#sha256={digest.upper()}")  # as pip writes it
+    assert (same.job, same.state, path.exists()) == (right.job, "done", True)
+    with pytest.raises(UsageError, match="two different sha256"):
+        session.pull(f"{url}#sha256={digest}", sha256="0" * 64)
     assert right.state == "done"
     assert set(installed(session)) == {digest}
     with pytest.raises(UsageError, match="needs --sha256"):

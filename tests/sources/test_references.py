@@ -140,6 +140,10 @@ def test_a_place_on_the_hub_has_repository_revision_and_pattern(
         ("o/r/blob/refs%2Fpr%2F3/a[1].pt", "o/r", "refs/pr/3", "a[[]1].pt"),
         ("datasets/o/r", "datasets/o/r", None, None),
         ("datasets/o/r/blob/v1/a.pt", "datasets/o/r", "v1", "a.pt"),
+        ("o/r/tree/main/styles/a.pt", "o/r", "main", "styles/a.pt"),
+        ("o/r/tree/refs/pr/3/styles", "o/r", "refs/pr/3", "styles/"),
+        ("api/models/o/r", "o/r", None, None),
+        ("api/datasets/o/r/tree/v1/styles", "datasets/o/r", "v1", "styles/"),
     ],
 )
 def test_a_page_of_the_hub_means_its_repository_folder_or_file(
@@ -163,7 +167,6 @@ def test_the_hub_that_the_environment_names_is_one_too(monkeypatch: pytest.Monke
         "models",
         "datasets/o",
         "spaces/o/r",
-        "api/models/o/r",
         "o/r/discussions/3",
         "o/r/blob/main",
         "o/r/commits/main",
