@@ -433,8 +433,8 @@ def test_tagging_shows_the_same_card(listed: Path, capsys: pytest.CaptureFixture
 def test_nothing_of_a_row_is_missing_on_its_card(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is added to a row has to be shown too, or to stand here."""
     (row,) = rows(capsys, "show", "ink")
-    files = (function.__code__.co_filename for function in (network_card, permissions))
-    code = "".join(Path(file).read_text(encoding="utf-8") for file in files)
+    told_by = (network_card, permissions)
+    code = "".join(Path(each.__code__.co_filename).read_text(encoding="utf-8") for each in told_by)
     keys = {key for one in (row, *row["sites"], *row["sidecars"], *row["files"]) for key in one}
     # shown in other words, or by the site and the sidecars that say it
     beside = {"metadata", "present", "size", "sd_checkpoint", "sd_checkpoint_name", "name", "copies", "trigger_words"}
