@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 from hnetkit.errors import (
@@ -17,15 +17,16 @@ from hnetkit.library.library import Library, Row
 from hnetkit.library.remove import trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.sources import results
+from hnetkit.sources.civarchive import civarchive_base
 from hnetkit.sources.civitai import Civitai, Failed, Filters, civitai_error
 from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
-from hnetkit.sources.civitai_references import resolve_civitai
 from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
 from hnetkit.sources.hub_plans import add_repository, hub_repositories, plan_repository, store_listings
 from hnetkit.sources.huggingface import Hub, hub_error
 from hnetkit.sources.install import Replacement, SidecarWriter
 from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
+from hnetkit.sources.lost import add_civitai
 from hnetkit.sources.maintenance import (
     Damage,
     Identification,
@@ -37,12 +38,13 @@ from hnetkit.sources.maintenance import (
     identify_library,
     imported_with_source,
 )
+from hnetkit.sources.mirrors import SecondSource, parse_mirrors
 from hnetkit.sources.plans import FetchPlan, as_here, each_once, enqueue
 from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.results import FetchResult
 from hnetkit.sources.single_files import enqueue_imported, plan_plain
-from hnetkit.sources.subscriptions import Wanted, as_stored, of_stored, repository_of, saved_as
+from hnetkit.sources.subscriptions import Wanted, as_stored, of_stored, repository_of, syncs_of
 from hnetkit.sources.sync import (
     MOST_CHECKED,
     Update,
@@ -86,6 +88,8 @@ class FetchSession:
         sidecars: write files beside networks: the site's record, and an example picture.
         previews: fetch that picture.
         nsfw: allow a picture above PG-13.
+        mirrors: asked for what its own source does not give, after CivArchive: addresses with ``{sha256}`` in their
+            path, or repositories such as ``"hf:owner/repo"``.
         clock, site: replace the machine's clock, and the Civitai that the environment names.
 
     Attributes:
@@ -95,7 +99,7 @@ class FetchSession:
 
     Raises:
         RegistryError: the library cannot be opened.
-        UsageError: ``HNETKIT_CIVITAI_URL`` is no URL that may be requested.
+        UsageError: ``HNETKIT_CIVITAI_URL``, ``HNETKIT_CIVARCHIVE_URL`` or a mirror is no URL that may be requested.
     """
 
     def __init__(
@@ -107,15 +111,19 @@ class FetchSession:
         sidecars: bool = True,
         previews: bool = True,
         nsfw: bool = False,
+        mirrors: Sequence[str] = (),
         clock: RealClock | None = None,
         site: Civitai | None = None,
     ) -> None:
         self.clock = clock or RealClock()
         self.civitai = site or Civitai(self.clock)
+        civarchive_base()
+        settings = parse_mirrors(" ".join(mirrors))
         self._is_own = library is None
         self.library = library or Library()
         self.registry, self.folder = self.library.registry, self.library.folder
-        self._parallel, self._limit = parallel, limit
+        self._parallel, self._limit = parallel, BandwidthLimit(self.clock, limit)
+        self._second = SecondSource(self.registry, self.clock, self._limit, self.civitai, settings)
         self._sidecars, self._previews, self.nsfw = sidecars, previews, nsfw
         # complete URLs of jobs: they may hold secrets, so they are not stored
         self._urls: dict[int, str] = {}
@@ -194,9 +202,8 @@ class FetchSession:
         self.survey()
         self.require_library()
         if repos := hub_repositories(self.registry):
-            some = ", ".join(f"hnetkit sync {saved_as(self.subscriptions(), repo)}" for repo in repos[:3])
-            more = f", and so for {len(repos) - 3} more" if len(repos) > 3 else ""
-            warnings.warn(f"the hub is not asked; what is new there comes by: {some}{more}", stacklevel=2)
+            by = syncs_of(self.subscriptions(), repos)
+            warnings.warn(f"the hub is not asked; what is new there comes by: {by}", stacklevel=2)
         if unknown := self.registry.catalogue.unknown_here():
             warnings.warn(f"{counted(unknown, 'network')} of unknown source: hnetkit identify", stacklevel=2)
         if absent := imported_with_source(self.registry):
@@ -275,11 +282,7 @@ class FetchSession:
         elif ref.kind == "hub":
             add_repository(self.registry, Hub(self.clock), ref, plan)
         else:
-            model, items = resolve_civitai(
-                self.registry, self.civitai, ref, all_versions=all_versions, failed=plan.failed.append
-            )
-            plan.models.append(model)
-            plan.items += items
+            add_civitai(self.registry, self.civitai, self._second, ref, plan, all_versions=all_versions)
 
     def pull(
         self, *refs: str, sha256: str | None = None, all_versions: bool = False, progress: Progress | None = None
@@ -331,9 +334,7 @@ class FetchSession:
         return plan_repository(self.registry, Hub(self.clock), chosen)
 
     def _chosen(self, wanted: Wanted | str) -> Wanted:
-        if not isinstance(wanted, str):
-            return wanted
-        return repository_of(wanted) or self.subscription(wanted)
+        return (repository_of(wanted) or self.subscription(wanted)) if isinstance(wanted, str) else wanted
 
     def sync(
         self,
@@ -565,8 +566,7 @@ class FetchSession:
         Raises:
             Stopped: the stop of `clock` was set; what was received is kept.
         """
-        limit = BandwidthLimit(self.clock, self._limit)
-        policy = self.civitai.client.policy
+        limit, policy = self._limit, self.civitai.client.policy
         pictures = HttpClient(
             SitePolicy(policy.base), self.clock, RateLimiter(self.clock, 10.0), _PICTURE_TIMEOUT_S, hidden=policy.token
         )
@@ -586,6 +586,7 @@ class FetchSession:
             self._wanted,
             self._replaced,
             self._removed,
+            self._second,
         )
         with Worker(self.library.home / "workers") as worker:
             try:
