@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hnetkit import paths, settings
+from hnetkit import paths
 from hnetkit.cli.options import command, each_once, option, site_base_model_names
 from hnetkit.cli.output import Output, Row, confirm, is_terminal, output_options, say_failure
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import read_regular, stat_at
+from hnetkit.settings import asks_above
+from hnetkit.settings import get as configured
 from hnetkit.text import argument, counted, parse_size, size_text
 
 if TYPE_CHECKING:
@@ -305,10 +307,10 @@ def pull_command(
     hf:owner/repo[@revision][:file, folder or glob], or a plain https address with --sha256. Each file is checked
     before it is installed; a file that is not a usable network goes to the library's folder .quarantine.
 
+    Asks before it fetches more than 1 GB in all; hnetkit config unasked changes this size.
+
     What Civitai has lost comes from whoever else has it, held against its sha256: files of the hub that the library
     knows, mirrors that CivArchive knows, and those of `hnetkit config mirrors`. No token goes to these mirrors.
-
-    Asks before it fetches more than 1 GB in all; hnetkit config unasked changes this size.
 
     \b
     Examples:
@@ -322,7 +324,7 @@ def pull_command(
         if dry_run:
             show_plan(plan, output)
             return
-        if settings.asks_above(plan.bytes_to_fetch):
+        if asks_above(plan.bytes_to_fetch):
             output.note(_plan_note(plan))
             _confirm_plan(plan, session, yes=yes)
         with fetching_progress(session, output) as progress:
@@ -454,7 +456,7 @@ def sync_command(
         output.note(_stored_note(plan) if metadata_only else _plan_note(plan))
         if plan.to_fetch and not metadata_only:
             refill = may_refill(session, refill=refill, yes=yes)
-            is_large = plan.repository is not None and settings.asks_above(plan.bytes_to_fetch)
+            is_large = plan.repository is not None and asks_above(plan.bytes_to_fetch)
             if is_large or (plan.filters is not None and plan.filters.is_everything):
                 _confirm_plan(plan, session, yes=yes)
         with fetching_progress(session, output) as progress:

@@ -364,11 +364,17 @@ def _import_model(registry: Registry, record: Record) -> list[str]:
         if model is not None:
             store_model(registry, model)
         elif repo is not None:
-            files = [(HubFile(*map(file.get, _HUB_FILE)), file["commit"]) for file in record.get("files") or ()]
-            store_items(registry, repo, [hub_item(repo, file, commit) for file, commit in files])
+            files = record.get("files") or ()
+            store_items(
+                registry, repo, [hub_item(replace(repo, commit=file["commit"]), _hub_file(file)) for file in files]
+            )
         since = record.get("state_since")
         registry.catalogue.set_model_state(source, id, record.get("state") or "listed", since=since)
     return [bad.reason.removeprefix("left out: ") for bad in parts_left_out(model)] if model is not None else []
+
+
+def _hub_file(told: Mapping[str, Any]) -> HubFile:
+    return HubFile(told["path"], told.get("size_bytes"), told.get("sha256"))
 
 
 # --- checking records

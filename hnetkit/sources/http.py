@@ -501,18 +501,9 @@ class HttpClient:
             response.headers[name] = self._clean(value)
         return response, watch
 
-    def json(
-        self,
-        url: str,
-        *,
-        what: str,
-        body: Any = None,
-        read: Callable[[str], Any] = read_json,
-        attempts: int = ATTEMPTS,
-        obeyed_s: float = LONGEST_OBEYED_S,
-    ) -> tuple[int, Any]:
-        """Returns status and content of a JSON answer, with retries; see `json_answer`."""
-        answer = self.json_answer(url, what=what, body=body, read=read, attempts=attempts, obeyed_s=obeyed_s)
+    def json(self, url: str, *, what: str, **settings: Any) -> tuple[int, Any]:
+        """Returns status and content of a JSON answer; see `json_answer`."""
+        answer = self.json_answer(url, what=what, **settings)
         return answer.status, answer.content
 
     def json_answer(

@@ -12,9 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote
 
-from hnetkit.hub import endpoint
 from hnetkit.library.remove import trashed
 from hnetkit.registry.store import Registry
 from hnetkit.sources.huggingface import (
@@ -24,6 +22,7 @@ from hnetkit.sources.huggingface import (
     HubFile,
     Listing,
     Repo,
+    file_url,
     is_wanted,
     parse_repo,
     wanted_files,
@@ -106,7 +105,7 @@ def hub_item(repo: Repo, file: HubFile, commit: str | None = None, path: str | N
     return FetchItem(
         SOURCE,
         f"hf:{repo.name}@{commit}:{path}",
-        f"{endpoint()}/{repo.at}/resolve/{repo.commit}/{quote(file.path)}",
+        file_url(repo, file.path),
         file.path,
         model=repo.name,
         version=commit[:10],

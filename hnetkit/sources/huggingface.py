@@ -273,6 +273,11 @@ def _cursor(headers: Mapping[str, str]) -> str | None:
     return None
 
 
+def file_url(repo: Repo, path: str) -> str:
+    """Returns the address of a file's bytes, which never change."""
+    return f"{endpoint()}/{repo.at}/resolve/{repo.commit}/{quote(path)}"
+
+
 def wanted_files(listing: Listing, ref: Reference) -> list[HubFile]:
     """Returns the model files of a repository that a reference selects.
 

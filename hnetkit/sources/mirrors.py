@@ -46,7 +46,7 @@ from hnetkit.sources.download import Downloader, PartialFile, Progress, part_pat
 from hnetkit.sources.http import BandwidthLimit, Clock, HttpClient, RateLimiter
 from hnetkit.sources.hub_plans import hub_item
 from hnetkit.sources.huggingface import SOURCE as HUB
-from hnetkit.sources.huggingface import Hub, HubFile, Listing, Repo, hub_error
+from hnetkit.sources.huggingface import Hub, Listing, Repo, file_url, hub_error
 from hnetkit.sources.references import Reference, parse_reference
 from hnetkit.sources.trust import Origin, SitePolicy, redact, require_no_secret
 
@@ -293,8 +293,8 @@ class SecondSource:
             if row["source"] == HUB:
                 with suppress(ModuleNotFoundError):  # the hub's own package
                     repo = Repo(row["model_id"], row["version_id"], (), None)
-                    item = hub_item(repo, HubFile(row["file_name"], None, sha256))
-                    yield Mirror(HUB, item.url, f"hf:{repo.name}")
+                    url = file_url(repo, row["file_name"])
+                    yield Mirror(HUB, url, f"hf:{repo.name}")
         yield from self._archived(sha256, asked)
         for setting in self.settings:
             yield from self._of_setting(setting, sha256, asked)
@@ -385,7 +385,7 @@ class SecondSource:
         if found is None:
             asked.append(f"{setting.text}: it has none")
         else:
-            yield Mirror(HUB, hub_item(listed.repo, found).url, setting.text)
+            yield Mirror(HUB, file_url(listed.repo, found.path), setting.text)
 
     def _ask_repo(self, ref: Reference) -> Listing | HnetkitError:
         """Returns the files of a repository, listed once for a session."""

@@ -256,7 +256,7 @@ def add_job(registry: Registry, folder: Path, item: FetchItem, row: int | None) 
     stem, suffix = split_name(item.name)
     values = {
         "source": item.source,
-        "url": redact(item.url) if item.source == "url" else item.url,
+        "url": redact(item.url) if item.source == "url" and "://" in item.url else item.url,
         "name": safe_stem(stem, f"civitai-{item.file_id}" if isinstance(item.file_id, int) else "network"),
         "suffix": suffix,
         "folder": str(folder),

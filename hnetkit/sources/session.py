@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 from hnetkit.errors import (
-    Gone,
     HnetkitError,
     NotFound,
-    Unreachable,
     UsageError,
     failure_of,
 )
@@ -22,14 +20,13 @@ from hnetkit.sources import results
 from hnetkit.sources.civarchive import civarchive_base
 from hnetkit.sources.civitai import Civitai, Failed, Filters, civitai_error
 from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
-from hnetkit.sources.civitai_references import resolve_civitai
 from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
 from hnetkit.sources.hub_plans import add_repository, hub_repositories, plan_repository, store_listings
 from hnetkit.sources.huggingface import Hub, hub_error
 from hnetkit.sources.install import Replacement, SidecarWriter
 from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
-from hnetkit.sources.lost import plan_lost
+from hnetkit.sources.lost import add_civitai
 from hnetkit.sources.maintenance import (
     Damage,
     Identification,
@@ -47,7 +44,7 @@ from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.results import FetchResult
 from hnetkit.sources.single_files import enqueue_imported, plan_plain
-from hnetkit.sources.subscriptions import Wanted, as_stored, of_stored, repository_of, saved_as
+from hnetkit.sources.subscriptions import Wanted, as_stored, of_stored, repository_of, syncs_of
 from hnetkit.sources.sync import (
     MOST_CHECKED,
     Update,
@@ -205,9 +202,8 @@ class FetchSession:
         self.survey()
         self.require_library()
         if repos := hub_repositories(self.registry):
-            some = ", ".join(f"hnetkit sync {saved_as(self.subscriptions(), repo)}" for repo in repos[:3])
-            more = f", and so for {len(repos) - 3} more" if len(repos) > 3 else ""
-            warnings.warn(f"the hub is not asked; what is new there comes by: {some}{more}", stacklevel=2)
+            by = syncs_of(self.subscriptions(), repos)
+            warnings.warn(f"the hub is not asked; what is new there comes by: {by}", stacklevel=2)
         if unknown := self.registry.catalogue.unknown_here():
             warnings.warn(f"{counted(unknown, 'network')} of unknown source: hnetkit identify", stacklevel=2)
         if absent := imported_with_source(self.registry):
@@ -286,17 +282,7 @@ class FetchSession:
         elif ref.kind == "hub":
             add_repository(self.registry, Hub(self.clock), ref, plan)
         else:
-            try:
-                model, items = resolve_civitai(
-                    self.registry, self.civitai, ref, all_versions=all_versions, failed=plan.failed.append
-                )
-            except (Gone, Unreachable) as error:
-                plan.items += plan_lost(
-                    self.registry, self.civitai, self._second, ref, error, all_versions=all_versions
-                )
-            else:
-                plan.models.append(model)
-                plan.items += items
+            add_civitai(self.registry, self.civitai, self._second, ref, plan, all_versions=all_versions)
 
     def pull(
         self, *refs: str, sha256: str | None = None, all_versions: bool = False, progress: Progress | None = None
@@ -348,9 +334,7 @@ class FetchSession:
         return plan_repository(self.registry, Hub(self.clock), chosen)
 
     def _chosen(self, wanted: Wanted | str) -> Wanted:
-        if not isinstance(wanted, str):
-            return wanted
-        return repository_of(wanted) or self.subscription(wanted)
+        return (repository_of(wanted) or self.subscription(wanted)) if isinstance(wanted, str) else wanted
 
     def sync(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from hnetkit.errors import UsageError
@@ -11,7 +11,7 @@ from hnetkit.sources.references import Reference, parse_reference
 from hnetkit.text import argument
 
 Wanted: TypeAlias = Filters | Reference
-_KEY = "repository"
+_KEY, _FEW = "repository", 3
 
 
 def repository_of(text: str) -> Reference | None:
@@ -52,7 +52,8 @@ def of_stored(stored: Mapping[str, Any]) -> Wanted:
     return repository
 
 
-def saved_as(rows: Iterable[Mapping[str, Any]], repo: str) -> str:
-    """Returns what `sync` takes for a repository: the name of a subscription to all of it, or else its address."""
+def syncs_of(rows: Iterable[Mapping[str, Any]], repos: Sequence[str]) -> str:
+    """Returns the commands that sync repositories, the first few: by the subscription to all of one, or its address."""
     names = {row["filters"].get(_KEY): str(row["name"]) for row in rows}
-    return argument(names.get(f"hf:{repo}", f"hf:{repo}"))
+    some = ", ".join(f"hnetkit sync {argument(names.get(f'hf:{repo}', f'hf:{repo}'))}" for repo in repos[:_FEW])
+    return some + (f", and so for {len(repos) - _FEW} more" if len(repos) > _FEW else "")
