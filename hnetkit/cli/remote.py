@@ -110,7 +110,7 @@ def open_session(*, look_only: bool = False, **fetching: Any) -> Iterator[FetchS
     from hnetkit.library.library import Library
     from hnetkit.sources.session import FetchSession
 
-    mirrors = (settings.get("mirrors") or "").split()
+    mirrors = (configured("mirrors") or "").split()
     with ExitStack() as stack:
         if look_only and stat_at(paths.registry_file()) is None:
             library = Library(stack.enter_context(tempfile.TemporaryDirectory()))

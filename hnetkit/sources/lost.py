@@ -67,11 +67,12 @@ def plan_lost(
     """
     asked: list[str] = []
     rows = _catalogued(registry, ref, all_versions=all_versions)
-    items = [as_here(registry, _item_of(civitai, row)) for row in rows]
-    if items and ref.kind != "hash" and all(item.action == "have" for item in items):
+    if rows and ref.kind != "hash" and all(find_network(registry, row["sha256"]) is not None for row in rows):
         raise error  # that it is here already is no answer to the question for a model
     items = [_planned(civitai, row) for row in rows]
-    if not items and ref.kind == "hash" and len(ref.digits) == 64:
+    if not items and ref.kind == "hash" and find_network(registry, ref.digits) is not None:
+        items.append(plan_by_hash(ref.digits, name=None, size_bytes=None))
+    elif not items and ref.kind == "hash" and len(ref.digits) == 64:
         found = second.look(ref.digits)
         asked += found.asked
         if found.places:

@@ -44,7 +44,6 @@ from hnetkit.sources.civitai import SOURCE as CIVITAI
 from hnetkit.sources.civitai import Civitai, civitai_error
 from hnetkit.sources.download import Downloader, PartialFile, Progress, part_path
 from hnetkit.sources.http import BandwidthLimit, Clock, HttpClient, RateLimiter
-from hnetkit.sources.hub_plans import hub_item
 from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import Hub, Listing, Repo, file_url, hub_error
 from hnetkit.sources.references import Reference, parse_reference
