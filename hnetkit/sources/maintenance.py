@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters
 from hnetkit.sources.civitai_models import BadRecord, parse_id
 from hnetkit.sources.install import Replacement, quarantine
+from hnetkit.sources.mirrors import by_hash as address_of
 from hnetkit.sources.presence import find_bytes, find_network
 from hnetkit.sources.sync import isolate_failure, store_models
 
@@ -193,13 +194,14 @@ class Damage:
 
 
 def find_damage(
-    registry: Registry, progress: Callable[[int, int], None] = lambda done, total: None
+    registry: Registry, progress: Callable[[int, int], None] = lambda done, total: None, *, by_hash: bool = False
 ) -> Iterator[Damage]:
     """Reads every installed file, and yields those that are missing or changed; then what imports told of, as missing.
 
     Args:
         registry: of the library.
         progress: called with the number of files read, and of all.
+        by_hash: a network of an import of which no source is known is to be looked for by its sha256.
     """
     installs = [install for install in registry.jobs.installs(kind="network") if install["job_id"] is not None]
     for done, install in enumerate(installs):
@@ -208,6 +210,8 @@ def find_damage(
         if damage is not None:
             yield damage
     for file in _imported(registry):
+        if by_hash and not file.reference:
+            file = replace(file, reference=address_of(file.sha256), reference_sha256=file.sha256)
         yield Damage("missing" if file.reference else "unknown", file.name, None, file.sha256, imported=file)
 
 

@@ -246,6 +246,11 @@ class SecondSource:
     _clients: dict[str, Any] = field(default_factory=dict)
     _silent: int = 0
 
+    @property
+    def is_set(self) -> bool:
+        """Whether the user has mirrors of their own, which may have any file."""
+        return bool(self.settings)
+
     # --- looking
 
     def look(self, sha256: str) -> Elsewhere:

@@ -193,7 +193,7 @@ class FetchSession:
         """Returns the models of Civitai of which the library has some version but not the newest.
 
         What the site is not asked about is a warning: networks of unknown source, those of an import that are not here,
-        and repositories of the Hugging Face hub.
+        and repositories of the Hugging Face hub. So is that networks are gone at their source.
 
         Raises:
             RemoteError: as `browse`.
@@ -211,6 +211,8 @@ class FetchSession:
             warnings.warn(f"{what} of an import not here, and not asked about: hnetkit repair", stacklevel=2)
         bad: list[BadRecord] = []
         found = list(find_updates(self.registry, self.civitai, bad))
+        if lost := self.registry.catalogue.lost():
+            warnings.warn(f"{counted(len(lost), 'network')} gone at the source, kept here: hnetkit list", stacklevel=2)
         for record in bad:
             failed(record)
         return found
@@ -448,7 +450,7 @@ class FetchSession:
             progress: called with the number of files read, and of all.
         """
         self.survey()
-        return list(find_damage(self.registry, progress))
+        return list(find_damage(self.registry, progress, by_hash=self._second.is_set))
 
     def repair(
         self, damaged: Iterable[Damage] | None = None, *, refill: bool = False, progress: Progress | None = None
