@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from sqlite3 import Connection
 from typing import Any
+from urllib.parse import quote
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import MAX_MADE, json_size, parse_json
@@ -310,16 +311,17 @@ class Catalogue:
         )
         return {(version, file): row for version, file, row in cursor}
 
-    def contents(self, source: str, model: str) -> Iterator[tuple[str, str, str | None, Row]]:
-        """Yields version and file, as a site numbers those of one model, sha256 and other hashes; oldest first."""
+    def contents(self, repo: str) -> Iterator[tuple[str, str, str, str | None, Row]]:
+        """Yields model, commit and path of the files of a repository of the hub, sha256, other hashes; oldest first."""
         cursor = self._db.execute(
-            "SELECT versions.remote_id, remote_files.remote_id, sha256, hashes FROM remote_files "
+            "SELECT models.remote_id, versions.remote_id, remote_files.remote_id, sha256, hashes FROM remote_files "
             "JOIN versions ON versions.id = remote_files.version_id JOIN models ON models.id = versions.model_id "
-            "WHERE models.source = ? AND models.remote_id = ? ORDER BY remote_files.id",
-            [source, model],
+            "WHERE models.source = 'huggingface' AND ? IN (models.remote_id, substr(models.remote_id, 1, ?)) "
+            "AND substr(models.remote_id, ?, 1) IN ('', ':') ORDER BY remote_files.id",
+            [repo, len(repo), len(repo) + 1],
         )
-        for version, file, sha256, hashes in cursor:
-            yield version, file, sha256, from_json(hashes, "remote_files", "hashes", file) if hashes else {}
+        for model, version, file, sha256, hashes in cursor:
+            yield model, version, file, sha256, from_json(hashes, "remote_files", "hashes", file) if hashes else {}
 
     def _rows(self, select: str, parameters: list[Any]) -> list[Row]:
         cursor = self._db.execute(select, parameters)
@@ -397,7 +399,13 @@ def _link(row: Row) -> str:
     """Returns the address of the page that shows a version."""
     if row["source"] == "civitai":
         return f"https://civitai.com/models/{row['model_id']}?modelVersionId={row['version_id']}"
-    return f"https://huggingface.co/{row['model_id']}"
+    repo, folder = repo_of(row["model_id"]), row["model_id"].partition(":")[2]
+    return f"https://huggingface.co/{repo}" + (f"/tree/main/{quote(folder)}" if folder else "")
+
+
+def repo_of(model_id: str) -> str:
+    """Returns the repository of a model of the hub: one of an archive is a folder in it, as ``owner/repo:folder``."""
+    return model_id.partition(":")[0]
 
 
 def _unpacked(packed: bytes) -> Any:

@@ -638,3 +638,14 @@ WHERE models.state <> 'listed' OR versions.state <> 'listed' OR (
     AND NOT EXISTS (SELECT 1 FROM remote_files WHERE remote_files.version_id = versions.id AND state = 'listed')
 )
 """
+
+
+@migrations()
+def m014_folders_of_archives(db: Database) -> None:
+    """A folder of a repository of the hub is a model of its own where it is known who made it; its link leads there."""
+    ((view,),) = db.execute("SELECT sql FROM sqlite_master WHERE name = 'site_files'").fetchall()
+    db.execute("DROP VIEW site_files")
+    db.execute(view.replace("'https://huggingface.co/' || models.remote_id", _HUB_LINK))
+
+
+_HUB_LINK = "'https://huggingface.co/' || replace(models.remote_id, ':', '/tree/main/')"

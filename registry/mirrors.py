@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from sqlite3 import Connection
 from typing import Any
 
+from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.columns import Row, batches, now, text_of
 
 STATES = ("listed", "served", "deleted", "other-bytes", "failed")
@@ -73,8 +74,8 @@ class Mirrors:
             cursor = self._db.execute(
                 f"{_ON_HUB} AND sha256 IN ({','.join('?' * len(part))}) ORDER BY 1, 2", list(part)
             )
-            for sha256, repo, commit, path, seen_at in cursor:
-                place = f"hf:{repo}@{commit}:{glob.escape(path)}"
+            for sha256, model, commit, path, seen_at in cursor:
+                place = f"hf:{repo_of(model)}@{commit}:{glob.escape(path)}"
                 about = {"sha256": sha256, "source": "huggingface", "place": place}
                 found.append({**about, "state": "listed", "seen_at": seen_at})
         return found

@@ -48,7 +48,7 @@ _COLUMNS = ["state", "name", "size", "model", "version", "reason"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
 # codes of files that are here, with more to say
-_EXPLAINED = frozenset({"elsewhere", "partly", "replaced", "sidecars", "unpacked"})
+_EXPLAINED = frozenset({"elsewhere", "named", "partly", "replaced", "sidecars", "unpacked"})
 
 
 def fetch_options(function: F) -> F:

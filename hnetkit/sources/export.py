@@ -24,6 +24,7 @@ from hnetkit.library.examining import Progress
 from hnetkit.library.library import AnyPath, Library
 from hnetkit.library.resolve import require_alias
 from hnetkit.limits import parse_json
+from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.columns import text_of
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE
@@ -79,7 +80,7 @@ def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
     """Yields all records of a library; each has a ``kind``, and the first is the header."""
     networks, models, subscriptions = (
         registry.networks.rows(),
-        registry.catalogue.models(),
+        [row for row in registry.catalogue.models() if not _is_folder(row)],
         registry.subscriptions.rows(),
     )
     yield {"kind": "hnetkit", "version": VERSION, "records": len(networks) + len(models) + len(subscriptions)}
@@ -94,10 +95,11 @@ def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
             "gone": lost.get(row["content_hash"]),
             "mirrors": registry.mirrors.of(hashes),
         }
+    of_repos = _hub_files(registry)
     for row in models:
         raw = without_listing(registry.catalogue.raw(row["source"], row["remote_id"]))
         about = {"kind": "model", "source": row["source"], "id": row["remote_id"]}
-        told = {"files": _hub_files(registry, row["remote_id"])} if row["source"] == HUB else {}
+        told = {"files": of_repos.get(row["remote_id"], [])} if row["source"] == HUB else {}
         yield about | {"state": row["state"], "state_since": row["state_since"], "raw": raw} | told
     for row in subscriptions:
         yield {"kind": "subscription", "name": row["name"], "filters": row["filters"]}
@@ -120,11 +122,20 @@ def _files(registry: Registry) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _hub_files(registry: Registry, repo: str) -> list[dict[str, Any]]:
-    """Returns the files of a repository that the catalog knows: its record has none, as Civitai's have."""
+def _is_folder(model: dict[str, Any]) -> bool:
+    """Whether a model is a folder of a repository, which the files of this tell of."""
+    return bool(model["source"] == HUB and repo_of(model["remote_id"]) != model["remote_id"])
+
+
+def _hub_files(registry: Registry) -> dict[str, list[dict[str, Any]]]:
+    """Returns repository -> the files that the catalog knows: its record has none, as Civitai's have."""
     keys = {"commit": "version_id", "path": "file_name", "sha256": "sha256", "size_bytes": "size_bytes"}
-    files = registry.catalogue.files_of(HUB, model=repo)
-    return [{key: file[column] for key, column in keys.items()} for file in files[:MOST_FILES]]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for file in registry.catalogue.files(source=HUB):
+        told = found.setdefault(repo_of(file["model_id"]), [])
+        if len(told) < MOST_FILES:
+            told.append({key: file[column] for key, column in keys.items()})
+    return found
 
 
 def import_records(

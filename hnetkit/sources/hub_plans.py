@@ -14,7 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from hnetkit.library.remove import trashed
+from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.store import Registry
+from hnetkit.sources.archive_layouts import entry_of
 from hnetkit.sources.huggingface import (
     DATASETS,
     SOURCE,
@@ -79,7 +81,7 @@ def plan_hub(registry: Registry, repo: Repo, files: Iterable[HubFile], ref: Refe
 def _first_seen(registry: Registry, name: str) -> dict[str, tuple[str, str]]:
     """Returns content -> the commit and path at which the catalog first saw it."""
     found: dict[str, tuple[str, str]] = {}
-    for commit, path, sha256, hashes in registry.catalogue.contents(SOURCE, name):
+    for _, commit, path, sha256, hashes in registry.catalogue.contents(name):
         found.setdefault(sha256 or hashes.get(_GIT) or f"{commit}:{path}", (commit, path))
     return found
 
@@ -102,14 +104,15 @@ def hub_item(repo: Repo, file: HubFile, commit: str | None = None, path: str | N
         commit, path: at which its bytes were first seen; None for the same.
     """
     commit, path = commit or repo.commit, path or file.path
+    entry = entry_of(repo.name, path)
     return FetchItem(
         SOURCE,
         f"hf:{repo.name}@{commit}:{path}",
         file_url(repo, file.path),
         file.path,
-        model=repo.name,
+        model=repo.name if entry is None else entry.title,
         version=commit[:10],
-        model_id=repo.name,
+        model_id=repo.name if entry is None else f"{repo.name}:{entry.place}",
         version_id=commit,
         file_id=path,
         sha256=file.sha256,
@@ -139,7 +142,7 @@ def repo_at(registry: Registry, name: str, commit: str) -> Repo:
 
 def hub_repositories(registry: Registry) -> list[str]:
     """Returns the names of the repositories that files of the library came from."""
-    return sorted({row["model_id"] for row in registry.catalogue.files(source=SOURCE, here=True)})
+    return sorted({repo_of(row["model_id"]) for row in registry.catalogue.files(source=SOURCE, here=True)})
 
 
 def known_listing(registry: Registry, name: str) -> Listing | None:
@@ -163,7 +166,9 @@ def without_listing(raw: Any) -> Any:
 def store_listings(registry: Registry, plan: FetchPlan) -> None:
     """Stores the repositories of a plan, the lists of their files, and those of its items that are new."""
     for listing in plan.listings:
-        _store_listing(registry, listing, [item for item in plan.items if item.model_id == listing.repo.name])
+        _store_listing(
+            registry, listing, [item for item in plan.items if repo_of(str(item.model_id)) == listing.repo.name]
+        )
 
 
 def _store_listing(registry: Registry, listing: Listing, items: Iterable[FetchItem]) -> None:
@@ -172,8 +177,8 @@ def _store_listing(registry: Registry, listing: Listing, items: Iterable[FetchIt
         "revision": listing.revision,
         "files": [[file.path, file.size_bytes, file.sha256, file.blob] for file in listing.files],
     }
-    known = registry.catalogue.file_rows(SOURCE, listing.repo.name)
-    new = [item for item in items if (str(item.version_id), str(item.file_id)) not in known]
+    known = {row[:3] for row in registry.catalogue.contents(listing.repo.name)}
+    new = [item for item in items if (item.model_id, item.version_id, item.file_id) not in known]
     store_items(registry, listing.repo, new, kept if len(json.dumps(kept)) <= _MOST_KEPT else {})
 
 
@@ -197,14 +202,26 @@ def store_repo(registry: Registry, repo: Repo, listing: Mapping[str, Any] | None
 def store_items(
     registry: Registry, repo: Repo, items: Iterable[FetchItem], listing: Mapping[str, Any] | None = None
 ) -> dict[str, int]:
-    """Stores a repository and files of it, each with its commit as the version; returns file -> its row number."""
-    model = store_repo(registry, repo, listing)
-    versions: dict[str, int] = {}
+    """Stores a repository and files of it, each with its commit as the version; returns file -> its row number.
+
+    What an archive has of one network is a model of its own.
+    """
+    models = {repo.name: store_repo(registry, repo, listing)}
+    versions: dict[tuple[str, str], int] = {}
     rows = {}
-    for item in items:
-        commit, path = str(item.version_id), str(item.file_id)
-        if commit not in versions:  # once: a repository may have thousands of files
-            versions[commit] = registry.catalogue.put_version(model, commit, {"name": commit[:10]})
+    for item in items:  # models and versions once: a repository may have thousands of files
+        model, commit, path = str(item.model_id), str(item.version_id), str(item.file_id)
+        if model not in models:
+            models[model] = _store_entry(registry, repo, model, path)
+        if (model, commit) not in versions:
+            versions[model, commit] = registry.catalogue.put_version(models[model], commit, {"name": commit[:10]})
         values = {"name": path, "size_bytes": item.size_bytes, "sha256": item.sha256, "hashes": item.hashes or None}
-        rows[path] = registry.catalogue.put_file(versions[commit], path, values)
+        rows[path] = registry.catalogue.put_file(versions[model, commit], path, values)
     return rows
+
+
+def _store_entry(registry: Registry, repo: Repo, model: str, path: str) -> int:
+    entry = entry_of(repo.name, path)
+    about = {} if entry is None else {"name": entry.title, "creator": entry.creator}
+    raw = {"id": repo.name, "sha": repo.commit, "tags": repo.tags, "downloads": None}
+    return registry.catalogue.put_model(SOURCE, model, {**about, "tags": repo.tags, "state": "listed"}, raw)

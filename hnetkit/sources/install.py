@@ -40,7 +40,7 @@ from hnetkit.library.belongings import Belongings
 from hnetkit.library.layouts import stem_for_layout
 from hnetkit.library.remove import said_of_trashed
 from hnetkit.library.scan import add_file
-from hnetkit.registry.catalogue import Catalogue
+from hnetkit.registry.catalogue import Catalogue, repo_of
 from hnetkit.registry.columns import Row
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
@@ -63,6 +63,7 @@ from hnetkit.text import argument
 
 # --- names that every file system takes and every prompt can say
 
+_MOST_WORD = 40  # characters of what is appended to a name that is taken
 _MOST_CHARACTERS = 1000  # of a name that are read: ordering its marks takes quadratic time
 MOST_BYTES = 120  # of a stem: room for suffixes, sidecars and `-v123456` within 255
 _SIDECAR = re.compile(r"(.+)\.(metadata|cm-info|api_info|civitai|preview|description)", re.IGNORECASE)
@@ -348,7 +349,7 @@ def _replace_damaged(registry: Registry, job: Job, path: Path, old: Replacement)
 
 def _place(registry: Registry, job: Job, path: Path, sha256: str, stem: str, suffix: str) -> Path:
     folder, size = Path(job.folder), path.stat().st_size
-    for target in _names(folder, stem, suffix, job, sha256):
+    for target in _names(registry, folder, stem, suffix, job, sha256):
         if has_bytes(target, sha256, size=size):
             add_file(registry, folder, target, sha256)
             return target
@@ -376,12 +377,26 @@ def _place(registry: Registry, job: Job, path: Path, sha256: str, stem: str, suf
     raise WrongBytes(f"{folder / stem}: all names for it are taken")
 
 
-def _names(folder: Path, stem: str, suffix: str, job: Job, sha256: str) -> Iterator[Path]:
+def _names(registry: Registry, folder: Path, stem: str, suffix: str, job: Job, sha256: str) -> Iterator[Path]:
     yield folder / f"{stem}{suffix}"
+    yield from (folder / f"{stem}-{word}{suffix}" for word in _telling(registry, job))
     tag = job.key.rsplit(":", 1)[-1] if job.source == "civitai" else hashlib.sha256(job.key.encode()).hexdigest()[:8]
     yield folder / f"{stem}-{tag}{suffix}"
     for digits in (10, 64):  # unique whatever else has this stem
         yield folder / f"{stem}-{tag}-{sha256[:digits]}{suffix}"
+
+
+def _telling(registry: Registry, job: Job) -> Iterator[str]:
+    """Yields words that tell files of the hub with one name apart: who made it, its title or folder, the owner."""
+    if job.source != "huggingface" or job.remote_file_id is None:
+        return
+    with registry.write():
+        file = registry.catalogue.file(job.remote_file_id)
+    folder = file["file_name"].rpartition("/")[0].rpartition("/")[2]
+    of_archive = repo_of(file["model_id"]) != file["model_id"]
+    owner = repo_of(file["model_id"]).removeprefix("datasets/").partition("/")[0]
+    words = [file["creator"], file["model"], folder, owner] if of_archive else [folder, owner]
+    yield from dict.fromkeys(word for text in words if text and (word := safe_stem(text[:_MOST_WORD], "")))
 
 
 def _is_taken(folder: Path, stem: str) -> bool:

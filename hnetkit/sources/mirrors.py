@@ -35,6 +35,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import load
 from hnetkit.formats.writing import save
 from hnetkit.hashes import sha256_of
+from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.columns import Row
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
@@ -296,7 +297,7 @@ class SecondSource:
         for row in rows:
             if row["source"] == HUB:
                 with suppress(ModuleNotFoundError):  # the hub's own package
-                    repo = Repo(row["model_id"], row["version_id"], (), None)
+                    repo = Repo(repo_of(row["model_id"]), row["version_id"], (), None)
                     url = file_url(repo, row["file_name"])
                     yield Mirror(HUB, url, f"hf:{repo.name}")
         yield from self._archived(sha256, asked)

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from hnetkit.errors import HnetkitError, UsageError
+from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.imported import ImportedFile
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
@@ -150,5 +151,5 @@ class References:
 def _reference(source: str, model: str, version: str, file: str) -> str:
     """Returns the reference to a file by the numbers, or the names, that its site gives it."""
     if source == HUB:
-        return f"hf:{model}@{version}:{glob.escape(file)}"
+        return f"hf:{repo_of(model)}@{version}:{glob.escape(file)}"
     return f"https://civitai.com/api/download/models/{version}?fileId={file}"

@@ -156,6 +156,7 @@ LOOKING: dict[str, Callable[[FetchSession], object]] = {
     "damages": FetchSession.damages,
     "identify": FetchSession.identify,
     "plan": FetchSession.plan,
+    "plan_pull": lambda session: session.plan_pull(f"model:{session.registry.catalogue.models()[0]['remote_id']}"),
     "pull": lambda session: session.pull(f"model:{session.registry.catalogue.models()[0]['remote_id']}"),
     "repair": FetchSession.repair,
     "survey": FetchSession.survey,

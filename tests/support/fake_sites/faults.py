@@ -211,3 +211,11 @@ def random_mirror_fault(rng: random.Random) -> Fault:
     """One that CivArchive or a mirror may have."""
     kind = rng.choice("EFGHIQS")
     return Fault(kind, rng.choice(("civarchive", "mirrors")), match="/", **SWITCHES[kind].draw(rng))
+
+
+def random_hub_fault(rng: random.Random) -> Fault:
+    """One that the hub or the storage of its files may have."""
+    kind = rng.choice("BCDEFGHIQRS")
+    where = "storage" if kind in "BCDR" else "hub" if kind == "Q" else rng.choice(("hub", "storage"))
+    match = None if kind == "D" else "/resolve/" if kind == "Q" else "/"
+    return Fault(kind, where, 1 if rng.random() < 0.8 else 2, match=match, **SWITCHES[kind].draw(rng))

@@ -1,0 +1,149 @@
+"""A long bad day of a repository of the hub: it changes between syncs that meet faults and are killed.
+
+The seed decides faults, changes and moments. `make test` runs a part of what `make test-long` runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.fake_sites import Sites, World
+from support.fake_sites.faults import random_hub_fault
+from support.odd_answers import network_bytes
+
+from hnetkit.files import TEMPORARY
+from hnetkit.registry import Registry
+
+PROCESS = Path(__file__).resolve().parents[1] / "support" / "sync_process.py"
+REPO = "anna/Archive"
+WAITING = 6  # faults that lie in wait at any time
+NOTHING = b"no network" * 99
+
+
+@contextmanager
+def troubled(sites: Sites, rng: random.Random, count: int) -> Iterator[threading.Event]:
+    """Throws faults, a few at a time, until `count` of them happened; the event says that they did."""
+    over, stop = threading.Event(), threading.Event()
+
+    def throw() -> None:
+        while not stop.is_set():
+            if len(sites.faults.fired) >= count:
+                over.set()
+                return
+            while sum(fault.kind != "D" for fault in sites.faults.waiting) < WAITING:
+                sites.faults.add(random_hub_fault(rng))
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=throw, daemon=True)
+    thread.start()
+    try:
+        yield over
+    finally:
+        stop.set()
+        thread.join()
+
+
+def start(sites: Sites) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", str(PROCESS), sites.civitai_url, sites.token, f"hf:{REPO}"]
+    environment = {**os.environ, "PYTHONPATH": str(PROCESS.parents[1]), "OMP_NUM_THREADS": "1"}
+    environment |= {"HF_ENDPOINT": sites.hub_url, "HF_TOKEN": sites.hub_token, "HF_HUB_OFFLINE": "0"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def changed(files: dict[str, bytes], rng: random.Random, contents: Iterator[bytes]) -> dict[str, bytes]:
+    """The files after a commit: some new, some changed, moved, deleted; of some folders that are in git itself."""
+    files = dict(files)
+    for path in rng.sample(sorted(files), min(4, len(files))):
+        content = files.pop(path)
+        kind = rng.choice(("delete", "move", "change", "change"))
+        if kind == "move":
+            files[f"moved/{rng.randrange(9)}/{path.rpartition('/')[2]}"] = content
+        elif kind == "change":
+            files[path] = next(contents)
+    for _ in range(rng.randint(1, 6)):
+        folder = rng.choice(("git", "Civitai/anna/ink", "Civitai/ben/ink", "styles"))
+        files[f"{folder}/{rng.randrange(20)}.pt"] = NOTHING if rng.random() < 0.1 else next(contents)
+    return files
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def require_all_right(home: Path, files: dict[str, bytes]) -> None:
+    with Registry(home / "registry.db") as registry:
+        installs = registry.jobs.installs(kind="network")
+        jobs = registry.jobs.rows()
+    for install in installs:
+        assert digest(Path(install["path"]).read_bytes()) == install["sha256"], install
+    held = [install["sha256"] for install in installs]
+    assert len(held) == len(set(held)), "nothing is here twice"
+    missing = [path for path, content in files.items() if content != NOTHING and digest(content) not in held]
+    assert not missing, (missing, [job for job in jobs if job.state != "done"])
+    assert all(job.reason for job in jobs if job.state in ("failed", "refused"))
+    left = [path.name for path in (home / "library").rglob("*.part*")]
+    is_over = not any(job.state == "failed" for job in jobs)  # of what the hub had for a while, half may be here
+    assert not is_over or not [name for name in left if not name.endswith(TEMPORARY)]
+    assert not list((home / "workers").iterdir())
+
+
+def require_token_kept(sites: Sites, home: Path) -> None:
+    for request in sites.requests:
+        told = [name for name, value in request.headers.items() if sites.hub_token in value]
+        assert told == (["authorization"] if told and request.origin == "hub" else []), request
+        assert sites.hub_token not in str(request.query) + request.path, request
+    for path in home.rglob("*"):
+        if path.is_file():
+            assert sites.hub_token.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("seed", "faults", "kills"),
+    [
+        pytest.param(1, 60, 4, id="a part"),
+        pytest.param(2, 1000, 50, id="whole", marks=pytest.mark.long),
+    ],
+)
+def test_after_any_number_of_faults_kills_and_commits_the_repository_is_here(
+    home: Path, seed: int, faults: int, kills: int
+) -> None:
+    rng = random.Random(seed)
+    contents = (network_bytes(1000 * seed + number) for number in range(100_000))
+    files = {f"styles/{number}.pt": next(contents) for number in range(12)}
+    with Sites(World.make(1, plain=True), repos={REPO: files}) as sites:
+        killed, codes = 0, []
+        with troubled(sites, rng, faults) as over:
+            while not over.is_set() or killed < kills:
+                process = start(sites)
+                try:
+                    _, errors = process.communicate(timeout=rng.uniform(0.6, 2.5) if killed < kills else 120)
+                    assert "Traceback" not in errors, errors
+                    codes.append(process.returncode)
+                except subprocess.TimeoutExpired:
+                    assert killed < kills, "a sync that hangs"
+                    process.kill()
+                    process.wait()
+                    killed += 1
+                files = changed(files, rng, contents)
+                sites.hub.commit(REPO, files)
+        sites.faults.clear()
+        assert set(codes) <= {0, 1, 5, 6}
+        for asked in (True, False):
+            before = len(sites.requests)
+            process = start(sites)
+            output, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, output + errors
+            downloads = [entry for entry in sites.requests[before:] if "/resolve/" in entry.path]
+            assert asked or not downloads, "nothing is fetched twice"
+        require_all_right(home, files)
+        require_token_kept(sites, home)
