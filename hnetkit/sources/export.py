@@ -53,7 +53,6 @@ STEP_S = 0.5
 
 _NAMED = 3  # omitted parts of one line that its message names
 _HINT = "give a file that `hnetkit export` wrote"
-_HUB_FILE = ("path", "size_bytes", "sha256")
 Record = Mapping[str, Any]
 
 
