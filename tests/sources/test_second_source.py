@@ -610,9 +610,12 @@ def test_one_answer_of_the_archive_serves_a_session_and_its_failures_end_the_ask
 # --- resuming
 
 
-def test_a_stopped_download_from_a_mirror_goes_on_at_its_byte(archived: Sites, here: FetchSession) -> None:
+@pytest.mark.parametrize("order", [("lying", "right"), ("right", "lying")])
+def test_a_stopped_download_from_a_mirror_goes_on_at_its_byte(
+    archived: Sites, here: FetchSession, order: tuple[str, str]
+) -> None:
     _, file, content = first(archived)
-    archived.civarchive.keep(file["id"], "lying", "right")
+    archived.civarchive.keep(file["id"], *order)
     path, _ = lose(here, archived)
     cut = [True]
 
@@ -628,6 +631,7 @@ def test_a_stopped_download_from_a_mirror_goes_on_at_its_byte(archived: Sites, h
     (result,), _ = told(here.repair)
     assert result.state == "failed"
     assert [part.stat().st_size for part in here.folder.glob("*.part")] == [1000]
+    assert all("range" not in r.headers for r in archived.requests if r.path.startswith("/lying/"))
     archived.clear()
     (result,), _ = told(FetchSession(here.library, clock=here.clock, site=here.civitai).repair)
     assert (result.state, path.read_bytes()) == ("done", content)
