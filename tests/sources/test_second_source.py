@@ -639,3 +639,27 @@ def test_a_stopped_download_from_a_mirror_goes_on_at_its_byte(
     assert request.headers["range"] == "bytes=1000-", "and the liar was not asked again"
     assert request.sent == len(content) - 1000
     all_is_right(here)
+
+
+# --- what the machine says
+
+
+def test_a_machine_that_keeps_off_the_hub_does_not_ask_it_for_others(
+    archived: Sites, hub: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, file, content = first(hub)
+    hub.civarchive.keep(file["id"], "right")
+    hub.hub.add("someone/copies", {"ink.pt": content})
+    here.pull("hf:someone/copies")
+    here.sync(EVERYTHING, all_versions=True)
+    model, _, _ = first(hub)
+    path = installed(here)[sha(content)]
+    path.unlink()
+    hub.world.remove(model)
+    hub.alter = lambda request, response: error(404, "no") if request.origin == "hub" else response
+    hub.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    session = FetchSession(here.library, clock=here.clock, site=here.civitai)
+    results, _ = told(session.repair)
+    assert "done" in {result.state for result in results}
+    assert sha(path.read_bytes()) == sha(content)
