@@ -26,6 +26,7 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
     │   │   └── OtherContent      5
     │   ├── RegionBlocked         5
     │   ├── RateLimited           6
+    │   ├── StorageFull           1
     │   ├── AuthRequired          3
     │   │   ├── EarlyAccess       3
     │   │   └── NoAccess          3
@@ -213,6 +214,13 @@ class RateLimited(RemoteError):
 
     exit_code = 6
     code = "rate-limited"
+
+
+class StorageFull(RemoteError):
+    """The account has no room left at the site for what is to be uploaded."""
+
+    exit_code = 1
+    code = "storage-full"
 
 
 class AuthRequired(RemoteError):

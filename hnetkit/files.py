@@ -92,14 +92,24 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     if not target.parent.is_dir():
         raise NotFound(f"{target.parent}: no such folder")
     refuse_any(target)
-    _sweep(os.path.realpath(target.parent))
-    temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}{TEMPORARY}"
-    try:
-        os.mkdir(temporary)
+    with temporary_folder(target) as temporary:
         yield temporary
         sync_folder(temporary)
         refuse_any(target)
         os.rename(temporary, target)
+
+
+@contextmanager
+def temporary_folder(beside: Path) -> Iterator[Path]:
+    """Makes a hidden folder beside a path; at the end of the block it is removed with all that is still in it.
+
+    What killed processes left beside the path is removed some hours later, as by `new_file`.
+    """
+    _sweep(os.path.realpath(beside.parent))
+    temporary = beside.parent / f".{beside.name[:40]}.{secrets.token_hex(8)}{TEMPORARY}"
+    try:
+        os.mkdir(temporary)
+        yield temporary
     finally:
         if os.path.lexists(temporary):
             shutil.rmtree(temporary, ignore_errors=True)
@@ -139,7 +149,7 @@ def _remove_stale(entry: os.DirEntry[str]) -> None:
         return
     if stat.S_ISLNK(status.st_mode):  # its target stays
         os.unlink(entry.path)
-    if stat.S_ISDIR(status.st_mode):  # of `new_folder`
+    if stat.S_ISDIR(status.st_mode):  # of `temporary_folder`
         shutil.rmtree(entry.path, ignore_errors=True)
     if not stat.S_ISREG(status.st_mode):
         return

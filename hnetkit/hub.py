@@ -1,4 +1,4 @@
-"""The Hugging Face hub: its address, its token, and files of its repositories in the hub's own cache.
+"""The Hugging Face hub: its address, its token, files of its repositories in the hub's own cache, and uploads.
 
 huggingface_hub is imported on use, so that local files need no such package.
 """
@@ -6,11 +6,14 @@ huggingface_hub is imported on use, so that local files need no such package.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -18,14 +21,20 @@ from hnetkit.errors import (
     AuthRequired,
     HnetkitError,
     NetworkFailed,
+    NoAccess,
     NotFound,
     RateLimited,
+    StorageFull,
     UsageError,
     failure_of,
     require_extra,
 )
 from hnetkit.files import is_model_name, read_regular
+from hnetkit.text import argument, shorten
 from hnetkit.tokens import MOST_TOKEN, checked_token, invalid_token, token_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 Token: TypeAlias = str | bool | None
 """As in huggingface_hub: a token; None or True for that of `hub_token`, False for none."""
@@ -33,6 +42,8 @@ Token: TypeAlias = str | bool | None
 _REPO = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
 _MOST_LISTED = 10
 _WITHOUT_NAME = "without weight_name its one model file is taken, or all of them are named"
+_MOST_SAID = 300  # letters of what the hub says of a card
+_NO_ROOM = re.compile(r"storage (?:limit|quota|space)|quota|exceeded.{0,40}storage", re.IGNORECASE)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -119,16 +130,9 @@ def network_file(
     is_repo = _REPO.fullmatch(path) and (weight_name is not None or not is_model_name(path))
     if os.path.exists(path) or not is_repo:
         return path
-    require_extra("huggingface_hub", path)
-    from huggingface_hub import HfApi
-
-    address = endpoint()
-    if not may_receive_token(address):
-        raise UsageError(f"{path}: HF_ENDPOINT is plain http, or no address", hint="give it an https address")
+    hub = _client(path, token)
     if weight_name is None and local_files_only:
         raise UsageError(f"{path}: weight_name must name the file in the cache", hint='weight_name="FILE"')
-    given = checked_token(token, "token") if isinstance(token, str) else hub_token() if token is not False else None
-    hub = HfApi(endpoint=address, token=given or False)
     with _translating_errors(path, revision, weight_name):
         if weight_name is None:
             info = hub.model_info(path, revision=revision)
@@ -144,6 +148,18 @@ def network_file(
                 local_files_only=local_files_only,
             )
         )
+
+
+def _client(what: str, token: Token) -> HfApi:
+    """Returns huggingface_hub's client of the hub that ``HF_ENDPOINT`` names; `what` is for messages."""
+    require_extra("huggingface_hub", what)
+    from huggingface_hub import HfApi
+
+    address = endpoint()
+    if not may_receive_token(address):
+        raise UsageError(f"{what}: HF_ENDPOINT is plain http, or no address", hint="give it an https address")
+    given = checked_token(token, "token") if isinstance(token, str) else hub_token() if token is not False else None
+    return HfApi(endpoint=address, token=given or False)
 
 
 def _in_folder(folder: str, weight_name: str | None) -> str:
@@ -218,3 +234,167 @@ def _refusal(status: int | None, repo: str) -> HnetkitError:
     if status == 429:
         return RateLimited(f"{repo}: the hub asks for a pause", hint="try again in some minutes")
     return NetworkFailed(f"{repo}: the hub answered {status}", hint="try again later")
+
+
+# --- uploads
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A model repository to upload to, as the account of a token sees it.
+
+    Attributes:
+        name: ``owner/repo``.
+        url: of its page.
+        account: name of the account.
+        is_there: whether it exists.
+        is_private: it, or the one that is to be created.
+        files: names of what is in it.
+    """
+
+    name: str
+    url: str
+    account: str
+    is_there: bool
+    is_private: bool
+    files: frozenset[str]
+    _hub: HfApi = field(repr=False)
+
+
+def repository(name: str, *, private: bool = False, token: Token = None) -> Repository:
+    """Asks the hub about a repository that something is to be uploaded to.
+
+    Args:
+        name: ``owner/repo``.
+        private: it is to be a private one.
+        token: see `Token`.
+
+    Raises:
+        UsageError: it is no name of a repository, or that of a public one and `private` is set.
+        AuthRequired: there is no token, the hub does not accept it, or it may only read.
+        NetworkFailed, RateLimited: the hub did not answer.
+        MissingExtra: huggingface_hub is not installed.
+    """
+    if _REPO.fullmatch(name) is None:
+        raise UsageError(f"{name}: not the name of a repository", hint="owner/repo, such as your-name/ink")
+    hub = _client(name, token)
+    if not hub.token:
+        raise AuthRequired(
+            f"{name}: uploading needs a token of the hub", hint=f"{_make_token()}, then export HF_TOKEN=..."
+        )
+    with _uploading(name, None):
+        from huggingface_hub import errors
+        from huggingface_hub.utils import validate_repo_id
+
+        validate_repo_id(name)
+        me = hub.whoami()
+        account = str(me.get("name"))
+        if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
+            raise NoAccess(f"{name}: the token may only read", hint=_make_token())
+        url = f"{endpoint()}/{name}"
+        try:
+            info = hub.model_info(name)
+        except errors.RepositoryNotFoundError:
+            return Repository(name, url, account, False, private, frozenset(), hub)
+    if private and not info.private:
+        message = f"{name}: is there, and public"
+        raise UsageError(message, hint="make it private on its page, or choose another name, or leave out --private")
+    names = frozenset(file.rfilename for file in info.siblings or ())
+    return Repository(name, url, account, True, bool(info.private), names, hub)
+
+
+def upload(to: Repository, files: Mapping[str, Path], *, message: str, bars: bool = False) -> str | None:
+    """Uploads files in one commit; creates the repository if it is not there. The same call continues an upload.
+
+    Args:
+        to: from `repository`.
+        files: name in the repository -> file.
+        message: of the commit.
+        bars: show progress on a terminal.
+
+    Returns:
+        The address of the commit; None if all files were there already.
+
+    Raises:
+        NoAccess: the token or its account may not write there.
+        StorageFull: the account has no room left.
+        UsageError: the hub does not accept the model card among the files.
+        NetworkFailed, RateLimited: the hub did not take it.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    with _uploading(to.name, to), _bars(bars):
+        before = None
+        if to.is_there:
+            before = to._hub.model_info(to.name).sha
+        else:
+            to._hub.create_repo(to.name, private=to.is_private, exist_ok=True)
+        additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+        done = to._hub.create_commit(to.name, additions, commit_message=message)
+    return None if done.oid == before else str(done.commit_url)
+
+
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """Shows or silences the progress bars of huggingface_hub, and silences its remarks."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    log, were_disabled = logging.getLogger("huggingface_hub"), are_progress_bars_disabled()
+    level = log.level
+    log.setLevel(logging.ERROR)
+    if not shown:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        if not shown and not were_disabled:
+            enable_progress_bars()
+
+
+def _make_token() -> str:
+    return f"make one with write access at {endpoint()}/settings/tokens"
+
+
+@contextmanager
+def _uploading(name: str, to: Repository | None) -> Iterator[None]:
+    """Turns errors of huggingface_hub into ours, as `_translating_errors`."""
+    try:
+        yield
+    except HnetkitError:
+        raise
+    except Exception as error:
+        raise _upload_failure(error, name, to) from None
+
+
+def _upload_failure(error: Exception, name: str, to: Repository | None) -> HnetkitError:
+    from huggingface_hub import errors
+
+    causes: list[BaseException] = [error]
+    while causes[-1].__cause__ is not None and len(causes) < _MOST_LISTED:  # of a file among several
+        causes.append(causes[-1].__cause__)
+    refused = next((cause for cause in causes if isinstance(cause, errors.HfHubHTTPError)), None)
+    said = " ".join(str(cause) for cause in causes)
+    status = None if refused is None else getattr(refused.response, "status_code", None)
+    if status in (402, 413, 507) or (status in (None, 400, 403) and _NO_ROOM.search(said)):
+        return StorageFull(
+            f"{name}: the account has no room left at the hub", hint=f"make room: {endpoint()}/settings/billing"
+        )
+    if "Invalid metadata in README.md" in said:
+        reason = "; ".join(line.strip("- ") for line in said.splitlines()[1:] if line.startswith("- "))
+        token = str(to._hub.token) if to is not None else ""
+        reason = shorten(reason.replace(token, "<token>") if token else reason, _MOST_SAID)
+        return UsageError(
+            f"{name}: the hub does not accept the card: {reason}", hint="edit README.md, and run it again"
+        )
+    if status == 401 and not isinstance(refused, errors.RepositoryNotFoundError):
+        return AuthRequired(f"{name}: the hub does not accept the token", hint=_make_token())
+    if status in (401, 403, 404) and to is not None:
+        mine = f"{to.account}/{name.partition('/')[2]}"
+        hint = f"upload to {argument(mine)}, or use a token that may write there: {endpoint()}/settings/tokens"
+        return NoAccess(f"{name}: {to.account} may not write there with this token", hint=hint)
+    if status in (409, 412):
+        return NetworkFailed(f"{name}: somebody else changes it right now", hint="run the same command again")
+    if status is not None and status >= 500:
+        return NetworkFailed(f"{name}: the hub answered {status}", hint="run the same command again; it goes on")
+    return _failure(error if refused is None else refused, name, None, None)

@@ -83,11 +83,16 @@ def naming(**given: object) -> Iterator[None]:
         yield
     except HnetkitError as error:
         used = {key: value for key, option in given.items() if option is None and (value := get(key)) is not None}
-        said = {key: value for key, value in used.items() if len(given) == 1 or value in str(error)}
+        said = {key: value for key, value in used.items() if len(given) == 1 or _is_named(value, str(error))}
         if said:
             key = max(said, key=lambda key: len(said[key]))  # one folder may be in another
             error.args = (f"{error} (the {key} of `hnetkit config`)",)
         raise
+
+
+def _is_named(value: str, text: str) -> bool:
+    """Whether a text has a value as a word of its own, or a path below it: ``demo`` is not in ``demo.safetensors``."""
+    return re.search(rf"(?<![\w./\\-]){re.escape(value)}(?![\w-]|\.\w)", text) is not None
 
 
 def faults(stored: Mapping[str, str]) -> Iterator[HnetkitError]:

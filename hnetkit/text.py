@@ -1,4 +1,4 @@
-"""Safe output of untrusted text: on a terminal, in JSON, in the cells of a table; and words for counts and sizes.
+"""Safe output of untrusted text: on a terminal, in JSON, tables, Markdown and YAML; and words for counts and sizes.
 
 Names, captions and messages may contain characters that move the cursor, run commands of the terminal, reverse the
 direction of the line, or are invisible. These are escaped. Joiners and variation selectors, which emoji and the scripts
@@ -32,6 +32,10 @@ _MOST_ITEMS, _MOST_DEPTH = 12, 3  # of a container, as `shorten` shows it
 _TAG = re.compile(r"</?[a-z][a-z0-9]*(?:\s[^<>]*)?/?>|<!--[^<>]*-->", re.IGNORECASE)  # <lora:x:1> is none
 _BREAK = re.compile(r"<(?:br|hr|/p|/div|/li|/h[1-6]|/tr|/pre|/blockquote)\s*/?>", re.IGNORECASE)
 _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
+_INLINE_MARK = re.compile(r"[\\`*_~\[\]|$]")  # of Markdown, anywhere in a line
+_LINE_MARK = re.compile(r"^(?:(?=[#+\-=:!])|(\d{1,9})(?=[.)]))")  # at its beginning: headings, lists, rules
+_PLAIN_YAML = re.compile(r"[A-Za-z](?:[\w ./+-]*[\w+])?", re.ASCII)
+_YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none"})
 
 
 def is_text(text: str) -> bool:
@@ -130,6 +134,33 @@ def from_cell(cell: str) -> str:
     """Returns the text of a cell that `to_cell` wrote, or that was typed in a spreadsheet."""
     text = _ESCAPES.sub(lambda found: _of_units(found[0]), cell)
     return text[1:] if _MARKED_FORMULA.match(text) else text
+
+
+def in_markdown(text: str) -> str:
+    """Returns `text` as words of one line in Markdown, which are shown as they are: no markup, no HTML, no entity."""
+    words = html.escape(" ".join(printable(" ".join(text.split())).split()), quote=False)
+    marked = _INLINE_MARK.sub(r"\\\g<0>", words)
+    return _LINE_MARK.sub(r"\1\\", marked)
+
+
+def in_code(text: str) -> str:
+    """Returns `text` as code within a line of Markdown, however many backticks it has."""
+    safe = printable(text)
+    fence = "`" * (max(map(len, re.findall("`+", safe)), default=0) + 1)
+    return f"{fence} {safe} {fence}" if safe.startswith("`") or safe.endswith("`") else f"{fence}{safe}{fence}"
+
+
+def in_yaml(text: str) -> str:
+    """Returns `text` as a YAML scalar on one line, which every reader takes for this very text.
+
+    Raises:
+        UnicodeEncodeError: it holds half a surrogate pair, which YAML cannot.
+    """
+    text.encode()
+    if _PLAIN_YAML.fullmatch(text) and text.lower() not in _YAML_WORDS:
+        return text
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"{}"'.format("".join(sign if sign.isprintable() else f"\\U{ord(sign):08x}" for sign in quoted))
 
 
 def _literal(value: Any, most: int, depth: int) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from hnetkit.errors import KernelUnavailable, UsageError, did_you_mean
 from hnetkit.kernels.configs import VARIABLE, auto_path, is_forced
+from hnetkit.kernels.eager import allows_tf32
 from hnetkit.kernels.gpu import triton_obstacle
 
 FORCED = ("auto", "reference", "eager", "grouped", "fused", "chain")
@@ -65,7 +66,7 @@ def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:
     runs = can_run(device)
     if (runs and dtype != torch.float32) or is_forced(path):  # compiled code cannot ask for the precision
         return path
-    return path if runs and torch.get_float32_matmul_precision() != "highest" else "eager"
+    return path if runs and allows_tf32() else "eager"
 
 
 def _auto(device: torch.device | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,3 +56,14 @@ def _evaluate(mlp: MLPWeights, rows: Tensor, *, inplace: bool) -> Tensor:
         if stage.norm_weight is not None:
             rows = F.layer_norm(rows, (rows.shape[-1],), stage.norm_weight, stage.norm_bias, NORM_EPSILON)
     return rows
+
+
+def allows_tf32() -> bool:
+    """Whether torch may round fp32 to TF32 in products on CUDA.
+
+    From version 2.9 on it has a setting for this alone. After that was used, it may refuse to tell the older one, or
+    tell it as it was.
+    """
+    matmul: Any = torch.backends.cuda.matmul
+    precision = getattr(matmul, "fp32_precision", None)
+    return torch.get_float32_matmul_precision() != "highest" if precision is None else bool(precision == "tf32")

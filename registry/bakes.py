@@ -88,28 +88,27 @@ class Bakes:
 
     def of(self, content_hash: str) -> list[Bake]:
         """Returns the bakes that a network went into, latest first."""
-        return self._bakes("id IN (SELECT bake_id FROM baked_networks WHERE content_hash = ?)", [content_hash])
-
-    def at(self, path: str) -> list[Bake]:
-        """Returns the bake at an absolute path, as a list of one or none."""
-        return self._bakes("path = ?", [to_column(path)])
-
-    def rows(self) -> list[Bake]:
-        """Returns all bakes, latest first."""
-        return self._bakes("1", [])
-
-    def forget(self, paths: Iterable[str]) -> None:
-        self._db.executemany("DELETE FROM bakes WHERE path = ?", [(to_column(path),) for path in paths])
-
-    def _bakes(self, where: str, parameters: list[str | bytes]) -> list[Bake]:
         rows = self._db.execute(
-            f"SELECT id, path, {', '.join(_COLUMNS)} FROM bakes WHERE {where} ORDER BY baked_at DESC, id DESC",
-            parameters,
+            f"SELECT id, path, {', '.join(_COLUMNS)} FROM bakes WHERE id IN "
+            "(SELECT bake_id FROM baked_networks WHERE content_hash = ?) ORDER BY baked_at DESC, id DESC",
+            [content_hash],
         ).fetchall()
         return [
             Bake(from_column(path), **dict(zip(_COLUMNS, values, strict=True)), parts=self._parts(id))
             for id, path, *values in rows
         ]
+
+    def has(self, path: str) -> bool:
+        """Whether something was baked to an absolute path."""
+        return self._db.execute("SELECT 1 FROM bakes WHERE path = ?", [to_column(path)]).fetchone() is not None
+
+    def paths(self) -> list[str]:
+        """Returns the paths of all bakes, latest first."""
+        rows = self._db.execute("SELECT path FROM bakes ORDER BY baked_at DESC, id DESC")
+        return [from_column(path) for (path,) in rows]
+
+    def forget(self, paths: Iterable[str]) -> None:
+        self._db.executemany("DELETE FROM bakes WHERE path = ?", [(to_column(path),) for path in paths])
 
     def _parts(self, id: int) -> tuple[BakedPart, ...]:
         rows = self._db.execute(

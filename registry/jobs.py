@@ -153,11 +153,18 @@ class Jobs:
         return cursor.rowcount == 1
 
     def add_had(self, job: int, sha256: str) -> None:
-        """Records that a file which the job fetched holds this network, where another job has its place."""
+        """Records that a file which the job fetched holds this network, of which the job has no file installed.
+
+        Another job has its place, or the user removed it.
+        """
         self._db.execute("INSERT OR IGNORE INTO job_networks VALUES (?, ?)", [job, sha256])
 
+    def forget_had(self, job: int) -> None:
+        """Removes what `add_had` recorded of a job, whose file is about to be unpacked again."""
+        self._db.execute("DELETE FROM job_networks WHERE job_id = ?", [job])
+
     def networks_of(self, job: int) -> list[str | None]:
-        """Returns the sha256 of every network that came of a job: of what it installed, and of what was here."""
+        """Returns the sha256 of every network in what a job fetched: installed, here before, or removed since."""
         statement = "SELECT sha256 FROM installs WHERE job_id = ? AND kind = 'network' UNION "
         statement += "SELECT sha256 FROM job_networks WHERE job_id = ? ORDER BY sha256"
         return [sha256 for (sha256,) in self._db.execute(statement, [job, job])]

@@ -32,7 +32,7 @@ ROOMS = {
     "paths": Room("Where hnetkit keeps its state: `HNETKIT_HOME`.", "errors"),
     "files": Room("Files written whole or not at all; the suffixes of models.", "errors"),
     "tokens": Room("Access tokens, read from the environment.", "errors"),
-    "hub": Room("Files of the Hugging Face hub, through huggingface_hub.", "errors files tokens"),
+    "hub": Room("Files of the Hugging Face hub, and uploads, through huggingface_hub.", "errors text files tokens"),
     "limits": Room("Limits on memory and work for untrusted files; the JSON parser.", "errors files"),
     "image_formats": Room("What Pillow is given of an image file: allowed formats, size limits, EXIF orientation."),
     "images": Room(
@@ -69,6 +69,10 @@ ROOMS = {
         "errors text paths files limits tokens hub hashes formats inspection registry library",
     ),
     "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),
+    "image_text": Room(
+        "The texts in an image file: the settings that programs put there, read and written.",
+        "errors text files limits formats prompts",
+    ),
     "runtime": Room(
         "`Stack` and its adapters: networks on a UNet of diffusers, ComfyUI or Forge.",
         "errors text paths hub network formats kernels prompts",
@@ -87,17 +91,21 @@ ROOMS = {
     "settings": Room("The settings of `hnetkit config`.", "errors text paths files limits prompts demo"),
     "generate": Room(
         "`load_model`, `Model.draw` and grids: images from prompts.",
-        "errors paths files limits hub images distributed settings network hashes formats text registry"
+        "errors paths files limits hub images image_text distributed settings network hashes formats text registry"
         " library prompts runtime demo",
+    ),
+    "baking": Room(
+        "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
+        "errors files limits text image_text network formats kernels registry library prompts runtime generate",
     ),
     "train": Room(
         "Training data, training runs and sweeps.",
         "errors paths files limits image_formats images distributed settings network hashes formats inspection"
         " text kernels registry library prompts runtime demo generate",
     ),
-    "baking": Room(
-        "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
-        "errors files limits text network formats kernels registry library prompts runtime generate train",
+    "sharing": Room(
+        "`share`: networks as a folder for a Hugging Face repository, with its model card; and its upload.",
+        "errors text files limits hub images image_text network hashes formats library prompts",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",

@@ -22,7 +22,7 @@ from hnetkit.baking.picture_plan import plan_pictures
 from hnetkit.baking.pictures import Comparison, FitDrawing, Progress
 from hnetkit.baking.record import METADATA, refuse_all_but_baked
 from hnetkit.baking.refining import MOST_REFINE_STEPS, calls_for
-from hnetkit.errors import FileRefused, NotFound, UsageError
+from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import SAFETENSORS_SUFFIXES, is_folder_at, new_file, suffixed
 from hnetkit.formats.writing import require_output as require_network_output
 from hnetkit.formats.writing import source_sha256, write_tensors
@@ -76,7 +76,7 @@ class Baked:
         rounded = {name: tensor.to(_DTYPES[self.dtype]).cpu() for name, tensor in exact.items()}
         for name, tensor in rounded.items():
             if not torch.isfinite(tensor).all():
-                raise FileRefused(f"{name}: a value does not fit {self.dtype}", hint="--file-dtype fp32")
+                raise Rounding(self.dtype).too_large(name)
         return rounded
 
     @property
@@ -207,22 +207,25 @@ def bake(
         steps: sampling steps of these pictures; None is the model's default.
         size: (width, height) of these pictures in pixels; None is the model's default.
         seed: of these pictures.
-        dtype: of the tensors: ``"fp32"``, ``"fp16"`` or ``"bf16"``; None is that of the UNet.
+        dtype: of the tensors: ``"fp32"``, ``"fp16"`` or ``"bf16"``; None is that of the UNet. A checkpoint keeps
+            its own.
         compare: draw pictures with and without, also where all is exact.
         progress: called with the pictures that are drawn, counting parts of the current one, and their number.
 
     Raises:
         UsageError: the stack is empty or limited to some steps, a number is out of its range, or the program cannot
             read what is asked for.
-        NotFound: a name that is not loaded.
+        NotFound: a name that is not loaded, or, for a checkpoint, the files of the model.
         IncompatibleNetwork: the networks change nothing on this UNet, or a value does not fit the UNet's dtype.
         AttachError: the UNet's projections are fused, or a LoRA is on them.
         DamagedFile: a network has NaN or infinity among its values.
+        FileRefused: a value does not fit the type of the tensors.
+        BadPicture: a picture came out NaN.
         TooInexact: the error is above `max_error`.
     """
     model = _as_loaded(pipe)
     stack = named_networks(model.pipe, names, strengths)
-    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error, refine=refine)
+    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error, refine=refine, dtype=dtype)
     if to == "hypernetwork":
         texts = {layer.width for layer in find_layers(model.pipe.unet) if layer.kind == "cross"}
         return bake_network(stack, texts, mix=mix, dtype=dtype)
@@ -237,7 +240,7 @@ def bake(
         written: DType = dtype or own_dtype
         if to == "checkpoint":
             written = own_dtype if place is None else weights_dtype(place)
-        rounding = Rounding(_DTYPES[written], of_sums=to == "checkpoint")
+        rounding = Rounding(written, of_sums=to == "checkpoint")
         form = Form(to == "lora", rounding, rank, max_error, is_shared=program == "diffusers")
         plan = plan_pictures(model, prompts, steps=steps, size=size, seed=seed, calls=calls_for(refine))
         drawing = FitDrawing(model, stack, on_layers, plan, progress, refine)
@@ -269,6 +272,7 @@ def require_options(
     rank: int | None = None,
     max_error: float | None = None,
     refine: int = 0,
+    dtype: str | None = None,
 ) -> None:
     """Raises UsageError for a target that there is not, a number out of its range, or what a target does not take."""
     if to not in TARGETS:
@@ -293,6 +297,8 @@ def require_options(
         raise UsageError(f"a rank is a whole number from 1 on, not {rank}", hint="--rank 16")
     if max_error is not None and not 0 < max_error < 1:
         raise UsageError(f"an error lies between 0 and 1, not {max_error}", hint="--max-error 0.3")
+    if dtype is not None and dtype not in _DTYPES:
+        raise UsageError(f"{dtype}: not a type of weights", hint=f"use one of {', '.join(_DTYPES)}")
 
 
 def require_output(to: str, model: str | None, path: Path, *, overwrite: bool) -> None:

@@ -10,7 +10,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from hnetkit.errors import FileRefused
 from hnetkit.kernels.affine import to_float64
+from hnetkit.network import TORCH_NAME, DType
 from hnetkit.runtime.layers import Layer
 from hnetkit.runtime.strength import Side
 
@@ -78,12 +80,12 @@ class Rounding:
             one is then as coarse as the weights are.
     """
 
-    dtype: torch.dtype
+    dtype: DType
     of_sums: bool = False
 
     @property
     def is_felt(self) -> bool:
-        return self.dtype not in (torch.float32, torch.float64)
+        return self.dtype != "fp32"
 
     def of(self, change: SideChange) -> SideChange:
         """Returns a change as the file holds it; one that is rounded in a sum alone, as it is."""
@@ -101,8 +103,15 @@ class Rounding:
         """Returns what weights become more by, in float64, once the file is read."""
         return self.total(own, self.of(change).matrix) - to_float64(own)
 
+    def too_large(self, name: str) -> FileRefused:
+        """Returns the error for a tensor of which the file does not hold a value."""
+        hint = "lower strengths"
+        if self.is_felt:
+            hint = f"a model in fp32, or {hint}" if self.of_sums else "--file-dtype fp32"
+        return FileRefused(f"{name}: a value does not fit {self.dtype}", hint=hint)
+
     def _rounded(self, values: Tensor) -> Tensor:
-        return to_float64(values.to(self.dtype))
+        return to_float64(values.to(getattr(torch, TORCH_NAME[self.dtype])))
 
 
 Changes: TypeAlias = Mapping[Place, SideChange]

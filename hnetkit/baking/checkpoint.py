@@ -31,7 +31,7 @@ from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.writing import write_header
 from hnetkit.generate.loading.checkpoints import configuration_of, read_state_dict
 from hnetkit.generate.loading.configs import read_object
-from hnetkit.generate.loading.diffusers_folder import part_weights, variant_of, weight_files
+from hnetkit.generate.loading.diffusers_folder import part_weights, read_model_index, variant_of, weight_files
 from hnetkit.generate.loading.parts import names_in_checkpoint
 from hnetkit.kernels.affine import to_float64
 from hnetkit.network import DType, TensorRef
@@ -60,12 +60,12 @@ def weights_dtype(model: str) -> DType:
     """Returns the type of the weights in a model's files that a stack goes into: of several, that with fewest bits.
 
     Raises:
-        As `hnetkit.generate.loading.diffusers_folder.part_weights`; FileRefused: a file cannot be read.
+        NotFound, UsageError, ModelNotUsable: as `require_copyable`, of the model.
+        FileRefused: a file cannot be read.
     """
-    folder = Path(model)
-    files = part_weights(folder / "unet", variant_of(weight_files(folder)[0])) if is_folder_at(folder) else [folder]
+    _require_source(model)
     found: set[str] = set()
-    for path in files:
+    for path in _unet_files(Path(model)) if is_folder_at(model) else [Path(model)]:
         with OpenFile(path) as file:
             entries = read_safetensors(file).entries
         found |= {entry.dtype for name, entry in entries.items() if name.endswith(("to_k.weight", "to_v.weight"))}
@@ -80,19 +80,15 @@ def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
 
     Raises:
         UsageError: the checkpoint is a pickle, or `path` does not suit what is copied.
+        ModelNotUsable: the folder is no pipeline, or has no weights that are not pickled.
         OutputExists: there is something at `path`.
         NotFound: the model is no file or folder, or the folder that `path` is to be in is not there.
         DiskFull: the disk has no room for it.
     """
-    if stat_at(model) is None:
-        raise NotFound(f"{model}: no file or folder that can be copied", hint="--model FOLDER or FILE")
+    _require_source(model)
     if not is_folder_at(path.parent):
         raise NotFound(f"{path.parent}: no such folder")
     is_file = is_file_at(model)
-    if is_file and Path(model).suffix.lower() not in SAFETENSORS_SUFFIXES:
-        raise UsageError(
-            f"{model}: copies are made of .safetensors files alone", hint="--to lora, which goes with any checkpoint"
-        )
     if is_file and path.suffix.lower() not in SAFETENSORS_SUFFIXES:
         raise UsageError(
             f"{path}: a copy of one file is one file",
@@ -115,6 +111,18 @@ def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
             f"{path}: {size_text(int(size))} are written, and the disk has {size_text(free)} left",
             hint="make room, or choose another disk",
         )
+
+
+def _require_source(model: str) -> None:
+    if stat_at(model) is None:
+        raise NotFound(f"{model}: no file or folder that can be copied", hint="--model FOLDER or FILE")
+    if is_file_at(model) and Path(model).suffix.lower() not in SAFETENSORS_SUFFIXES:
+        raise UsageError(
+            f"{model}: copies are made of .safetensors files alone", hint="--to lora, which goes with any checkpoint"
+        )
+    if is_folder_at(model):
+        read_model_index(Path(model))
+        _unet_files(Path(model))
 
 
 def write_checkpoint(
@@ -172,7 +180,7 @@ def _files_of_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
 
     Weights of the UNet in other variants are left out: the stack would not be in them.
     """
-    unet = part_weights(folder / "unet", variant_of(weight_files(folder)[0]))
+    unet = _unet_files(folder)
     kept = {path.name for path in unet} | ({_INDEX} if variant_of(unet[0]) is None else set())
     index = read_object(folder / "model_index.json")
     parts = [name for name, value in index.items() if isinstance(value, list) and value != [None, None]]
@@ -183,6 +191,12 @@ def _files_of_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
         for path in _files_below(folder / part):
             if part != "unet" or not path.name.startswith(_WEIGHTS) or path.name in kept:
                 yield path, path.relative_to(folder)
+
+
+def _unet_files(folder: Path) -> list[Path]:
+    """Returns the files of a pipeline that hold the weights of its UNet, of the variant that is loaded."""
+    found = weight_files(folder)
+    return part_weights(folder / "unet", variant_of(found[0]) if found else None)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -59,6 +60,7 @@ def make_changes(
         refine: returns better changes than those that were fitted; called after `gather`.
 
     Raises:
+        FileRefused: a value does not fit the type of the file.
         TooInexact: the error is above the form's limit; the hint names what would do.
     """
     limit = form.limit(is_affine=on_layers.is_affine)
@@ -77,7 +79,7 @@ def make_changes(
         for layer, side in to_fit:
             weight, apart = on_layers.projections(layer).of(side), held_out.of(layer, side)
             change = fitted_change(weight, side, seen.of(layer, side), apart, in_parts=form.in_parts)
-            if form.max_error is not None:
+            if form.in_parts and form.max_error is not None:
                 needed[layer, side] = _rank_for(form.max_error, change, weight, side, form.rounding, apart)
             fitted[layer, side] = change if limit is None else change.truncated(limit)
         if form.in_parts and form.rank is None:
@@ -90,6 +92,9 @@ def make_changes(
             fitted[layer, side] = _rounded(change, weight, side, form.rounding, held_out.of(layer, side))
     both = {**exact, **fitted}
     made = {place: both[place] for place in on_layers.contributions}
+    for (layer, side), change in made.items():
+        if not math.isfinite(change.error):
+            raise form.rounding.too_large(f"{layer.name}.to_{side}")
     _require_error(made, needed, form, is_refined=refine is not None)
     return made
 
@@ -137,7 +142,7 @@ def _of_ranks(
     ranks = {place: change.rank for place, change in fitted.items()}
     ranks |= {place: rank for place, rank in needed.items() if rank is not None}
     if is_shared:
-        most = max(*ranks.values(), *(change.rank for change in exact.values()))
+        most = max([*ranks.values(), *(change.rank for change in exact.values())])
         ranks = dict.fromkeys(ranks, most)
     return {place: change.truncated(ranks[place]) for place, change in fitted.items()}
 

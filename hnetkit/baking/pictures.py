@@ -16,9 +16,11 @@ from hnetkit.baking.contexts import GatheredContexts, sampled
 from hnetkit.baking.contributions import NamedStack, StackOnLayers
 from hnetkit.baking.picture_plan import PicturePlan, PlannedPicture
 from hnetkit.baking.refining import CALLS_PER_STEP, UNetCall, recording, refined
+from hnetkit.errors import BadPicture
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.request import NamedStrengths
 from hnetkit.generate.sampling import vae
+from hnetkit.prompts.tags import excerpt
 from hnetkit.text import counted
 
 if TYPE_CHECKING:
@@ -174,12 +176,18 @@ class FitDrawing:
         return Comparison(held_out, self._without, self._with_networks, baked)
 
     def _draw(self, which: Sequence[PlannedPicture], stack: NamedStrengths) -> list[Tensor]:
-        """Returns pictures ``[3, height, width]``, 0 to 1 in fp32 on the CPU."""
+        """Returns pictures ``[3, height, width]``, 0 to 1 in fp32 on the CPU; raises BadPicture for one of NaN."""
         pixels = []
         for picture in which:
             latents = sampled(self._model, self.plan.request(picture, stack), self._report)
             with torch.no_grad():
                 pixels.append(vae.decode(self._model.pipe, latents)[0].cpu())
+            if not torch.isfinite(pixels[-1]).all():
+                is_fp32 = self._model.pipe.unet.dtype == torch.float32
+                raise BadPicture(
+                    f"the picture of seed {picture.seed} came out NaN: {excerpt(picture.prompt)}",
+                    hint="try lower strengths" if is_fp32 else "try --dtype fp32, or lower strengths",
+                )
             self._done += 1
         return pixels
 

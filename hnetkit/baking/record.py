@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def read_record(file: OpenFile) -> dict[str, Any] | None:
 def told(record: dict[str, Any]) -> str:
     """Returns what a record says, on one line; anybody may have written it."""
     try:
-        made = " + ".join(f"{network['name']}:{_strength(network['strength'])}" for network in record["networks"])
+        made = " + ".join(map(with_strength, record["networks"]))
         program = f", for {record['for']}" if record["for"] else ""
         error = max(layer["error"] for layer in record["layers"].values())
         fitted = sum(layer["origin"] == "fitted" for layer in record["layers"].values())
@@ -37,12 +38,14 @@ def told(record: dict[str, Any]) -> str:
         return "by a record that is not understood"
 
 
-def _strength(strength: dict[str, Any]) -> str:
-    """Returns a network's strength; where sides, kinds or blocks differ, all that are there."""
+def with_strength(network: Mapping[str, Any]) -> str:
+    """Returns a network of a record with its strength: one number, or those of each kind and side, and of blocks."""
+    strength = network["strength"]
     numbers = {key: number for key, number in strength.items() if key != "blocks"}
-    numbers |= strength.get("blocks") or {}
-    different = sorted(set(map(float, numbers.values())))
-    return "/".join(f"{number:g}" for number in different)
+    blocks = {block or "other blocks": factor for block, factor in (strength.get("blocks") or {}).items()}
+    if len({*numbers.values()}) == 1 and not blocks:
+        return f"{network['name']}:{numbers.popitem()[1]:g}"
+    return f"{network['name']} ({', '.join(f'{key} {number:g}' for key, number in {**numbers, **blocks}.items())})"
 
 
 def refuse_all_but_baked(path: Path, *, overwrite: bool) -> None:

@@ -21,7 +21,6 @@ from torch.func import functional_call
 
 from hnetkit.baking.changes import Changes, Place, SideChange
 from hnetkit.generate.backend_errors import translating_oom
-from hnetkit.train.step import make_optimizer, set_rate
 
 CALLS_PER_STEP = 16
 """Calls of the UNet that a step is made on."""
@@ -114,12 +113,12 @@ def refined(
         OutOfMemory: a call with its gradients takes more than there is.
     """
     weights = _RefinedWeights(unet, changes)
-    optimizer = make_optimizer("AdamW", weights.parameters, {"weight_decay": 0.0, "betas": [0.9, 0.99]}, RATE)
+    optimizer = torch.optim.Adam(weights.parameters, betas=(0.9, 0.99))
     scaler = torch.amp.GradScaler(weights.device.type, enabled=weights.dtype == torch.float16)
     with _frozen(unet), torch.enable_grad(), translating_oom("refining"):
         for step, batch in enumerate(_batches(calls, steps, seed)):
             warming = min(1.0, (step + 1) / _WARM_UP)
-            set_rate(optimizer, RATE * warming * (1 + math.cos(math.pi * step / steps)) / 2)
+            optimizer.param_groups[0]["lr"] = RATE * warming * (1 + math.cos(math.pi * step / steps)) / 2
             optimizer.zero_grad(set_to_none=True)
             for part in _parts(batch):
                 loss = _loss(unet, weights, part, cfg_scale) * (len(part) / len(batch))
@@ -188,6 +187,11 @@ class _RefinedWeights:
         self._trained = {
             place: _Factors(change, self.device) for place, change in changes.items() if change.origin == "fitted"
         }
+        self._exact: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for place, change in changes.items():
+                if place not in self._trained:
+                    self._exact |= self._with(place, change)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -195,19 +199,22 @@ class _RefinedWeights:
 
     def now(self) -> dict[str, Tensor]:
         """Returns the tensors that are other ones than the UNet's own, by name."""
-        found: dict[str, Tensor] = {}
-        for (layer, side), change in self._changes.items():
-            trained = self._trained.get((layer, side))
-            matrix, constant = (
-                (change.matrix, change.constant) if trained is None else (trained.matrix, trained.constant)
-            )
-            attention: Any = self._modules[layer.name]
-            own = (attention.to_k if side == "k" else attention.to_v).weight
-            found[f"{layer.name}.to_{side}.weight"] = (own + matrix.to(self.device, torch.float32)).to(own.dtype)
-            if constant is not None:
-                output, bias = attention.to_out[0].weight, attention.to_out[0].bias
-                shift = output.float() @ constant.to(self.device, torch.float32)
-                found[f"{layer.name}.to_out.0.bias"] = (bias + shift).to(bias.dtype)
+        found = dict(self._exact)
+        for place, factors in self._trained.items():
+            found |= self._with(place, factors)
+        return found
+
+    def _with(self, place: Place, change: SideChange | _Factors) -> dict[str, Tensor]:
+        """Returns the UNet's tensors that a change of one projection makes other ones, by name."""
+        layer, side = place
+        attention: Any = self._modules[layer.name]
+        own = (attention.to_k if side == "k" else attention.to_v).weight
+        weight = own + change.matrix.to(self.device, torch.float32)
+        found = {f"{layer.name}.to_{side}.weight": weight.to(own.dtype)}
+        if change.constant is not None:
+            output, bias = attention.to_out[0].weight, attention.to_out[0].bias
+            shift = output.float() @ change.constant.to(self.device, torch.float32)
+            found[f"{layer.name}.to_out.0.bias"] = (bias + shift).to(bias.dtype)
         return found
 
     def changes(self) -> dict[Place, SideChange]:

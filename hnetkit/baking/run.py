@@ -27,7 +27,7 @@ from hnetkit.baking.pictures import Progress
 from hnetkit.errors import DiskFull, HnetkitError, NotFound, OutputExists, RegistryError, UsageError
 from hnetkit.files import is_file_at, is_folder_at, refuse_existing
 from hnetkit.formats import load
-from hnetkit.generate.image_files import is_image_file, write_image
+from hnetkit.generate.image_files import is_image_file
 from hnetkit.generate.model import Model, ModelSource, network_options
 from hnetkit.generate.prompt_networks import (
     NetworkFinder,
@@ -38,6 +38,7 @@ from hnetkit.generate.prompt_networks import (
     read_prompt,
 )
 from hnetkit.generate.request import MOST_STEPS
+from hnetkit.image_text import write_image
 from hnetkit.library.bakes import record_bake
 from hnetkit.library.library import Library
 from hnetkit.network import DType
@@ -99,7 +100,7 @@ def bake_file(
         As `hnetkit.bake`, `Baked.save` and `hnetkit.load_model`; NotFound, AmbiguousName, FileRefused: a network.
     """
     path, sheet = Path(out), None if check is None else Path(check)
-    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error, refine=refine)
+    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error, refine=refine, dtype=dtype)
     if steps is not None and not 1 <= steps <= MOST_STEPS:
         raise UsageError(f"{steps} steps: there are 1 to {MOST_STEPS}")
     if to == "hypernetwork" and check is not None:

@@ -33,6 +33,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "link": ("link", "Put the library's networks into another program's folder."),
         "export": ("library", "Write what is known of the library as JSON lines."),
         "import": ("library", "Read what `export` wrote into the library."),
+        "share": ("sharing", "Make a folder of networks to upload to Hugging Face."),
     },
     "Fetching": {
         "browse": ("remote", "Search Civitai for hypernetworks."),

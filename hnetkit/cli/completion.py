@@ -48,7 +48,7 @@ def _plain_words(known: Callable[[Registry], Iterable[str]], incomplete: str) ->
 
     path = paths.registry_file()
     begun = spelled(incomplete)
-    with suppress(HnetkitError):  # nobody waits for a completion, or reads why there is none
+    with suppress(OSError, HnetkitError):  # nobody waits for a completion, or reads why there is none
         if path.exists():
             with Registry(path, patience_s=0) as registry:
                 words = list(known(registry))

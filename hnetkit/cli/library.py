@@ -309,10 +309,11 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
         files = library.forget_found(found)
         if back := len(found.files) - len(files):
             output.note(f"{counted(back, 'file')} kept: there again since the question; hnetkit scan")
+        for path in found.bakes:
+            is_back = library.registry.bakes.has(path)
+            output.note(f"{path} kept: it is there again" if is_back else f"forgotten that {path} was baked")
     if found.fileless:
         output.note(f"{counted(found.fileless, 'network')} in no file forgotten")
-    for path in found.bakes:
-        output.note(f"forgotten that {path} was baked")
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
 
 

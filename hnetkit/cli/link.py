@@ -40,11 +40,7 @@ _LINK_PLANS = {"linked": "to link", "updated": "to update", "removed": "to remov
 @option("--symlink", is_flag=True, help="Use symbolic links, or fail.")
 @option("--hardlink", is_flag=True, help="Use hard links, or fail.")
 @option("--copy", is_flag=True, help="Copy the files.")
-@option(
-    "--node",
-    is_flag=True,
-    help="Put hnetkit's nodes into ComfyUI instead of networks.",
-)
+@option("--node", is_flag=True, help="Put hnetkit's nodes into ComfyUI instead of networks.")
 @option("--extension", is_flag=True, help="Put hnetkit's extension into Forge or reForge instead of networks.")
 @option("--remove", former=["--undo"], is_flag=True, help="Remove what this command put there, where it is unchanged.")
 @option("--dry-run", is_flag=True, help="List what would be done, and change nothing.")
@@ -104,9 +100,7 @@ def link_command(
             found = library.link(
                 directory, layout=program.name, names=names, how=how, dry_run=dry_run, progress=progress
             )
-    shown = [change for change in found if change.what != "there" or output.form != "text"]
-    line = partial(_link_line, dry_run=dry_run)
-    output.rows(map(_link_row, shown), columns=["change", "path", "source", "how", "reason"], text=line)
+    _list_changes(found, output, dry_run=dry_run)
     marked = program_at(directory)
     if marked is not None and marked != program:
         output.note(f"Note: by what is in it, {directory} is the folder of {marked.name}, not {program.name}")
@@ -130,9 +124,7 @@ def _link_plugin(kind: Kind, directory: Path, layout: str | None, remove: bool, 
             found = library.unlink_plugin(directory, kind, dry_run=dry_run)
         else:
             found = library.link_plugin(directory, kind, dry_run=dry_run)
-    shown = [change for change in found if change.what != "there" or output.form != "text"]
-    line = partial(_link_line, dry_run=dry_run)
-    output.rows(map(_link_row, shown), columns=["change", "path", "source", "how", "reason"], text=line)
+    _list_changes(found, output, dry_run=dry_run)
     output.note(_link_totals(found, dry_run=dry_run))
     if not remove and not dry_run:
         python = python_of(directory, kind)
@@ -140,9 +132,10 @@ def _link_plugin(kind: Kind, directory: Path, layout: str | None, remove: bool, 
         pip = f"{argument(python, is_path=True) if python else 'python'} -m pip install --no-deps hnetkit"
         output.note(f"It needs the package {where}: {pip}")
         output.note("Then start the program again.")
-    kept = sum(change.what == "kept" for change in found)
+    kept = [change.reason for change in found if change.what == "kept"]
     if kept:
-        raise PartlyFailed(f"{counted(kept, 'file')} could not be {'removed' if remove else 'written'}")
+        done = "removed" if remove else "written"
+        raise PartlyFailed(f"{counted(len(kept), 'file')} could not be {done}{because(kept)}")
 
 
 def _chosen_way(**flags: bool) -> How | None:
@@ -150,6 +143,12 @@ def _chosen_way(**flags: bool) -> How | None:
     if len(ways) > 1:
         raise UsageError("choose one of --symlink, --hardlink and --copy")
     return ways[0] if ways else None  # type: ignore[return-value]
+
+
+def _list_changes(changes: Iterable[LinkChange], output: Output, *, dry_run: bool) -> None:
+    shown = [change for change in changes if change.what != "there" or output.form != "text"]
+    line = partial(_link_line, dry_run=dry_run)
+    output.rows(map(_link_row, shown), columns=["change", "path", "source", "how", "reason"], text=line)
 
 
 def _link_row(change: LinkChange) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from hnetkit.sharing.licenses import permissions
 from hnetkit.text import counted, size_text, without_markup
 
 Row = dict[str, Any]
@@ -90,7 +91,7 @@ def _site(site: Row) -> Iterator[Fact]:
     stated = (site["type"], site["site_base_model"], site["site_format"], site["site_fp"])
     yield "stated as", ", ".join(filter(None, stated))
     yield "virus scan", site["site_scan"]
-    yield "license", _license(site)
+    yield "license", permissions(site)
     ratings = [name for bit, name in _RATINGS.items() if (site["nsfw_level"] or 0) & bit]
     yield "rated", ", ".join(ratings)
     yield "published", (site["published_at"] or "")[:10]
@@ -99,21 +100,6 @@ def _site(site: Row) -> Iterator[Fact]:
     hashes = ", ".join(f"{name} {digits}" for name, digits in (site["hashes"] or {}).items())
     yield "hashes", f"{hashes} (stated {(site['hashes_at'] or '')[:10]})" if hashes else None
     yield "description", without_markup(site["description"] or "")
-
-
-def _license(site: Row) -> str | None:
-    """Returns what the owner allows, in words; None where nothing is stated."""
-    allowed = {
-        "without credit": site["allow_no_credit"],
-        "derivatives": site["allow_derivatives"],
-        "another license": site["allow_different_license"],
-    }
-    commercial = site["commercial_use"]
-    words = [] if commercial is None else [f"commercial use: {', '.join(commercial) or 'none'}"]
-    words += [
-        f"{what}: {'yes' if is_allowed else 'no'}" for what, is_allowed in allowed.items() if is_allowed is not None
-    ]
-    return "; ".join(words) or None
 
 
 def _sidecar(sidecar: Row, *, has_sites: bool) -> Iterator[Fact]:
@@ -159,25 +145,18 @@ def _imported(file: Row) -> Iterator[Fact]:
 
 def _bake(bake: Row) -> Iterator[Fact]:
     """Yields what the network was baked to, with which others, and how far from them that is."""
+    from hnetkit.baking.record import with_strength
+
     states = {"present": "", "missing": ", which is gone", "changed": ", where something else is by now"}
     yield "baked to", f"{bake['path']}{states[bake['state']]}"
     rank = f" of rank {bake['rank']}" if bake["rank"] is not None else ""
     program = f" for {bake['program']}" if bake["program"] else ""
     model = f", with {bake['model_name']}" if bake["model_name"] else ""
     yield "", f"{_TARGETS[bake['target']]}{rank}{program}, {bake['baked_at'][:10]}{model}"
-    yield "", f"of {', '.join(_part(part) for part in bake['networks'])}"
+    yield "", f"of {', '.join(map(with_strength, bake['networks']))}"
     errors = []
     if bake["error"] is not None:
         errors.append(f"largest relative error {bake['error']:.3f}" if bake["error"] else "exact")
     if bake["picture_error"] is not None and bake["error"]:
         errors.append(f"pictures {bake['picture_error']:.1%} of what the networks change")
     yield "", "; ".join(errors)
-
-
-def _part(part: Row) -> str:
-    """Returns a baked network with its strength: one number, or those of each kind of attention, side and block."""
-    blocks = part["strength"].get("blocks") or {}
-    numbers = {key: value for key, value in part["strength"].items() if key != "blocks"}
-    if len({*numbers.values()}) == 1 and not blocks:
-        return f"{part['name']}:{numbers.popitem()[1]:g}"
-    return f"{part['name']} ({', '.join(f'{key} {value:g}' for key, value in {**numbers, **blocks}.items())})"

@@ -22,6 +22,7 @@ AFTER_INTERRUPTION: Mapping[str, str] = {
     "pull": "what was received stays; the same command does the rest",
     "sync": "what was received stays; the same command does the rest",
     "repair": "what was received stays; the same command does the rest",
+    "share": "no file is half-written; the same command begins again, or goes on with an upload",
     "export": "no file was written or replaced; the same command begins again",
     "convert": "files that were converted stay; the same command with --overwrite makes them all",
     "generate": "pictures that were written stay; the same command draws all of them",

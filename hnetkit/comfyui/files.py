@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from hnetkit.errors import NotFound
-from hnetkit.runtime.network_files import NetworkFile, library_folder, open_network, path_named
+from hnetkit.runtime.network_files import NetworkFile, file_named, library_folder, open_network
 
 _FOLDER = "hypernetworks"  # as ComfyUI calls its own
 
@@ -31,10 +31,12 @@ def open_file(name: str) -> NetworkFile:
 
 
 def name_of(stem: str) -> str:
-    """Returns the file that a tag names; see `hnetkit.runtime.network_files.path_named`."""
-    return path_named(
-        stem, {name: name for name in names()}, hint="put the file into models/hypernetworks, and press R"
-    )
+    """Returns the file that a tag names; see `hnetkit.runtime.network_files.file_named`."""
+
+    def path_of(name: str) -> str:
+        return _folders().get_full_path(_FOLDER, name) or name
+
+    return file_named(stem, names(), path_of, hint="put the file into models/hypernetworks, and press R")
 
 
 def state_of(name: str) -> tuple[str, int, int] | None:

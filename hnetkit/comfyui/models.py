@@ -22,18 +22,20 @@ class ModelPatch(AttentionPatch):
     Args:
         stack: what is applied.
         kind: of attention.
-        weights: of each network, as ComfyUI takes models.
-        composed: the stack's own, likewise.
+        files: the networks of the stack.
+        weights: of the stack, as ComfyUI takes models.
     """
 
-    def __init__(self, stack: AttentionStack, kind: Kind, weights: Sequence[Any], composed: Sequence[Any]) -> None:
+    def __init__(
+        self, stack: AttentionStack, kind: Kind, files: Sequence[tuple[NetworkFile, Strength]], weights: Sequence[Any]
+    ) -> None:
         super().__init__(stack, kind)
-        self.weights = tuple(weights)
-        self._composed = tuple(composed)
+        self.files = tuple(files)
+        self._weights = tuple(weights)
 
     def models(self) -> list[Any]:
         """Returns what has to be on the device while the model samples."""
-        return [*self.weights, *self._composed]
+        return list(self._weights)
 
 
 def with_networks(model: Any, files: Sequence[tuple[NetworkFile, Strength]]) -> Any:
@@ -49,21 +51,15 @@ def with_networks(model: Any, files: Sequence[tuple[NetworkFile, Strength]]) -> 
     unet = PatchableUNet(
         model.model.diffusion_model, model.load_device, _compute_dtype(model), partial(_managed, model), devices
     )
-    networks, weights = [], []
-    for file, strength in files:
-        own = unet.weights(file, strength)
-        networks.append((own.loaded, strength))
-        weights += own.managed
     copy = model.clone()
-    stacks: dict[Any, tuple[AttentionStack, list[Any]]] = {}
+    stacks: dict[tuple[tuple[NetworkFile, Strength], ...], tuple[AttentionStack, list[Any]]] = {}
     for kind in KINDS:
         before = _last_patch(copy, kind)
-        stack_before = before.stack if before else None
-        if stack_before not in stacks:
-            earlier = stack_before.networks if stack_before else ()
-            stacks[stack_before] = unet.stack([*earlier, *networks], sampling_progress)
-        stack, composed = stacks[stack_before]
-        patch = ModelPatch(stack, kind, [*(before.weights if before else ()), *weights], composed)
+        row = (*(before.files if before else ()), *files)
+        if row not in stacks:  # earlier networks too: a node between may have changed the dtype that is computed in
+            stacks[row] = unet.stack(row, sampling_progress)
+        stack, weights = stacks[row]
+        patch = ModelPatch(stack, kind, row, weights)
         if before:
             _patches(copy, kind)[-1] = patch
         else:
@@ -77,7 +73,10 @@ def sampling_progress(options: Mapping[str, Any]) -> float | None:
     if now is None or schedule is None or len(schedule) < 2:
         return None
     steps = len(schedule) - 1
-    begun = int((schedule >= now.max().to(schedule) * (1 - 1e-4)).sum())  # samplers ask between two steps too
+    if schedule[0] < schedule[-1]:  # from a picture to noise
+        now, schedule = -now, -schedule
+    level = now.max().to(schedule)
+    begun = int((schedule >= level - level.abs() * 1e-4).sum())  # samplers ask between two steps too
     return (min(max(begun, 1), steps) - 0.5) / steps
 
 

@@ -54,7 +54,7 @@ class NodeKind:
     Attributes:
         outputs: type and name of each.
         run: takes the inputs by name, returns the outputs.
-        files: takes the inputs that are not linked, returns the names of the files that it reads.
+        files: takes the inputs, None for one that is linked, and returns the names of the files that it may read.
     """
 
     id: str
@@ -122,21 +122,22 @@ def hypernetworks_from_tags(*, model: Any, text: str) -> tuple[Any, str]:
 def _filled(slots: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     """Yields number and file of the slots that have one."""
     for number in range(1, SLOTS + 1):
-        name = slots.get(f"hypernetwork_{number}") or NONE
+        name = slots.get(f"hypernetwork_{number}", NONE)
         if name != NONE:
             yield number, name
 
 
-def _loaded_file(*, hypernetwork_name: str | None = None, **others: Any) -> list[str]:
-    return [hypernetwork_name] if hypernetwork_name else []
+def _loaded_file(*, hypernetwork_name: str | None, **others: Any) -> list[str]:
+    return names() if hypernetwork_name is None else [hypernetwork_name]
 
 
 def _stacked_files(**slots: Any) -> list[str]:
-    return [name for _, name in _filled(slots)]
+    linked = any(slots.get(f"hypernetwork_{number}", NONE) is None for number in range(1, SLOTS + 1))
+    return names() if linked else [name for _, name in _filled(slots)]
 
 
-def _tagged_files(*, text: str | None = None, **others: Any) -> list[str]:
-    return [name_of(tag.name) for tag in split_tags(text or "").tags]
+def _tagged_files(*, text: str | None, **others: Any) -> list[str]:
+    return names() if text is None else [name_of(tag.name) for tag in split_tags(text).tags]
 
 
 def block_factors(text: str) -> dict[str, float]:

@@ -189,13 +189,15 @@ class PickleReader:
         position: where the next pickle begins, in bytes.
         end: where the last one ends at the latest.
         budget: charged one step for each opcode and each item that a call goes through, and the bytes of texts.
-        foreign: names of globals that are not on the allow-list, each once, in order of appearance.
+        named: names of all globals, each once, in order of appearance.
+        foreign: those of them that are not on the allow-list.
     """
 
     file: OpenFile
     position: int
     end: int
     budget: Budget
+    named: dict[str, None] = field(default_factory=dict)
     foreign: dict[str, None] = field(default_factory=dict)
     _stack: list[Any] = field(default_factory=list)
     _marks: list[int] = field(default_factory=list)
@@ -348,6 +350,7 @@ class PickleReader:
     # --- globals and calls
 
     def _global(self, name: str) -> None:
+        self.named[name] = None
         module, _, attribute = name.rpartition(".")
         if module == "torch" and attribute in STORAGE_TYPES:
             self._push(StorageType(attribute))

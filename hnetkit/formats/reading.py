@@ -33,7 +33,7 @@ from hnetkit.formats.pickle_globals import MAX_LISTED, globals_of, is_data
 from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.safetensors_schema import is_hypernetwork, read_hypernetwork
 from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legacy, read_torch_zip
-from hnetkit.formats.torch_zip import listed_names
+from hnetkit.formats.torch_zip import listed_names, torch_root
 from hnetkit.network import Hypernetwork
 from hnetkit.text import counted, shorten
 
@@ -73,6 +73,17 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 
 _ATTACK = "do not load this file with any program; get it again from its source"
 
+# what every version of A1111's own check lets through; modules/safe.py of AUTOMATIC1111 (behavior only)
+_A1111_MEMBER = re.compile(r"data/[0-9]+|version|data\.pkl")
+_ALLOWED_THERE = """
+collections.OrderedDict torch._utils._rebuild_tensor_v2 torch._utils._rebuild_parameter
+torch._utils._rebuild_device_tensor_from_numpy torch.FloatStorage torch.HalfStorage torch.IntStorage
+torch.LongStorage torch.DoubleStorage torch.ByteStorage torch.BFloat16Storage torch.float32
+torch.nn.modules.container.ParameterDict numpy.core.multiarray.scalar numpy.core.multiarray._reconstruct
+numpy.dtype numpy.ndarray _codecs.encode __builtin__.set
+"""
+_A1111_GLOBALS = frozenset(_ALLOWED_THERE.split())
+
 READER_VERSION = 5
 """Increased when files are read differently, so that the next scan reads them again."""
 MIX_SUFFIX = ".hns"
@@ -104,6 +115,23 @@ def read_network(file: OpenFile) -> Hypernetwork:
     """Reads a hypernetwork from a file that is already open; see `load`."""
     with translating_unforeseen(file):
         return _read(file)
+
+
+def loads_in_a1111(net: Hypernetwork) -> bool:
+    """Whether A1111 loads the torch file that a network was read from: its check passes it, and sees its widths."""
+    file = net.source
+    if not isinstance(file, OpenFile) or net.format == "safetensors":
+        return False
+    if net.format == "pt-legacy":
+        source = read_torch_legacy(file)
+    else:
+        names, found = listed_names(file), read_torch_zip(file)
+        root = torch_root(names) or ""
+        if found is None or not all(_A1111_MEMBER.fullmatch(name.removeprefix(root)) for name in names):
+            return False
+        source = found
+    widths = sorted(key for key in source.value if type(key) is int) if isinstance(source.value, dict) else []
+    return widths == list(net.widths) and _A1111_GLOBALS.issuperset(source.named)
 
 
 @contextmanager

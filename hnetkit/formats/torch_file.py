@@ -32,7 +32,8 @@ class TorchFile:
 
     Attributes:
         value: the saved object, with inert stand-ins for tensors (`pickle_reader.TensorStub`) and unknown globals.
-        foreign: names of globals in the file that are not on the allow-list.
+        named: names of the globals in the file.
+        foreign: those of them that are not on the allow-list.
         storages: storage key -> (offset, size) of its bytes in `file`.
         checksums: of the storages, if the container states them.
     """
@@ -40,6 +41,7 @@ class TorchFile:
     file: OpenFile
     format: Literal["pt-zip", "pt-legacy"]
     value: Any
+    named: tuple[str, ...]
     foreign: tuple[str, ...]
     storages: Mapping[str, tuple[int, int]]
     checksums: tuple[Checksum, ...] = ()
@@ -118,7 +120,7 @@ def read_torch_zip(file: OpenFile) -> TorchFile | None:
     storages = {key: (member.offset, member.size) for key, member in parts.items()}
     large = () if is_short else (pickle,)
     checksums = tuple(Checksum(m.name, m.offset, m.size, m.crc) for m in (*parts.values(), *large) if m.crc)
-    return TorchFile(file, "pt-zip", value, tuple(reader.foreign), storages, checksums)
+    return TorchFile(file, "pt-zip", value, tuple(reader.named), tuple(reader.foreign), storages, checksums)
 
 
 def read_torch_legacy(file: OpenFile) -> TorchFile:
@@ -143,7 +145,7 @@ def read_torch_legacy(file: OpenFile) -> TorchFile:
         raise DamagedFile(f"{file.path}: cut short: {position - file.size} bytes of its tensors are missing")
     if position != file.size:
         raise UnsafeFile(f"{file.path}: {file.size - position} bytes after its end")
-    return TorchFile(file, "pt-legacy", value, tuple(reader.foreign), storages)
+    return TorchFile(file, "pt-legacy", value, tuple(reader.named), tuple(reader.foreign), storages)
 
 
 def _legacy_values(reader: PickleReader, file: OpenFile) -> tuple[Any, list[str]]:

@@ -1,4 +1,4 @@
-"""`Picture`, a drawn image, and writing it: A1111's infotext in PNG, JPEG and WebP, under names that never collide."""
+"""`Picture`, a drawn image, and the names of the files that pictures are saved to, which never collide."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import OutputExists, UsageError
-from hnetkit.files import is_folder_at, is_there, new_file, suffixed
+from hnetkit.files import is_folder_at, is_there, suffixed
+from hnetkit.image_text import SUFFIXES, write_image
 from hnetkit.text import argument, shorten
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_JPEG = (".jpg", ".jpeg")
-SUFFIXES = (".png", *_JPEG, ".webp")
 _OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl")
 _NUMBERED = re.compile(r"([0-9]{5,9})-[0-9]+\.(?:png|jpe?g|webp)", re.IGNORECASE)
 _LAST_NUMBER = 10**9 - 1
-_EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
-_MOST_EXIF = 65_533 - 100  # bytes in JPEG's segment, less what surrounds the comment
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,54 +75,6 @@ class Picture:
                 number = max(number + 1, next_number(folder))
             else:
                 return path
-
-
-def write_image(path: Path, image: Image.Image, infotext: str, *, overwrite: bool = False) -> None:
-    """Writes an image with its `infotext`; the file appears under its name only when it is complete.
-
-    The suffix decides the format: PNG (text ``parameters``), JPEG (quality 95, full color resolution) or WebP
-    (lossless). The latter two have the text in EXIF's UserComment, as A1111 writes it.
-
-    Raises:
-        OutputExists: the file exists and `overwrite` is False.
-        NotFound: its folder does not exist.
-        UsageError: the suffix has no such format, or the text is too long for a JPEG.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UsageError(
-            f"{path}: pictures are written as PNG, JPEG or WebP",
-            hint=f"--out {argument(suffixed(path, '.png'), is_path=True)}",
-        )
-    infotext = infotext.encode("utf-8", "replace").decode()  # the name of a file in it may have bytes that are not text
-    options = _png_options(infotext) if suffix == ".png" else _exif_options(path, infotext)
-    with new_file(path, overwrite=overwrite) as file:
-        image.save(file, **options)
-
-
-def _png_options(infotext: str) -> dict[str, Any]:
-    from PIL.PngImagePlugin import PngInfo
-
-    texts = PngInfo()
-    texts.add_text("parameters", infotext)
-    return {"format": "png", "pnginfo": texts}
-
-
-def _exif_options(path: Path, infotext: str) -> dict[str, Any]:
-    from PIL import Image
-
-    comment = b"UNICODE\0" + infotext.encode("utf-16-be")
-    exif = Image.Exif()
-    exif.endian = ">"  # readers that follow the standard take the comment's byte order from here
-    exif[_EXIF_IFD] = {_USER_COMMENT: comment}
-    if path.suffix.lower() not in _JPEG:
-        return {"format": "webp", "lossless": True, "exif": exif.tobytes()}
-    if len(comment) > _MOST_EXIF:
-        raise UsageError(
-            f"{path}: a JPEG cannot hold parameters of {len(infotext)} letters",
-            hint=f"--out {argument(suffixed(path, '.png'), is_path=True)}",
-        )
-    return {"format": "jpeg", "quality": 95, "subsampling": 0, "exif": exif.tobytes()}
 
 
 def is_image_file(out: str) -> bool:

@@ -15,12 +15,12 @@ from hnetkit.errors import AmbiguousName, HnetkitError, NoSettings, UsageError
 from hnetkit.files import is_file_at
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import is_sparse
-from hnetkit.generate.image_text import image_format, read_infotext, read_standard_input
 from hnetkit.generate.prompt_networks import NONE_STATED, StatedHashes
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, has_room, require_prompt
 from hnetkit.generate.sampling.samplers import AUTOMATIC, sampler_of
 from hnetkit.generate.setting_keys import IDLE_VALUES, OTHER_NAMES, WITHOUT_EFFECT
 from hnetkit.hashes import sha256_of
+from hnetkit.image_text import image_format, read_infotext, read_standard_input
 from hnetkit.images import image_size, parse_size
 from hnetkit.library.resolve import LibraryOpener, find_network, opened_when_needed
 from hnetkit.limits import parse_json

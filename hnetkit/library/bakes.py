@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -41,8 +40,8 @@ def record_bake(registry: Registry, path: str | os.PathLike[str], record: Mappin
         rank=max(layer["rank"] for layer in layers.values()) if layers and record["to"] == "lora" else None,
         refine_steps=record.get("refine_steps") or None,
         error=max(layer["error"] for layer in layers.values()) if layers else None,
-        picture_error=_finite(pictures.get("share")),
-        psnr=_finite(pictures.get("psnr")),
+        picture_error=pictures.get("share"),
+        psnr=pictures.get("psnr"),
         model_name=record.get("model"),
         model_hash=record.get("model_hash"),
         size_bytes=status.st_size,
@@ -68,7 +67,7 @@ def bakes_of(registry: Registry, content_hash: str) -> list[Row]:
 def gone_bakes(registry: Registry) -> tuple[list[str], list[str]]:
     """Returns the paths of baked files that are gone, and a line about each that may be only away, with its disk."""
     gone, kept = [], []
-    for path in (Path(bake.path) for bake in registry.bakes.rows() if is_absent(bake.path)):
+    for path in (Path(path) for path in registry.bakes.paths() if is_absent(path)):
         if (away := away_below(path.parent, path)) is None:
             gone.append(str(path))
         else:
@@ -91,7 +90,3 @@ def _marker(path: str) -> str:
         return os.path.join(path, _OF_FOLDER) if is_folder_at(path) else path
     except OSError:  # it cannot be looked at
         return path
-
-
-def _finite(number: float | None) -> float | None:
-    return number if number is not None and math.isfinite(number) else None

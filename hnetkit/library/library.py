@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hnetkit import paths
 from hnetkit.errors import AmbiguousName, DiskFull, FileRefused, NotFound, RegistryError, UsageError
-from hnetkit.files import is_absent, is_file_at, is_folder_at
+from hnetkit.files import is_file_at, is_folder_at
+from hnetkit.library import forget, plugins
 from hnetkit.library import link as links
-from hnetkit.library import plugins, trash
 from hnetkit.library import remove as removal
-from hnetkit.library.bakes import bakes_of, gone_bakes
-from hnetkit.library.disks import Away, Disks
+from hnetkit.library.bakes import bakes_of
 from hnetkit.library.examining import Progress
 from hnetkit.library.known_hashes import remembered_hashes
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks, size_or_state, trained_on
 from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, add_roots, recheck, scan
-from hnetkit.library.walking import is_as_scanned, names_of_files, root_path
+from hnetkit.library.walking import is_as_scanned, names_of_files
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
-from hnetkit.text import argument, counted, listed
+from hnetkit.text import argument, listed
 
 if TYPE_CHECKING:
+    from hnetkit.library.forget import Forgetting
     from hnetkit.library.link import LinkChange
     from hnetkit.library.placing import How
     from hnetkit.library.plugins import Kind
     from hnetkit.library.remove import Removal, RemovalChange
     from hnetkit.network import Hypernetwork
-    from hnetkit.registry.files import Root
     from hnetkit.registry.imported import ImportedFile
 
 
@@ -46,33 +44,6 @@ Row = dict[str, Any]
 _SAID = ("title", "creator", "trigger_words", "copies", "first_seen")  # by the view `library`
 _IMPORTED_COLUMNS = ("name", "sha256", "size_bytes", "reference", "reference_sha256")
 _FILE_COLUMNS = ("path", "state", "format", "size_bytes", "sha256", "autov1", "warnings")
-
-
-@dataclass(frozen=True, slots=True)
-class Forgetting:
-    """What `Library.forget` is about to remove from the registry.
-
-    Attributes:
-        files: rows of files; the files themselves are never touched.
-        root: the folder that is forgotten with them.
-        contents: of the networks in no file that are forgotten too.
-        bakes: files that networks were baked to, of which only the records go.
-        is_missing: whether it covers everything that is missing, and nothing that is there again.
-        kept: lines about files that are marked missing and stay, because the disk does not say that they are gone, and
-            about what was removed from a folder.
-    """
-
-    files: list[Row]
-    root: Root | None = None
-    contents: tuple[str, ...] = ()
-    bakes: tuple[str, ...] = ()
-    is_missing: bool = False
-    kept: list[str] = field(default_factory=list)
-
-    @property
-    def fileless(self) -> int:
-        """Number of networks in no file that are forgotten."""
-        return len(self.contents)
 
 
 class Library:
@@ -318,45 +289,7 @@ class Library:
 
     def forgetting(self, name: str | None = None, *, missing: bool = False) -> Forgetting:
         """Returns what `forget` would remove; the arguments are the same."""
-        files = self.registry.files
-        if missing:
-            gone, kept = self._really_gone(files.missing())
-            bakes, kept_bakes = gone_bakes(self.registry)
-            fileless = tuple(self.registry.networks.fileless())
-            return Forgetting(gone, contents=fileless, bakes=tuple(bakes), is_missing=True, kept=[*kept, *kept_bakes])
-        if name is None:
-            raise UsageError("say what to forget", hint="hnetkit forget NAME, or hnetkit forget --missing")
-        root = self._root_at(name)
-        if root is not None:
-            folder = argument(str(root.path), is_path=True)
-            back = (
-                f"{root.path / trash.FOLDER} keeps what was removed: hnetkit scan {folder}, then hnetkit remove --undo"
-            )
-            return Forgetting(files.of_root(root), root, kept=[back] if any(trash.entries(root.path)) else [])
-        baked = self._baked_at(name)
-        if (found := files.at_typed(name) or self._below(name)) or baked:
-            return Forgetting(found, bakes=baked)
-        content_hash = content_called(self.registry, name)
-        held = files.holding([content_hash])
-        return Forgetting(held) if held else Forgetting([], contents=(content_hash,))
-
-    def _really_gone(self, rows: list[Row]) -> tuple[list[Row], list[str]]:
-        """Holds files that a scan missed against the disk: returns those that are gone, and lines about the others."""
-        disks = Disks(self.registry)
-        gone, there, behind = [], 0, Counter[Away]()
-        for row in rows:
-            if not is_absent(row["path"]):
-                there += 1
-            elif (away := disks.away(row["path"])) is not None:
-                behind[away] += 1
-            else:
-                gone.append(row)
-        kept = [
-            f"{counted(count, 'file')} kept: {away}; {away.forgotten_by} forgets them" for away, count in behind.items()
-        ]
-        if there:
-            kept.append(f"{counted(there, 'file')} kept, there again or out of reach: hnetkit scan")
-        return gone, kept
+        return forget.plan(self.registry, name, missing=missing)
 
     def forget(self, name: str | None = None, *, missing: bool = False) -> list[Row]:
         """Removes files from the registry, and returns their rows. The files themselves are not touched.
@@ -380,38 +313,7 @@ class Library:
         Returns:
             The rows of the files that were removed.
         """
-        files = found.files
-        with self.registry.write():
-            if found.is_missing:  # a disk may have come back while the question stood
-                missing = {row["id"] for row in self.registry.files.missing()}
-                files, _ = self._really_gone([row for row in files if row["id"] in missing])
-            self.registry.files.forget(row["id"] for row in files)
-            self.registry.bakes.forget(found.bakes)
-            if found.root is not None:
-                self.registry.files.forget_root(found.root)
-            contents = {*found.contents, *(row["content_hash"] for row in files)} - {None}
-            self.registry.networks.forget_fileless(contents)
-        return files
-
-    def _baked_at(self, name: str) -> tuple[str, ...]:
-        """What networks were baked to at a path; a bare name without a suffix is a network's."""
-        is_path = os.path.dirname(name) or os.path.splitext(name)[1]
-        return tuple(bake.path for bake in self.registry.bakes.at(os.path.abspath(name))) if is_path else ()
-
-    def _below(self, name: str) -> list[Row]:
-        """The files below a folder that is given by its path."""
-        if not os.path.dirname(name):  # a network's name
-            return []
-        folders = [Path(os.path.abspath(name)), Path(os.path.realpath(name))]
-        rows = self.registry.files.rows()
-        return next(
-            (
-                below
-                for folder in folders
-                if (below := [row for row in rows if Path(row["path"]).is_relative_to(folder)])
-            ),
-            [],
-        )
+        return forget.carry_out(self.registry, found)
 
     def removing(self, *names: str, dry_run: bool = False) -> Removal:
         """Returns what `remove` would move into the trash, looked up on the disk.
@@ -496,15 +398,6 @@ class Library:
             add_roots(self.registry, [self.folder])
         if not self.registry.files.roots():
             raise NotFound("no folder was ever scanned", hint="hnetkit scan FOLDER")
-
-    def _root_at(self, name: str) -> Root | None:
-        is_bare = not os.path.dirname(name) and name != os.curdir
-        if is_bare:  # a network, even if a folder has the same name
-            return None
-        roots = {spelled(str(root.path)): root for root in self.registry.files.roots()}
-        # a folder that a link has taken the place of is still known by its own path
-        paths = os.path.abspath(name), os.path.realpath(name), str(root_path(Path(name)))
-        return next((roots[spelled(path)] for path in paths if spelled(path) in roots), None)
 
 
 def _require_known(name: str, what: str, removed: Iterable[str], known: Sequence[str]) -> None:

@@ -7,7 +7,8 @@ warms up what is captured at the second.
 
 What a graph depends on is compared at each replay, and if anything differs, the graphs are dropped, and the call is
 made again (`hnetkit.runtime.fingerprint`). The device begins to replay before the host has compared everything: it
-would wait for that. Strengths are in buffers that graphs read: they change without that.
+would wait for that. Where a graph writes to what stays on the UNet, such as a counter, it does wait. Strengths are in
+buffers that graphs read: they change without that.
 """
 
 from __future__ import annotations
@@ -167,6 +168,7 @@ class Capture:
         with self._lock:
             had_graphs = self.shapes > 0
             self._drop_all()
+            self._seen = None  # it keeps all that was on the UNet when it was last called
         return had_graphs
 
     def release(self) -> None:
@@ -231,10 +233,10 @@ class Capture:
         module: Any = self._module()
         unet = unet_of(module)
         key = structure, _operations_of_networks(unet)
-        call = self._calls.get(key)
-        if call is not None and call.graph is not None and self._seen is not None and self._seen.is_in_place():
+        call, seen = self._calls.get(key), self._seen
+        if call is not None and call.may_run_ahead and seen is not None and seen.is_in_place():
             output = self._replayed(call, tensors)  # which the device does while the host looks whether it may
-            if self._seen.is_alike(unet):
+            if seen.is_alike(unet):
                 self._calls[key] = self._calls.pop(key)  # again: at the end are the latest
                 self._changes = 0
                 return True, output
@@ -252,11 +254,12 @@ class Capture:
 
     def _look_at(self, module: nn.Module, unet: nn.Module) -> None:
         """Drops the graphs if anything on the UNet is not as it was, and finds out whether it can be captured."""
-        if self._seen is not None and self._seen.holds(unet):
-            return
+        if self._seen is not None:
+            if self._seen.holds(unet):
+                return
+            self._changes += 1
         self._drop_all()
         self._seen = Fingerprint(unet, but=self)
-        self._changes += 1
         if self._changes > MOST_CHANGES:
             self._give_up("something on it changes at every call")
             return
@@ -295,19 +298,21 @@ class Capture:
 
     def _replayed(self, call: CapturedCall, tensors: list[Tensor]) -> Any:
         """Returns what the graph of a warm call gives, which is captured first if need be."""
-        assert self._graphs is not None
-        watch = None
+        graphs, seen, watch = self._graphs, self._seen, None
+        assert graphs is not None
+        assert seen is not None
         if call.graph is None:
-            watch = Watch()
+            watch, writes = Watch(), seen.writes()
             try:
-                call.graph, call.output = self._graphs.record(lambda: self._watched(call, watch))
+                call.graph, call.output = graphs.record(lambda: self._watched(call, watch))
             except Exception as error:  # whatever a library raises there, the call itself may well be possible
                 self._give_up(obstacle_of_error(error))
                 call.fill(tensors)
                 return copied(self._run(*call.arguments()))
             self.captures += 1
+            call.writes = seen.writes() != writes
         graph = call.graph
-        result = self._graphs.replay(graph, lambda: call.fill(tensors), lambda: copied(call.output))
+        result = graphs.replay(graph, lambda: call.fill(tensors), lambda: copied(call.output))
         if watch is not None and watch.operations != call.operations:  # the graph is right for this call alone
             if call.has_differed:
                 self._give_up("it does not do the same at every call")

@@ -29,7 +29,8 @@ class CapturedCall:
         operations: of the call before its graph was captured.
         has_differed: whether they were others than those of the graph once already.
         graph: None before it is captured.
-        output: what the graph writes. Its next replay writes there again, and so may that of any other graph.
+        output: what the graph gives. Its next replay writes there again, and so may that of any other graph.
+        writes: whether the graph writes to what stays on the UNet, too.
     """
 
     def __init__(self, structure: Structure, tensors: list[Tensor], device: torch.device) -> None:
@@ -40,12 +41,18 @@ class CapturedCall:
         self.has_differed = False
         self.graph: CapturedGraph | None = None
         self.output: Any = None
+        self.writes = False
         self._warmed_by: set[int] = set()  # threads
 
     @property
     def is_warm(self) -> bool:
         """Whether it is captured, or this thread can do so: each has handles of cuBLAS and cuDNN of its own."""
         return self.graph is not None or threading.get_ident() in self._warmed_by
+
+    @property
+    def may_run_ahead(self) -> bool:
+        """Whether its graph can be replayed before it is known to be right: if it is not, nothing is left of that."""
+        return self.graph is not None and not self.writes
 
     def be_warm(self, operations: list[object]) -> None:
         self.operations = operations

@@ -112,11 +112,12 @@ class CudaGraphs:
         with torch.cuda.device(self._device):
             stream = torch.cuda.current_stream()
             stream.wait_event(self._replayed)
-            fill()
-            graph.replay()
-            result = take()
-            self._replayed.record(stream)
-        return result
+            try:
+                fill()
+                graph.replay()
+                return take()
+            finally:  # also where there is no memory to take it to
+                self._replayed.record(stream)
 
     def drop(self, *graphs: CapturedGraph) -> None:
         self._replayed.synchronize()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hnetkit.kernels.eager import allows_tf32
 from hnetkit.runtime.unet_state import UNetState
 
 CONSTANTS = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size})
@@ -83,19 +84,23 @@ class Fingerprint:
         try:
             return (
                 type(unet) is self._class
-                and _attributes(unet, self._but) == self._attributes_of_unet
-                and [*map(type, self._modules)] == self._classes
-                and self._sizes_now() == self._sizes
-                and self._values_now() == self._values
+                and self._attributes_of_unet == _attributes(unet, self._but)
+                and self._classes == [*map(type, self._modules)]
+                and self._sizes == self._sizes_now()
+                and self._values == self._values_now()
                 and not any(self._empty)
-                and [*chain.from_iterable(self._inner)] == self._names
-                and self._parts_now() == self._parts
-                and self._objects == self._objects_then
-                and self._layouts_now() == self._layouts
-                and _settings() == self._settings
+                and self._names == [*chain.from_iterable(self._inner)]
+                and self._parts == self._parts_now()
+                and self._objects_then == self._objects
+                and self._layouts == self._layouts_now()
+                and self._settings == _settings()
             )
         except Exception:  # something is gone, or is a tensor, an array or the like, which are not simply equal or not
             return False
+
+    def writes(self) -> list[int]:
+        """Returns how often each tensor was written to so far."""
+        return [0 if tensor.is_inference() else tensor._version for tensor in self._tensors]
 
     def _sizes_now(self) -> list[int]:
         """Returns how many attributes each module has: with as many, none is new where none is gone."""
@@ -124,11 +129,12 @@ class Fingerprint:
             return value
         if isinstance(value, Tensor):
             (self._wrappers if _is_wrapper(value) else self._tensors).append(value)
-        elif depth and kind in (tuple, list):
+            return _Itself(value) if value.numel() == 1 else value
+        if depth and kind in (tuple, list):
             return kind([self._noted(part, depth - 1) for part in value])
-        elif depth and kind is dict:
+        if depth and kind is dict:
             return {name: self._noted(part, depth - 1) for name, part in value.items()}
-        elif depth > 1 and self._watched.get(id(value), 0) < depth:
+        if depth > 1 and self._watched.get(id(value), 0) < depth:
             self._watched[id(value)] = depth
             own = getattr(value, "__dict__", None)
             is_ours = kind.__module__.partition(".")[0] == "hnetkit"
@@ -136,6 +142,16 @@ class Fingerprint:
                 self._objects_then.append(self._noted(own, depth - 1))
                 self._objects.append(own)
         return value
+
+
+class _Itself:
+    """Is equal to one tensor alone. A tensor of one number is equal to others, which the host would wait to know."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def __eq__(self, other: object) -> bool:
+        return other is self._tensor
 
 
 def _is_wrapper(tensor: Tensor) -> bool:
@@ -176,13 +192,36 @@ def _grouped(attributes: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], list
     return groups
 
 
-def _settings() -> tuple[object, ...]:
-    """Returns torch's settings by which it chooses kernels."""
-    cuda: Any = torch.backends.cuda
-    return (
-        torch.get_float32_matmul_precision(),
-        torch.are_deterministic_algorithms_enabled(),
-        cuda.flash_sdp_enabled(),
-        cuda.mem_efficient_sdp_enabled(),
-        cuda.math_sdp_enabled(),
+_OF_PRODUCTS = (
+    "allow_fp16_accumulation",
+    "allow_fp16_reduced_precision_reduction",
+    "allow_bf16_reduced_precision_reduction",
+)
+_ASKED: list[Any] = [
+    getattr(torch.backends.cuda, name)
+    for name in (
+        "flash_sdp_enabled",
+        "mem_efficient_sdp_enabled",
+        "math_sdp_enabled",
+        "cudnn_sdp_enabled",
+        "fp16_bf16_reduction_math_sdp_allowed",
+        "preferred_blas_library",
     )
+    if hasattr(torch.backends.cuda, name)
+]
+
+
+def _settings() -> list[object]:
+    """Returns torch's settings by which it chooses kernels, as far as its version has them."""
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    return [
+        torch.are_deterministic_algorithms_enabled(),
+        allows_tf32(),
+        *[getattr(matmul, name, None) for name in _OF_PRODUCTS],
+        cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else cudnn.allow_tf32,
+        cudnn.enabled,
+        cudnn.benchmark,
+        cudnn.deterministic,
+        *[ask() for ask in _ASKED],
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import Any
 
@@ -130,11 +130,14 @@ class PatchableUNet:
         return file.weights(self._contexts.widths, self._dtype, self._path, self._manage, self._managed_for)
 
     def stack(
-        self, networks: Sequence[tuple[LoadedNetwork, Strength]], progress: Progress
+        self, files: Iterable[tuple[NetworkFile, Strength]], progress: Progress
     ) -> tuple[AttentionStack, list[Any]]:
-        """Returns networks as a stack for its layers, and the weights that the stack itself brings."""
+        """Returns networks as a stack for its layers, and all the weights that it brings; raises as `weights`."""
+        weights = [(self.weights(file, strength), strength) for file, strength in files]
+        networks = [(own.loaded, strength) for own, strength in weights]
         stack = AttentionStack(networks, self._layers, progress, path=self._path, dtype=self._dtype)
-        return stack, managed(stack.composed, self._manage)
+        brought = [module for own, _ in weights for module in own.managed]
+        return stack, [*brought, *managed(stack.composed, self._manage)]
 
 
 def open_network(path: str) -> NetworkFile:
@@ -156,28 +159,37 @@ def _opened(path: str, changed: int, size: int) -> NetworkFile:
     return NetworkFile(path)
 
 
-def path_named(stem: str, files: Mapping[str, str], *, hint: str) -> str:
-    """Returns the path of the file that a tag names by its stem, upper and lower case being the same if need be.
+def file_named(stem: str, names: Iterable[str], path_of: Callable[[str], str], *, hint: str) -> str:
+    """Returns which file a tag names by its stem, upper and lower case being the same if need be.
 
     Args:
         stem: as written in the tag.
-        files: name -> path of what there is; a name is a path below one of the program's folders.
+        names: of the files that there are: paths below one of the program's folders.
+        path_of: tells where a file of that name is.
         hint: what to do where there is no such file.
 
     Raises:
         NotFound: there is none.
-        AmbiguousName: there are several.
+        AmbiguousName: there are several, and they are not one network in several forms.
+        hnetkit.errors.FileRefused: one of several cannot be read.
     """
     stems: dict[str, list[str]] = {}
-    for name in files:
+    for name in names:
         stems.setdefault(PurePath(name.replace("\\", "/")).stem, []).append(name)
     found = stems.get(stem) or [name for own, named in stems.items() if own.lower() == stem.lower() for name in named]
     if not found:
         near = did_you_mean(stem, stems)
         raise NotFound(f"{stem}: no such hypernetwork", hint=f"did you mean {near}?" if near else hint)
-    if len(found) > 1:
+    first, *others = found
+    if others and not _are_one_network(first, others, path_of):
         raise AmbiguousName(f"{stem} is the name of several files: {', '.join(found)}", hint="rename all but one")
-    return files[found[0]]
+    return first
+
+
+def _are_one_network(first: str, others: Iterable[str], path_of: Callable[[str], str]) -> bool:
+    """Whether files differ in their form alone, as a .pt and the .safetensors that it became."""
+    mlps = open_network(path_of(first)).network.mlps
+    return all(open_network(path_of(other)).network.mlps == mlps for other in others)
 
 
 def library_folder() -> str | None:

@@ -227,6 +227,8 @@ def _install_members(
 ) -> None:
     left_out, left = installed.left_out, installed.left
     count, models = 0, []
+    with registry.write():
+        registry.jobs.forget_had(job.id)
     for name, member in extract_models(archive, archive.with_suffix(".unpacked")):
         count += 1
         try:
@@ -237,6 +239,8 @@ def _install_members(
             target, sha256 = f"{safe_stem(stem, job.name)}{suffix}", _sha256(member)
             if sha256 in removed:
                 installed.unwanted.append(_named(name, said_of_trashed(removed[sha256])))
+                with registry.write():
+                    registry.jobs.add_had(job.id, sha256)
                 continue
             _install_one(registry, job, member, sha256, target, replaced, installed)
             models.append(name)
@@ -245,11 +249,12 @@ def _install_members(
         except Exception as error:
             reason = str(failure_of(error, name)).removeprefix(f"{member}: ").removeprefix(f"{name}: ")
             (left if isinstance(error, NotAHypernetwork) else left_out).append(_named(name, reason))
-    if not installed.paths:
+    if not installed.paths and not installed.unwanted:
         few = "; ".join([*left_out, *left][:3])
         raise WrongBytes(f"{archive}: a zip without a usable network{': ' if few else ''}{few}")
-    with open_others(archive) as others:
-        _install_others(registry, job, others, models, installed, is_alone=count == 1)
+    if installed.paths:
+        with open_others(archive) as others:
+            _install_others(registry, job, others, models, installed, is_alone=count == 1)
 
 
 def _install_others(

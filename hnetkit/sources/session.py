@@ -434,7 +434,8 @@ class FetchSession:
         found += map(results.of_record, failed)
         if not metadata_only:
             found += [results.of_item(item) for item in plan.items if item.action == "skip"]
-            self._wanted, self._replaced, self._removed = {}, damaged_by(self.registry, jobs), {}
+            self._wanted, self._replaced = {}, damaged_by(self.registry, jobs)
+            self._removed = self._trashed_but(old.sha256 for olds in self._replaced.values() for old in olds)
             found += self._fetched(jobs, progress, total=plan.bytes_to_fetch)
         with self.registry.write():
             for row in self.subscriptions():
@@ -510,14 +511,18 @@ class FetchSession:
         left = [results.of_left(damage) for damage in damaged if not damage.is_to_fetch]
         left += [results.of_damage(damage, error) for damage, error in begun.failed]
         self._wanted, self._replaced = begun.wanted, begun.replaced
-        to_repair = {damage.sha256 for damage in found}
-        self._removed = {key: name for key, name in trashed(self.registry).items() if key not in to_repair}
+        self._removed = self._trashed_but(damage.sha256 for damage in found)
         fetched = self._fetched(begun.jobs, progress)
         forget_moved(self.registry, found)
         return left + [
             results.of_repair(result, begun.replaced.get(result.job or 0, ()), begun.put_aside.get(result.job or 0, ()))
             for result in fetched
         ]
+
+    def _trashed_but(self, wanted: Iterable[str | None]) -> dict[str, str]:
+        """Returns what is not wanted of archives: what is in the trash, but for what takes a damaged file's place."""
+        kept = {*wanted}
+        return {key: name for key, name in trashed(self.registry).items() if key not in kept}
 
     def _begin_imported(self, damage: Damage, begun: Repair) -> None:
         """Queues the job that fetches a network that an import told of; other damage is none of it."""

@@ -195,12 +195,15 @@ def plan_item(
 
 def _path_here(registry: Registry, item: SyncItem) -> str | None:
     """Returns a file of the library with what the site lists now; where it states no hash, with what was installed."""
-    file = item.file
-    path = find_network(registry, file.sha256)
+    path = find_network(registry, item.file.sha256)
     if path is not None:
         return path
-    done = [job for job in registry.jobs.of(item.key, "done") if not is_replaced(job, file)]
-    return next(filter(None, (path_of_job(registry, job) for job in done)), None)
+    return next(filter(None, (path_of_job(registry, job) for job in _done_for(registry, item))), None)
+
+
+def _done_for(registry: Registry, item: SyncItem) -> list[Job]:
+    """Returns the job that fetched what the site lists now, as a list of one or none."""
+    return [job for job in registry.jobs.of(item.key, "done") if not is_replaced(job, item.file)]
 
 
 def is_replaced(job: Job, file: CivitaiFile) -> bool:
@@ -386,18 +389,24 @@ def plan_sync(
                     plan.failed.append(BadRecord(model.id, reason, others, is_whole=False))
         listed(len(plan.models))
     removed = trashed(registry)
-    plan.items = [_unless_removed(item, removed) for item in plan.items]
+    plan.items = [_unless_removed(registry, item, removed) for item in plan.items]
     return plan
 
 
-def _unless_removed(item: SyncItem, removed: Mapping[str, str]) -> SyncItem:
-    """Returns the item, skipped where its file is in the library's trash: who removed it does not want it again."""
+def _unless_removed(registry: Registry, item: SyncItem, removed: Mapping[str, str]) -> SyncItem:
+    """Returns the item, skipped where its file is in the library's trash: who removed it does not want it again.
+
+    The same holds for an archive of which nothing is missing but what is in the trash.
+    """
     if item.action != "fetch" or not removed:
         return item
-    name = next((removed[key] for key in (item.file.sha256 or "", item.key) if key in removed), None)
-    if name is None:
+    came = [sha256 for job in _done_for(registry, item) for sha256 in registry.jobs.networks_of(job.id)]
+    missing = [sha256 or "" for sha256 in came if find_network(registry, sha256) is None]
+    stated = item.file.sha256 or ""
+    keys = [stated] if stated in removed else missing or [item.key]  # by its key what was replaced at the site since
+    if not all(key in removed for key in keys):
         return item
-    return replace(item, action="skip", code="removed", reason=said_of_trashed(name))
+    return replace(item, action="skip", code="removed", reason=said_of_trashed(removed[keys[0]]))
 
 
 def _unless_listed_before(registry: Registry, item: SyncItem, owners: dict[str, SyncItem]) -> SyncItem | None:

@@ -97,6 +97,7 @@ class Checkpoints:
             HnetkitError: one cannot be read at the moment, which says nothing of what is in it.
         """
         damaged: DamagedFile | None = None
+        is_any_whole = False
         for number in reversed(self._numbers()):
             try:
                 state = self._read(self._folder(number))
@@ -106,14 +107,21 @@ class Checkpoints:
                 continue
             if most is None or state.step <= most:
                 return state
-        if damaged is not None:
+            is_any_whole = True
+        if damaged is not None and not is_any_whole:
             raise damaged
         return None
 
     def oldest(self) -> TrainingState | None:
-        """Returns the complete checkpoint with the fewest steps; None if there is none."""
-        steps = [_step_of(self._folder(number)) for number in self._numbers()]
-        return self.read(most=min(steps)) if steps else None
+        """Returns the complete checkpoint with the fewest steps; None if there is none.
+
+        Raises:
+            HnetkitError: one cannot be read at the moment.
+        """
+        for folder in sorted(map(self._folder, reversed(self._numbers())), key=_step_of):
+            with suppress(DamagedFile):
+                return self._read(folder)
+        return None
 
     def remove_after(self, step: int) -> None:
         """Removes checkpoints of more than so many steps."""
@@ -199,12 +207,7 @@ class Checkpoints:
                 raise ValueError("there is nothing in it")
             return TrainingState(rest["step"], content)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-            if isinstance(error, OSError) and not (is_absence(error) or isinstance(error, IsADirectoryError)):
-                raise HnetkitError(
-                    f"{folder}: the checkpoint cannot be read ({error.strerror})",
-                    hint="give the same command again when it can, or move it away to continue from the one before",
-                ) from error
-            raise DamagedFile(f"{folder}: a damaged checkpoint ({error})", hint="--restart starts over") from error
+            raise _failure(folder, error) from error
 
     def _keep_only_newest_complete(self) -> None:
         """Removes all checkpoints but the newest complete one: a damaged one is of no use."""
@@ -276,10 +279,24 @@ def _discard(path: Path) -> None:
 
 
 def _step_of(folder: Path) -> int:
+    """Returns after which step a checkpoint was written; 0 for a damaged one."""
     try:
         return int(_read_rest(folder)["step"])
-    except (FileNotFoundError, ValueError):
-        return 0
+    except (OSError, ValueError) as error:
+        failure = _failure(folder, error)
+        if isinstance(failure, DamagedFile):
+            return 0
+        raise failure from error
+
+
+def _failure(folder: Path, error: Exception) -> HnetkitError:
+    """Returns what an error over a checkpoint means: that it is damaged, or that the disk does not give it now."""
+    if isinstance(error, OSError) and not (is_absence(error) or isinstance(error, IsADirectoryError)):
+        return HnetkitError(
+            f"{folder}: the checkpoint cannot be read ({error.strerror})",
+            hint="give the same command again when it can, or move it away to continue from the one before",
+        )
+    return DamagedFile(f"{folder}: a damaged checkpoint ({error})", hint="--restart starts over")
 
 
 def _read_rest(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hnetkit.errors import NotFound
-from hnetkit.runtime.network_files import NetworkFile, library_folder, open_network, path_named
+from hnetkit.runtime.network_files import NetworkFile, file_named, library_folder, open_network
 
 _SUFFIXES = (".pt", ".safetensors", ".ckpt")
 
@@ -14,15 +14,19 @@ def open_named(stem: str) -> NetworkFile:
     """Returns the file that a tag names.
 
     Raises:
-        NotFound, AmbiguousName: see `hnetkit.runtime.network_files.path_named`.
+        NotFound, AmbiguousName: see `hnetkit.runtime.network_files.file_named`.
         hnetkit.errors.FileRefused: it is no hypernetwork that can be read safely.
     """
     folders = [folder for folder in (_own_folder(), library_folder()) if folder is not None]
     try:
-        path = path_named(stem, _files(folders[:1]), hint="")
+        return _named_in(folders[:1], stem, hint="")
     except NotFound:
-        path = path_named(stem, _files(folders), hint=f"put the file into {folders[0]}")
-    return open_network(path)
+        return _named_in(folders, stem, hint=f"put the file into {folders[0]}")
+
+
+def _named_in(folders: list[str], stem: str, hint: str) -> NetworkFile:
+    files = _files(folders)
+    return open_network(files[file_named(stem, files, files.__getitem__, hint=hint)])
 
 
 def _own_folder() -> str | None:

@@ -10,7 +10,6 @@ import torch
 from hnetkit.errors import HnetkitError
 from hnetkit.prompts.tags import Tag
 from hnetkit.runtime.attention_patches import AttentionPatch
-from hnetkit.runtime.buffers import LoadedNetwork
 from hnetkit.runtime.network_files import NetworkFile, PatchableUNet, nbytes
 from hnetkit.runtime.strength import Strength, strength_of
 
@@ -35,7 +34,8 @@ def patched(unet: Any, networks: Iterable[tuple[NetworkFile, Tag]], denoiser: An
     Args:
         unet: as the program has it, with the model's weights: it is copied, and its weights are not.
         networks: in stacking order, with the tag of each.
-        denoiser: tells the step: its ``step`` and ``total_steps`` count what the sampler asks of the model.
+        denoiser: tells the step: its ``step`` and ``total_steps`` count what the sampler asks of the model. None where
+            the sampler has none: networks with a window of steps are an error then, when they are asked for.
 
     Raises:
         AttachError: the model has no attention layers that hypernetworks know.
@@ -43,28 +43,26 @@ def patched(unet: Any, networks: Iterable[tuple[NetworkFile, Tag]], denoiser: An
     patchable = PatchableUNet(
         unet.model.diffusion_model, unet.load_device, _compute_dtype(unet), manage=lambda module: module
     )
-    stack: list[tuple[LoadedNetwork, Strength]] = []
-    modules: list[torch.nn.Module] = []
+    stack: list[tuple[NetworkFile, Strength]] = []
     result = Patched(unet.clone(), [], [])
     for file, tag in networks:
         try:
             strength = Strength.of(strength_of(tag))
-            weights = patchable.weights(file, strength)
+            patchable.weights(file, strength)
         except HnetkitError as error:
             result.failures.append(error)
             continue
         result.applied.append((file, tag))
-        stack.append((weights.loaded, strength))
-        modules += weights.managed
+        stack.append((file, strength))
     if not stack:
         return result
 
     def progress(options: Mapping[str, Any]) -> float | None:
-        step, steps = int(denoiser.step), int(denoiser.total_steps or 0)
-        return min((step + 0.5) / steps, 1.0) if steps else None
+        steps = getattr(denoiser, "total_steps", None)
+        return min((denoiser.step + 0.5) / steps, 1.0) if steps else None
 
-    whole, composed = patchable.stack(stack, progress)
-    _bring(result.unet, [*modules, *composed])
+    whole, modules = patchable.stack(stack, progress)
+    _bring(result.unet, modules)
     result.unet.set_model_attn1_patch(AttentionPatch(whole, "self"))
     result.unet.set_model_attn2_patch(AttentionPatch(whole, "cross"))
     return result

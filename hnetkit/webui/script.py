@@ -13,6 +13,7 @@ from hnetkit.webui.files import open_named
 from hnetkit.webui.networks import patched
 
 _TAGS = "hnetkit_tags"  # of a generation: what its prompt asks for now
+_HASHES = "hnetkit_hashes"  # likewise: name -> hash of what was applied in this batch
 
 
 def register() -> type | None:
@@ -39,6 +40,9 @@ def register() -> type | None:
         def show(self, is_img2img: bool) -> Any:
             return scripts.AlwaysVisible
 
+        def process_batch(self, p: Any, *args: Any, **options: Any) -> None:
+            _set_hashes(p, {})
+
         def process_before_every_sampling(self, p: Any, *args: Any, **options: Any) -> None:
             apply(p)
 
@@ -52,6 +56,14 @@ def apply(p: Any) -> None:
     The webui takes them off: it begins each sampling with the model as it was. What cannot be applied is left out and
     said beneath the picture.
     """
+    applied = _put_on_model(p)
+    _set_hashes(p, getattr(p, _HASHES, {}) | {tag.name: file.sha256[:10] for file, tag in applied})
+    if applied and getattr(p, "refiner_checkpoint_info", None) is not None:
+        _say(p, "the refiner's steps are drawn without hypernetworks")
+
+
+def _put_on_model(p: Any) -> list[tuple[NetworkFile, Tag]]:
+    """Returns the networks that are on the model now."""
     networks: list[tuple[NetworkFile, Tag]] = []
     for tag in getattr(p, _TAGS, []):
         try:
@@ -59,19 +71,25 @@ def apply(p: Any) -> None:
         except HnetkitError as error:
             _say(p, error)
     if not networks:
-        return
+        return []
     objects = p.sd_model.forge_objects
     try:
-        result = patched(objects.unet, networks, p.sampler.model_wrap_cfg)
+        result = patched(objects.unet, networks, getattr(p.sampler, "model_wrap_cfg", None))
     except HnetkitError as error:
         _say(p, error)
-        return
+        return []
     objects.unet = result.unet
     for failure in result.failures:
         _say(p, failure)
-    if result.applied:
-        hashes = ", ".join(f"{tag.name}: {file.sha256[:10]}" for file, tag in result.applied)
-        p.extra_generation_params["Hypernet hashes"] = hashes
+    return result.applied
+
+
+def _set_hashes(p: Any, hashes: dict[str, str]) -> None:
+    """Has the infotext name the files of the passes of a batch that were drawn so far."""
+    setattr(p, _HASHES, hashes)
+    p.extra_generation_params.pop("Hypernet hashes", None)
+    if hashes:
+        p.extra_generation_params["Hypernet hashes"] = ", ".join(map(": ".join, hashes.items()))
 
 
 def _tags(p: Any, params_list: Any) -> list[Tag]:
@@ -83,11 +101,20 @@ def _tags(p: Any, params_list: Any) -> list[Tag]:
     if added != "None" and not any(params.items[0] == added for params in params_list):
         strength = getattr(shared.opts, "extra_networks_default_multiplier", 1.0)
         written.append(f"{added}:{strength}")
-        p.all_prompts = [f"{prompt}<hypernet:{written[-1]}>" for prompt in p.all_prompts]
+        _write(p, added, f"<hypernet:{written[-1]}>")
     read = split_tags("".join(f"<hypernet:{arguments}>" for arguments in written))
     for warning in read.warnings:
         _say(p, warning)
     return list(read.tags)
+
+
+def _write(p: Any, name: str, tag: str) -> None:
+    """Appends a tag to the prompts of a generation that do not name its network: what the infotext will say."""
+    for pass_ in ("all_prompts", "all_hr_prompts"):
+        prompts = getattr(p, pass_, None)
+        if prompts:
+            has = [any(own.name == name for own in split_tags(prompt).tags) for prompt in prompts]
+            setattr(p, pass_, [prompt if named else prompt + tag for prompt, named in zip(prompts, has, strict=True)])
 
 
 def _say(p: Any, problem: HnetkitError | str) -> None:

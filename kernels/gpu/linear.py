@@ -19,6 +19,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from hnetkit.kernels.configs import NORM_ROWS, NORM_ROWS_INTERPRETED, Tiles, linear_tiles
+from hnetkit.kernels.eager import allows_tf32
 from hnetkit.kernels.gpu.activations import activate
 from hnetkit.kernels.gpu.device import capability_of, is_interpreted
 from hnetkit.kernels.gpu.state import KernelState, side_stride
@@ -386,4 +387,4 @@ def _launch_norm(
 
 def precision(dtype: torch.dtype) -> str:
     """Returns how products of fp32 are computed, by torch's own setting."""
-    return "tf32" if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"
+    return "tf32" if dtype == torch.float32 and allows_tf32() else "ieee"

@@ -119,7 +119,7 @@ class KernelStack:
             rows.data_ptr() % 16,
             residual.data_ptr() % 16,
             strengths.data_ptr() % 16,
-            torch.get_float32_matmul_precision(),
+            linear.precision(self._dtype),
             *map(Tensor.data_ptr, self._tensors),
         )
         plan = self._plans.get(kind)

@@ -119,7 +119,7 @@ def test_inspect_says_what_a_file_was_baked_of(here: Path, capsys: pytest.Captur
     assert (
         "baked of paper:0.5, on hnetkit-demo, for comfyui; exact, to rounding, the largest relative error is 0\n" in out
     )
-    assert "baked of paper:0.5/1, on hnetkit-demo, for diffusers; exact" in out
+    assert "baked of paper (self_k 1, self_v 0.5, cross_k 1, cross_v 0.5), on hnetkit-demo, for diffusers; exact" in out
     assert run(["inspect", "diff.safetensors", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["kind"], row["verdict"], row["baked"]["networks"][0]["name"]) == ("diff", "other", "paper")
@@ -180,6 +180,11 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["-n", "paper", "--to", "checkpoint", "--out", "folder", "--overwrite"], 2, "a folder is never replaced"),
     (["-n", "paper", "--to", "checkpoint"], 2, "new.safetensors: the model is a folder, and so is its copy"),
     (["-n", "paper", "--model", "pickled.ckpt", "--to", "checkpoint"], 2, "copies are made of .safetensors"),
+    (
+        ["-n", "paper", "--model", "./folder", "--to", "checkpoint", "--out", "copy"],
+        1,
+        "no pipeline in diffusers' layout",
+    ),
 ]
 
 

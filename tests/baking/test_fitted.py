@@ -11,7 +11,7 @@ import hnetkit
 from hnetkit.baking.api import bake
 from hnetkit.baking.fit import error_of, fitted_change
 from hnetkit.baking.moments import PairMoments
-from hnetkit.errors import TooInexact, UsageError
+from hnetkit.errors import BadPicture, TooInexact, UsageError
 from hnetkit.network import Hypernetwork
 
 FEW: dict[str, Any] = {"prompts": ["a red circle", "a blue star", "a green square", "a black star"], "steps": 1}
@@ -110,6 +110,20 @@ def test_what_is_exact_stays_exact_beside_what_is_fitted(pipe: Any, ink: Hyperne
     }
 
 
+def test_one_projection_alone_is_fitted_too(pipe: Any, ink: Hypernetwork) -> None:
+    hnetkit.load_hypernetwork(pipe, ink, "ink", hnetkit.Strength(0, cross_k=1, blocks={"": 0, "mid_block": 1}))
+    ((name, error),) = bake(pipe, **FEW).errors.items()
+    assert name.startswith("mid_block.")
+    assert name.endswith(".attn2.to_k")
+    assert 0 < error < 1
+
+
+def test_networks_that_draw_nothing_but_nan_are_refused_at_the_first_picture(pipe: Any, ink: Hypernetwork) -> None:
+    hnetkit.load_hypernetwork(pipe, ink, "ink", 1e30)
+    with pytest.raises(BadPicture, match="seed 1 came out NaN: a red circle"):
+        bake(pipe, **FEW)
+
+
 def test_a_rank_below_that_of_a_network_is_fitted(pipe: Any, tint: Hypernetwork) -> None:
     hnetkit.load_hypernetwork(pipe, tint, "tint", 0.5)
     baked = bake(pipe, rank=2, **FEW)
@@ -138,6 +152,8 @@ def test_a_rank_below_that_of_a_network_is_fitted(pipe: Any, tint: Hypernetwork)
         ({"prompts": ["a star <hypernet:ink:1>"]}, "a prompt has tags"),
         ({"names": {"ink": hnetkit.Strength(1.0, end=0.5)}}, "limited to 0 to 0.5 of the steps"),
         ({"names": []}, "no hypernetwork to bake"),
+        ({"dtype": "float16"}, "float16: not a type of weights"),
+        ({"dtype": "fp64", "to": "hypernetwork"}, "fp64: not a type of weights"),
     ],
 )
 def test_what_cannot_be_baked_is_refused_before_anything_is_drawn(

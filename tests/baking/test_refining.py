@@ -25,7 +25,7 @@ from hnetkit.runtime.strength import Strength
 FEW: dict[str, Any] = {"prompts": ["a red circle", "a blue star", "a green square", "a black star"], "steps": 1}
 TEXTS = {"none": 1, "guided": 2}
 SEEDS = range(12)
-EXACT = Rounding(torch.float32)
+EXACT = Rounding("fp32")
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.checkpoints import original_tensors, save_ckpt, save_configurations
 from support.pipelines import tiny_sd
 
 import hnetkit
 from hnetkit.baking.api import bake
 from hnetkit.baking.record import METADATA
-from hnetkit.errors import TooInexact
+from hnetkit.errors import FileRefused, TooInexact, UsageError
 from hnetkit.generate.model import load_model
 from hnetkit.network import Hypernetwork
 
@@ -76,6 +77,32 @@ def test_a_fit_is_measured_after_rounding_too(coarse: Any, ink: Hypernetwork) ->
     assert all(rounded[name] > error for name, error in exact.items())
     lora = bake(coarse, max_error=max(exact.values()) + 0.05, dtype="bf16", program="comfyui", **FEW)
     assert max(lora.errors.values()) <= max(exact.values()) + 0.05
+
+
+@pytest.mark.parametrize(("to", "program"), [("lora", "comfyui"), ("diff", "comfyui"), ("checkpoint", None)])
+def test_what_does_not_fit_the_type_of_the_file_is_refused(
+    to: Any, program: Any, tint: Hypernetwork, tmp_path: Path
+) -> None:
+    tiny_sd(least=True).to(torch.float16).save_pretrained(tmp_path / "model")
+    model: Any = load_model(tmp_path / "model", device="cpu", dtype="fp32")
+    hnetkit.load_hypernetwork(model.pipe, tint, "tint", 1e8)
+    with pytest.raises(FileRefused, match="to_k: a value does not fit fp16"):
+        bake(model, to=to, program=program, dtype="fp16", max_error=0.1)
+
+
+def test_a_model_that_cannot_be_copied_is_refused_before_anything_is_drawn(
+    ink: Hypernetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = save_configurations(tmp_path / "configurations", sd1=(pipe := tiny_sd()))
+    monkeypatch.setattr("hnetkit.generate.loading.checkpoints.CONFIGURATIONS", kinds)
+    pipe.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    path = save_ckpt(original_tensors(pipe), tmp_path / "model.ckpt")
+    model: Any = load_model(path, device="cpu", tokenizer=tmp_path)
+    hnetkit.load_hypernetwork(model.pipe, ink, "ink")
+    drawn: list[object] = []
+    with pytest.raises(UsageError, match=r"copies are made of .safetensors files alone"):
+        bake(model, to="checkpoint", **FEW, progress=lambda done, total: drawn.append(done))
+    assert drawn == []
 
 
 def test_networks_that_change_nothing_have_a_record_that_is_json(coarse: Any, make: Any) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from hnetkit.cli import run
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.generate.image_files import write_image
 from hnetkit.hashes import autov1_of, hash_file
+from hnetkit.image_text import write_image
 from hnetkit.prompts import infotext
 
 DATA = "a star\nNegative prompt: blurry\nSteps: 2, Sampler: Euler, CFG scale: 5, Seed: 8, Size: 16x16"

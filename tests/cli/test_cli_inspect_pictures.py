@@ -17,7 +17,7 @@ from support import networks
 import hnetkit
 from hnetkit import demo
 from hnetkit.cli import run
-from hnetkit.generate.image_files import write_image
+from hnetkit.image_text import write_image
 from hnetkit.prompts import infotext
 
 IMAGE = Image.new("RGB", (8, 8), "red")

@@ -23,7 +23,7 @@ import hnetkit
 from hnetkit import demo, settings
 from hnetkit.cli import run
 from hnetkit.files import MODEL_SUFFIXES
-from hnetkit.generate.image_files import write_image
+from hnetkit.image_text import write_image
 from hnetkit.prompts import infotext
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")

@@ -102,6 +102,11 @@ def test_nobody_waits_for_a_registry_that_is_busy(shell: Path, home: Path) -> No
         assert time.monotonic() - started < 1, "others wait half a minute"
 
 
+def test_a_home_that_cannot_be_looked_at_completes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HNETKIT_HOME", f"/{'a' * 300}")
+    assert complete_name(click.Context(cli), click.Argument(["name"]), "ink") == []
+
+
 def test_every_completion_of_names_is_that_one() -> None:
     own = {
         parameter._custom_shell_complete

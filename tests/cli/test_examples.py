@@ -24,6 +24,7 @@ from hnetkit.cli.groups import LazyGroup
 ELSEWHERE = {
     r"hnetkit (browse|pull|updates|identify)\b": "asks a site",
     r"hnetkit sync\b": "asks a site",
+    r"hnetkit share .*--upload": "asks a site",
     r"hnetkit train prepare .*--caption": "loads a model from the hub",
     r"hnetkit demo\b": "runs in tests of the demo",
     r"hnetkit bench\b": "needs a network of Stable Diffusion's widths, and a minute",

@@ -106,6 +106,15 @@ def test_an_export_is_whole_or_absent(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @needs_demo
+def test_a_share_is_whole_or_absent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["scan", "lib"]) == 0
+    line = ["share", "outline", "--out", "shared", "--license", "mit"]
+    assert interrupted(monkeypatch, capsys, "fsync", 3, line) == AFTER_INTERRUPTION["share"]
+    assert names(".", "*shared*") == []
+    assert run(line) == 0
+
+
+@needs_demo
 def test_an_import_is_finished_by_the_same_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -147,6 +147,18 @@ def test_a_window_takes_the_steps_whose_middle_is_in_it(model: Model, step: Step
         assert error(output, predict(same, (latents, sigma.expand(2), text))) <= TOLERANCE
 
 
+@pytest.mark.parametrize("number", range(4))
+def test_a_window_counts_the_steps_from_a_picture_to_noise_too(model: Model, step: Step, number: int) -> None:
+    sigmas = torch.tensor([0.0, 0.7, 2.1, 6.2, 14.6])  # as FlipSigmas gives them
+    latents, _, text = step
+    windowed = load(model, "dots.pt", 0.9, start=0.25)
+    windowed.load()
+    with torch.inference_mode():
+        got = windowed(latents, sigmas[number].expand(2), text, sample_sigmas=sigmas)
+    same = load(model, "dots.pt", 0.9) if number else model
+    assert error(got, predict(same, (latents, sigmas[number].expand(2), text))) <= TOLERANCE
+
+
 def test_a_window_without_a_sampler_that_tells_its_steps_is_an_error(model: Model, step: Step) -> None:
     loaded = load(model, "dots.pt", end=0.5)
     with pytest.raises(hnetkit.errors.AttachError, match="dots is limited to a part of the steps"):
@@ -176,6 +188,20 @@ def test_a_patch_of_another_program_keeps_its_place(model: Model, folder: Path, 
     by_hand.set_model_attn1_patch(patch)
     by_hand.set_model_attn2_patch(patch)
     assert error(predict(last, step), predict(by_hand, step)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_node_between_that_changes_the_dtype_changes_the_numbers_alone(
+    model: Model, folder: Path, step: Step, expected: Expected, dtype: torch.dtype
+) -> None:
+    between = load(model, "dots.pt", 0.7).clone()
+    between.get_model_object = lambda name: dtype  # type: ignore[method-assign]
+    last = load(between, "outline.pt", 0.5)
+    networks = [(folder / "dots.pt", 0.7), (folder / "outline.pt", 0.5)]
+    assert error(predict(last, step), expected(*networks)) <= 3e-2
+    assert {own.dtype for patch in last.patches() for beside in patch.models() for own in beside.model.buffers()} == {
+        dtype
+    }
 
 
 def test_where_k_and_v_differ_each_costs_one_side(model: Model, step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +334,6 @@ def test_a_node_runs_again_once_its_file_was_replaced(folder: Path, id: str, inp
     replaced = kind.IS_CHANGED(model=None, **inputs)
     (folder / "dots.pt").unlink()
     assert len({str(state) for state in (before, replaced, kind.IS_CHANGED(model=None, **inputs))}) == 3
-    assert kind.IS_CHANGED(model=None, **dict.fromkeys(inputs)) == []  # inputs that come from other nodes
 
 
 @pytest.mark.parametrize(
@@ -395,6 +420,37 @@ def test_a_model_of_videos_is_refused(model: Model) -> None:
 def test_a_name_in_a_tag_that_nobody_has_is_an_error_that_names_the_nearest(model: Model) -> None:
     with pytest.raises(NodeFailed, match=r"outlines: no such hypernetwork\. Did you mean outline\?"):
         node("HnetkitHypernetworksFromTags", model=model, text="<hypernet:outlines:1>")
+
+
+def test_two_forms_of_one_network_are_no_two_networks(
+    model: Model, folder: Path, step: Step, expected: Expected
+) -> None:
+    hnetkit.save(hnetkit.load(folder / "dots.pt"), folder / "dots.safetensors")
+    tagged, _ = node("HnetkitHypernetworksFromTags", model=model, text="<hypernet:dots:0.6>")
+    assert error(predict(tagged, step), expected((folder / "dots.pt", 0.6))) <= TOLERANCE
+    hnetkit.save(hnetkit.load(folder / "outline.pt"), folder / "paper.safetensors")
+    with pytest.raises(NodeFailed, match=r"paper is the name of several files: paper\.pt, paper\.safetensors"):
+        node("HnetkitHypernetworksFromTags", model=model, text="<hypernet:paper:1>")
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("HnetkitHypernetworkLoader", {"hypernetwork_name": None, "strength": 1.0}),
+        ("HnetkitHypernetworkStack", {"hypernetwork_1": "paper.pt", "hypernetwork_2": None}),
+        ("HnetkitHypernetworksFromTags", {"text": None}),
+    ],
+)
+def test_a_file_that_a_linked_input_may_name_is_read_again_when_it_is_replaced(
+    folder: Path, kind: str, inputs: dict[str, Any]
+) -> None:
+    def state() -> Any:
+        return NODE_CLASS_MAPPINGS[kind].IS_CHANGED(model=None, **inputs)  # type: ignore[index,attr-defined]
+
+    before = state()
+    assert state() == before
+    shutil.copy(folder / "outline.pt", folder / "dots.pt")
+    assert state() != before
 
 
 def test_a_tag_that_says_nothing_is_an_error(model: Model) -> None:

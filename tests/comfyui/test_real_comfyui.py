@@ -153,6 +153,25 @@ def test_prompts_that_are_asked_for_one_by_one_in_a_step_have_each_their_own_tex
     assert real.results["texts"] == {"calls": 6, "steps": 3, "alone": 6}
 
 
+AMONG = [
+    *("texts of unlike lengths", "areas", "fp8", "no attention at the first level"),
+    *("a block of a model without attention at the first level", "ToMe", "HyperTile", "PAG", "more tokens"),
+    *("a merge", "another dtype", "another dtype at the end"),
+]
+
+
+@pytest.mark.parametrize("name", AMONG)
+def test_nodes_draw_what_networks_in_each_layer_do_among_other_nodes(real: Run, name: str) -> None:
+    found = real.results["differences"][name]
+    assert found["effect"] > 1e-3
+    # weights that stay in fp32 where the model computes in fp16 are rounded less
+    assert found["error"] <= found["effect"] * (0.1 if name == "another dtype at the end" else 1e-3)
+
+
+def test_a_second_sampler_counts_its_own_steps(real: Run) -> None:
+    assert real.results["second sampler"]
+
+
 def test_copies_of_a_model_copy_no_weights(real: Run) -> None:
     assert real.results["memory"]["copied"] == 0
 

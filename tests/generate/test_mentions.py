@@ -25,10 +25,10 @@ import hnetkit
 from hnetkit import demo, settings
 from hnetkit.errors import AmbiguousName, NotFound
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.generate.image_files import write_image
 from hnetkit.generate.image_settings import image_facts
 from hnetkit.generate.model import Model, load_model
 from hnetkit.generate.prompt_networks import NetworkFinder, NetworkRequest
+from hnetkit.image_text import write_image
 from hnetkit.library.library import Library
 from hnetkit.prompts.tags import Tag
 

@@ -16,8 +16,9 @@ from support.pipelines import SD_CROSS_WIDTH, tiny_sd
 from support.unet_truth import lora
 
 from hnetkit import settings
-from hnetkit.generate.image_files import Picture, write_image
+from hnetkit.generate.image_files import Picture
 from hnetkit.generate.model import Model, load_model
+from hnetkit.image_text import write_image
 
 MODES: dict[str, dict[str, Any]] = {
     "size": {"width": 24, "height": 16},

@@ -10,8 +10,8 @@ from PIL import Image
 
 from hnetkit.errors import NotFound, OutputExists, UsageError
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.generate.image_files import Picture, is_image_file, next_number, write_image
-from hnetkit.generate.image_text import read_image_text
+from hnetkit.generate.image_files import Picture, is_image_file, next_number
+from hnetkit.image_text import read_image_text, write_image
 
 IMAGE = Image.effect_mandelbrot((16, 16), (-2, -1, 1, 1), 50).convert("RGB")
 TEXTS = ["a cat\nSteps: 1", "çà", "ネオン <hypernet:ネオン:1>", "\u2028", "😀"]

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from hnetkit.errors import DamagedFile, FileRefused, NoSettings, UnsafeFile
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.generate.image_text import read_image_text, read_infotext
+from hnetkit.image_text import read_image_text, read_infotext
 from hnetkit.prompts.infotext import Infotext
 
 IMAGE = Image.new("RGB", (8, 8), "red")

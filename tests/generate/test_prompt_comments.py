@@ -14,9 +14,9 @@ from support.unet_truth import lora
 
 import hnetkit
 from hnetkit import settings
-from hnetkit.generate.image_files import write_image
 from hnetkit.generate.model import Model
 from hnetkit.generate.options import DrawOptions
+from hnetkit.image_text import write_image
 
 COMMENT = "# <hypernet:wash:1> blue"
 PROMPTS = [field.name for field in fields(DrawOptions) if "prompt" in field.name]

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
+from support.torch_settings import setting
 from support.truth import DEVICE, Sides, numbers_for, random_sides, require_right, run, there
 
 from hnetkit.errors import KernelUnavailable
@@ -241,6 +242,22 @@ def test_fp32_at_the_highest_precision_is_left_to_plain_torch_unless_forced(monk
     monkeypatch.setenv("HNETKIT_KERNEL", "fused")
     assert path_on("fused", device, torch.float32) == "fused"
     assert path_on("fused", device, torch.float64) == "eager"
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="this torch has one setting")
+def test_tf32_is_allowed_by_the_newer_setting_too() -> None:
+    """After it was used, torch refuses to tell the older one, or tells it as it was."""
+    x, sides = stack_for("grouped", 1)
+    wanted = run(x, sides, numbers_for(1), "grouped")
+    with setting(torch.backends.cuda.matmul, "fp32_precision", "tf32"):
+        assert path_on("grouped", torch.device(DEVICE), torch.float32) == "grouped"
+        assert torch.equal(run(x, sides, numbers_for(1), "grouped"), wanted)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with setting(torch.backends.cuda.matmul, "fp32_precision", "ieee"):
+            assert path_on("grouped", torch.device(DEVICE), torch.float32) == "eager"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_without_a_gpu_and_without_the_interpreter_the_path_is_refused() -> None:

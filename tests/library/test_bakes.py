@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sqlite3
+import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo mo
 pytestmark = needs_demo
 
 FULL = {"self_k": 0.8, "self_v": 0.8, "cross_k": 0.8, "cross_v": 0.8, "blocks": {}}
-BY_SIDE = {**FULL, "cross_v": 0.5, "blocks": {"mid": 0.2}}
+BY_SIDE = {**FULL, "cross_v": 0.5, "blocks": {"": 0, "mid_block": 0.2}}
 
 
 @pytest.fixture
@@ -82,7 +85,8 @@ def test_a_strength_by_side_and_block_is_shown_as_such(here: Path, capsys: pytes
         made = record(library, "paper")
     made["networks"][0]["strength"] = BY_SIDE
     put("baked/paper.safetensors", "paper", networks=made["networks"])
-    assert "paper (self_k 0.8, self_v 0.8, cross_k 0.8, cross_v 0.5, mid 0.2)\n" in shown("paper", capsys)[1]
+    said = "paper (self_k 0.8, self_v 0.8, cross_k 0.8, cross_v 0.5, other blocks 0, mid_block 0.2)\n"
+    assert said in shown("paper", capsys)[1]
 
 
 def test_what_is_gone_or_replaced_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +137,38 @@ def test_forget_missing_keeps_what_may_be_on_a_disk_that_is_away(
     assert len(shown("outline", capsys)[0]) == 1
 
 
+class Terminal(io.StringIO):
+    """A user who takes so long to agree that something else happens before."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        super().__init__("y\n")
+        self.happens = happens
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self, size: int | None = -1, /) -> str:
+        self.happens()
+        return super().readline(-1)
+
+
+def test_what_came_back_while_the_question_stood_keeps_its_record(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = put("baked/paper.safetensors", "paper").absolute()
+    put("baked/outline.safetensors", "outline").rename(here / "away")
+    path.rename(here / "away too")
+    put("baked/stays.safetensors", "dots")
+    monkeypatch.setattr(sys, "stdin", Terminal(lambda: (here / "away too").rename(path)))
+    assert run(["forget", "--missing"]) == 0
+    said = capsys.readouterr().err
+    assert "2 records of what was baked" in said
+    assert f"{path} kept: it is there again" in said
+    assert f"forgotten that {here / 'baked' / 'outline.safetensors'} was baked" in said
+    assert [bake["state"] for bake in shown("paper", capsys)[0]] == ["present"]
+    assert shown("outline", capsys)[0] == []
+
+
 def test_a_name_is_a_network_though_a_folder_was_baked_there(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("paper").mkdir()
     Path("paper", "model_index.json").write_text("{}")
@@ -143,13 +179,7 @@ def test_a_name_is_a_network_though_a_folder_was_baked_there(here: Path, capsys:
     assert len(shown("outline", capsys)[0]) == 1
 
 
-def test_numbers_that_are_not_finite_are_unknown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put("baked/paper.safetensors", "paper", pictures={"share": float("inf"), "psnr": float("inf")})
-    ((bake,), _) = shown("paper", capsys)
-    assert (bake["picture_error"], bake["psnr"]) == (None, None)
-
-
-def test_a_strength_that_something_broke_is_named(here: Path) -> None:
+def test_a_strength_that_something_broke_is_named_and_can_be_forgotten(here: Path) -> None:
     put("baked/paper.safetensors", "paper")
     with closing(sqlite3.connect(paths.registry_file())) as connection:
         connection.execute("UPDATE baked_networks SET strength = '{'")
@@ -157,3 +187,6 @@ def test_a_strength_that_something_broke_is_named(here: Path) -> None:
     with Library() as library, pytest.raises(RegistryError, match="strength of paper") as caught:
         library.record("paper")
     assert "bake" in str(caught.value.hint)
+    assert run(["forget", "baked/paper.safetensors", "-y"]) == 0
+    with Library() as library:
+        assert library.record("paper")["bakes"] == []

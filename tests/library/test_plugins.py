@@ -160,6 +160,16 @@ def test_the_command_says_what_else_the_program_needs(
     assert tree(comfyui) == before
 
 
+def test_the_last_line_says_why_a_file_could_not_be_written(
+    programs: dict[Kind, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = programs["node"] / "custom_nodes" / "hnetkit" / "__init__.py"
+    file.parent.mkdir()
+    file.write_text("# another node of this name\n")
+    assert run(["link", str(programs["node"]), "--node", "--quiet"]) == 1
+    assert "Error: 1 file could not be written: it is not from hnetkit: it is kept\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "options", [["ink", "--node"], ["--node", "--extension"], ["--node", "--copy"], ["--node", "--layout", "forge"]]
 )

@@ -55,6 +55,7 @@ WHY = {
 
 FORGIVEN = {
     "hnetkit/baking/record.py _is_other": "what cannot be read is kept",
+    "hnetkit/cli/completion.py _plain_words": "what cannot be seen is not completed",
     "hnetkit/cli/output.py say": "a message that nobody can read",
     "hnetkit/generate/grids/files.py GridFiles.discard": "a folder with something in it stays",
     "hnetkit/generate/loading/model_source.py _names_in": "a hint",
@@ -198,6 +199,7 @@ def test_a_configuration_beside_a_checkpoint_that_cannot_be_read_is_not_none(
 ) -> None:
     """The pictures would have been noise: the model predicts something else."""
     assert not predicts_v_by_yaml(tmp_path / "sd.safetensors")
+    assert not predicts_v_by_yaml(tmp_path / f"{'a' * 252}.pt"), "no file can have the other name"
     (tmp_path / "sd.yaml").write_text("parameterization: v")
     assert predicts_v_by_yaml(tmp_path / "sd.safetensors")
     fail_at(monkeypatch, tmp_path / "sd.yaml", errno.EACCES, "open")

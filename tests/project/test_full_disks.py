@@ -36,7 +36,7 @@ from hnetkit.cli import run
 from hnetkit.errors import DiskFull, failure_of
 from hnetkit.files import TEMPORARY
 from hnetkit.generate.grids.files import FORMAT, GridFiles
-from hnetkit.generate.image_files import write_image
+from hnetkit.image_text import write_image
 from hnetkit.images import open_image
 from hnetkit.library import known_hashes, sidecars
 from hnetkit.registry import Registry
@@ -58,6 +58,7 @@ ELSEWHERE = {
     "hnetkit/sources/download.py lock_download": "a lock, which holds no bytes",
     "hnetkit/sources/download.py PartialFile.restart": "makes a part shorter, which takes no room",
     "hnetkit/sources/download.py PartialFile.flush": "opens to flush, and writes nothing",
+    "hnetkit/sharing/folder.py Upload._name_repository": "the card, before an upload; `new_file`",
     "hnetkit/generate/loading/tokenizer.py read_tokenizer": "the system's folder for temporary files",
     "hnetkit/train/preparing/captioners.py blip_model": "the system's folder for temporary files",
     "hnetkit/train/previews.py Previews.draw": "drawn by a model; `new_file`, as every picture",
@@ -245,6 +246,14 @@ def removed(disk: Path, site: str) -> int:
     return 0 if code == 4 else code  # it was over when the disk was full
 
 
+def shared(disk: Path) -> None:
+    folder = library(disk)
+    write_image(folder / "ink1.png", Image.effect_noise((64, 64), 9), "a cat")
+    hnetkit.save(hnetkit.load(networks.network_file(disk, "raw.pt", seed=9)), folder / "ink2.pt")  # as A1111 loads it
+    assert run(["scan", str(folder)]) == 0
+    assert run(["share", "ink1", "--out", str(disk / "shared"), "--license", "mit"]) == 0
+
+
 DOWNLOADS = tuple(f"hnetkit/sources/download.py PartialFile.{name}" for name in ("begin", "open"))
 SAVE, COPY = "hnetkit/formats/writing.py save", "hnetkit/library/placing.py Placing.copy"
 CASES: dict[str, Case] = {
@@ -262,6 +271,11 @@ CASES: dict[str, Case] = {
         ("hnetkit/sources/export.py export_library",),
         with_outputs("library.jsonl"),
         command("export", "{disk}/library.jsonl", "--overwrite"),
+    ),
+    "share": Case(
+        tuple(f"hnetkit/sharing/{name}" for name in ("api.py Share.write", "api.py _copy", "folder.py _write_record")),
+        shared,
+        command("share", "ink2", "ink1", "--out", "{disk}/shared", "--license", "mit", "--overwrite"),
     ),
     "config": Case(
         ("hnetkit/settings.py put",), lambda disk: run(["config", "dtype", "fp32"]), command("config", "dtype", "fp16")
@@ -305,7 +319,7 @@ CASES: dict[str, Case] = {
         call(gather),
     ),
     "picture": Case(
-        ("hnetkit/generate/image_files.py write_image",),
+        ("hnetkit/image_text.py write_image",),
         pictured,
         call(lambda disk: write_image(disk / "a.png", Image.effect_noise((64, 64), 9), "a cat", overwrite=True)),
     ),
@@ -403,7 +417,7 @@ class Trial:
 def names(disk: Path) -> set[str]:
     """The files of a disk, without those that are still being written, locks, and what SQLite keeps beside its own."""
     files = (path.relative_to(disk).as_posix() for path in disk.rglob("*") if path.is_file())
-    unfinished = rf"{re.escape(TEMPORARY)}$|\.part(\.json)?$|\.lock$|\.unexamined$|-(wal|shm)$|unfinished|^ballast$"
+    unfinished = rf"{re.escape(TEMPORARY)}(/|$)|\.part(\.json)?$|\.lock$|\.unexamined$|-(wal|shm)$|unfinished|^ballast$"
     hidden = (re.sub(r"\d{8}T\d+\.\d+-[0-9a-f]+-[0-9a-f]+|(?<=state/)\d{8}", "ANY", name) for name in files)
     return {name for name in hidden if not re.search(unfinished, name)}
 

@@ -11,7 +11,8 @@ OF_A_PATH = {"unlink", "rmdir", "rename"}
 
 WHY = {
     "hnetkit/files.py new_file": "what is new is complete and on the disk before it replaces; its temporary file goes",
-    "hnetkit/files.py new_folder": "its name was free, and its temporary folder is its own",
+    "hnetkit/files.py new_folder": "its name was free",
+    "hnetkit/files.py temporary_folder": "a folder of its own",
     "hnetkit/files.py _remove_stale": "a temporary file that no process has open, hours old",
     "hnetkit/files.py publish": "the name was free",
     "hnetkit/generate/grids/files.py GridFiles.discard": "the person asked to begin again",
@@ -27,6 +28,7 @@ WHY = {
     "hnetkit/library/trash.py put_back": "the name was free; what stays in the trash is at its place too",
     "hnetkit/library/trash.py close": "a journal of which every file is at its place",
     "hnetkit/library/trash.py sweep": "folders without a journal, which hold nothing yet or no more",
+    "hnetkit/sharing/folder.py _move": "--overwrite: what an earlier share wrote, and the new share is complete",
     "hnetkit/sources/archives.py extract_models": "what it unpacked itself",
     "hnetkit/sources/download.py lock_download": "a lock of its own",
     "hnetkit/sources/download.py PartialFile.discard": "a part that does not fit what the site has now",

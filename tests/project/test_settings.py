@@ -297,6 +297,16 @@ def test_the_setting_that_is_wrong_is_the_one_that_is_named(
     assert "hnetkit config" not in capsys.readouterr().err
 
 
+def test_a_path_that_has_the_name_of_a_setting_in_it_is_not_that_setting(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings.put("model", "demo")
+    for vae in ("demo.safetensors", "a-demo", "./vaes/demo", "demo-vae"):
+        assert run(["generate", "a", "--vae", vae, "--out", "a.png"]) == 4
+        assert "hnetkit config" not in (err := capsys.readouterr().err), err
+
+
 def test_doctor_names_every_setting_that_nothing_can_use_any_more(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

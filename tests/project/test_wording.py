@@ -24,6 +24,8 @@ from hnetkit.generate.image_files import Picture
 from hnetkit.generate.model import Model
 from hnetkit.generate.options import DrawOptions
 from hnetkit.runtime.bench import measure
+from hnetkit.sharing import share
+from hnetkit.sharing.folder import ShareFolder
 from hnetkit.train import prepare, sweep, train
 from hnetkit.train.build import Build
 from hnetkit.train.guards import GuardSettings
@@ -74,7 +76,7 @@ def arguments() -> set[str]:
     """The names of all arguments of Python's verbs, and of all settings of a recipe."""
     verbs = [hnetkit.load_model, Model.draw, Picture.save, draw_grid, prepare, train, sweep]
     verbs += [hnetkit.save, hnetkit.FetchSession.pull, hnetkit.FetchSession.repair, hnetkit.Library.link]
-    verbs += [convert_all, measure, bake_file]
+    verbs += [convert_all, measure, bake_file, share, ShareFolder.upload]
     names = {name for verb in verbs for name in inspect.signature(verb).parameters}
     for kind, prefix in ((DrawOptions, ""), (Recipe, ""), (Build, "build."), (GuardSettings, "guards.")):
         names |= {prefix + field.name for field in dataclasses.fields(kind)}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from support.compiled import Graphs
 from support.networks import network_file
 from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 
@@ -57,3 +61,12 @@ def tint(tmp_path: Path) -> Hypernetwork:
 def shade(tmp_path: Path) -> Hypernetwork:
     """[1, 1, 2, 1], affine."""
     return _network(tmp_path, "shade", "linear", structure=(1, 1, 2, 1), seed=4)
+
+
+@pytest.fixture
+def graphs() -> Iterator[Graphs]:
+    """A backend of `torch.compile`."""
+    torch.compiler.reset()
+    logging.getLogger("torch.__trace").disabled = True  # pytest's handler would have it write all that is traced
+    yield Graphs()
+    torch.compiler.reset()

@@ -16,6 +16,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from diffusers.models.attention_processor import AttnProcessor
+from support.compiled import Graphs
 from support.pipelines import draw, tiny_sd, tiny_sdxl, unet_call
 from support.stand_in_graphs import StandInGraphs
 from support.unet_truth import lora, run, surface
@@ -27,7 +28,7 @@ from hnetkit import Strength
 from hnetkit.errors import AttachError, UsageError
 from hnetkit.network import Hypernetwork
 from hnetkit.runtime import capture as module
-from hnetkit.runtime.capture import Capture, captured_by
+from hnetkit.runtime.capture import MOST_CHANGES, Capture, captured_by, forget_graphs
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +165,26 @@ def test_memory_is_told_and_given_back(pipe: Any) -> None:
     capture.release()
     assert capture.memory == 0
     assert not StandInGraphs.living
+
+
+def test_what_was_taken_off_the_unet_is_freed_with_the_graphs(pipe: Any, twin: Any) -> None:
+    capture = captured(pipe)
+    require_same(pipe, twin)
+    before = weakref.ref(pipe.unet.conv_in.weight)
+    both(pipe, twin, other_weights)
+    assert forget_graphs(pipe)
+    assert before() is None
+    require_same(pipe, twin)
+    assert capture.captures == 2
+
+
+def test_graphs_can_be_dropped_any_number_of_times(pipe: Any, twin: Any) -> None:
+    capture = captured(pipe)
+    for _ in range(MOST_CHANGES + 2):
+        require_same(pipe, twin, 1)
+        capture.forget()
+    require_same(pipe, twin)
+    assert capture.captures == 1
 
 
 # --- hypernetworks
@@ -374,6 +395,21 @@ def test_the_device_replays_while_the_host_compares_and_what_a_changed_unet_gave
     both(pipe, twin, hook)
     require_same(pipe, twin, 1)
     assert (StandInGraphs.warmed, StandInGraphs.replayed) == (2, 3)
+
+
+def test_what_a_unet_adds_up_in_place_is_added_once_for_each_call(pipe: Any, twin: Any) -> None:
+    def count(module: Any, given: Any, output: Tensor) -> Tensor:
+        return output * module.calls.add_(1)
+
+    for one in (pipe, twin):
+        one.unet.mid_block.register_buffer("calls", torch.zeros(1))
+        one.unet.mid_block.register_forward_hook(count)
+    capture = captured(pipe)
+    for change in (lambda one: None, hook, other_weights):
+        both(pipe, twin, change)
+        require_same(pipe, twin)
+    assert capture.captures == 3
+    assert pipe.unet.mid_block.calls == 9
 
 
 def test_a_graph_whose_weights_are_elsewhere_is_not_replayed(pipe: Any, twin: Any) -> None:
@@ -711,69 +747,51 @@ def test_threads_take_turns_on_one_unet(pipe: Any, twin: Any, ink: Hypernetwork)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_what_is_compiled_first_is_captured_compiled(ink: Hypernetwork, in_place: bool) -> None:
-    torch.compiler.reset()
-    pipe, twin, compiled = tiny_sd(least=True), tiny_sd(least=True), []
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        compiled.append(graph)
-        return graph.forward
-
-    pipe.unet.compile(backend=backend) if in_place else setattr(pipe, "unet", torch.compile(pipe.unet, backend=backend))
+def test_what_is_compiled_first_is_captured_compiled(graphs: Graphs, ink: Hypernetwork, in_place: bool) -> None:
+    pipe, twin = tiny_sd(least=True), tiny_sd(least=True)
+    pipe.unet.compile(backend=graphs) if in_place else setattr(pipe, "unet", torch.compile(pipe.unet, backend=graphs))
     capture = captured(pipe)
     require_same(pipe, twin)
-    assert compiled
+    assert graphs.made
     assert capture.captures == 1
     with pytest.warns(UserWarning, match="compiles again"):
         both(pipe, twin, hnetkit.load_hypernetwork, ink)
     require_same(pipe, twin)
     capture.release()
-    seen = len(compiled)
+    seen = len(graphs.made)
     torch.compiler.reset()
     require_same(pipe, twin, 1)
-    assert len(compiled) > seen, "it is still compiled"
-    torch.compiler.reset()
+    assert len(graphs.made) > seen, "it is still compiled"
 
 
-def test_what_is_compiled_in_place_after_that_is_captured_compiled() -> None:
-    torch.compiler.reset()
-    pipe, twin, compiled = tiny_sd(least=True), tiny_sd(least=True), []
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        compiled.append(graph)
-        return graph.forward
-
+def test_what_is_compiled_in_place_after_that_is_captured_compiled(graphs: Graphs) -> None:
+    pipe, twin = tiny_sd(least=True), tiny_sd(least=True)
     capture = captured(pipe)
     require_same(pipe, twin)
-    pipe.unet.compile(backend=backend)
+    pipe.unet.compile(backend=graphs)
     require_same(pipe, twin)
-    assert compiled
+    assert graphs.made
     assert capture.captures == 2
-    assert not copy.deepcopy(pipe).unet.compile(backend=backend), "a copy can be compiled too"
-    seen = len(compiled)
+    assert not copy.deepcopy(pipe).unet.compile(backend=graphs), "a copy can be compiled too"
+    seen = len(graphs.made)
     torch.compiler.reset()
     capture.release()
     require_same(pipe, twin, 1)
-    assert len(compiled) > seen, "it is still compiled"
-    torch.compiler.reset()
+    assert len(graphs.made) > seen, "it is still compiled"
 
 
-def test_what_is_compiled_around_a_captured_unet_says_that_it_is_not_captured_and_how_it_would_be() -> None:
-    torch.compiler.reset()
-    pipe, twin, compiled = tiny_sd(least=True), tiny_sd(least=True), []
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        compiled.append(graph)
-        return graph.forward
-
+def test_what_is_compiled_around_a_captured_unet_says_that_it_is_not_captured_and_how_it_would_be(
+    graphs: Graphs,
+) -> None:
+    pipe, twin = tiny_sd(least=True), tiny_sd(least=True)
     first = captured(pipe)
     require_same(pipe, twin)
-    pipe.unet = torch.compile(pipe.unet, backend=backend)
+    pipe.unet = torch.compile(pipe.unet, backend=graphs)
     with pytest.warns(
         RuntimeWarning, match="torch.compile was called on it after hnetkit.capture; call hnetkit.release"
     ):
         require_same(pipe, twin)
-    assert compiled
+    assert graphs.made
     assert StandInGraphs.replayed == 2
     capture = captured(pipe)
     assert capture is not first
@@ -785,4 +803,3 @@ def test_what_is_compiled_around_a_captured_unet_says_that_it_is_not_captured_an
     hnetkit.release(pipe)
     require_same(pipe, twin)
     assert StandInGraphs.replayed == 4
-    torch.compiler.reset()

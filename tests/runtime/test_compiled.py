@@ -5,8 +5,7 @@ Tracing is the same for every backend, so all but one test use the one that runs
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -15,6 +14,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from support import any_truth
+from support.compiled import Graphs
 from support.networks import network_file
 from support.pipelines import tiny_sd, unet_call
 from support.stacks import relative
@@ -25,25 +25,6 @@ import hnetkit
 from hnetkit.errors import AttachError
 from hnetkit.kernels.gpu import fused
 from hnetkit.network import Hypernetwork
-
-
-class Graphs:
-    """A backend that runs graphs as they are and counts them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        self.count += 1
-        return graph.forward
-
-
-@pytest.fixture
-def graphs() -> Iterator[Graphs]:
-    torch.compiler.reset()
-    logging.getLogger("torch.__trace").disabled = True  # pytest's handler would have it write all that is traced
-    yield Graphs()
-    torch.compiler.reset()
 
 
 @pytest.fixture
@@ -100,7 +81,7 @@ def test_compile_run_attach_run_differs_and_detach_gives_the_first_bits(
         assert relative(call(), run(twin)) <= 1e-6
     hnetkit.unload_hypernetworks(pipe)
     assert torch.equal(call(), first)
-    assert graphs.count > 0
+    assert len(graphs.made) > 0
 
 
 def test_dropped_code_is_said(pipe: Any, graphs: Graphs, ink: Hypernetwork) -> None:
@@ -123,10 +104,10 @@ def test_a_strength_change_compiles_nothing_and_a_change_of_the_stack_is_seen(
 
     both(hnetkit.load_hypernetwork, ink)
     both(hnetkit.load_hypernetwork, tint)
-    before = graphs.count
+    before = len(graphs.made)
     both(hnetkit.set_hypernetworks, ["ink", "tint"], [0.3, -0.7])
     both(hnetkit.set_hypernetworks, ["ink", "tint"], [hnetkit.Strength(1.5, cross_v=0.2), 0.1])
-    assert graphs.count == before
+    assert len(graphs.made) == before
     both(hnetkit.set_hypernetworks, ["tint", "ink"], [0.3, 0.7])
     both(hnetkit.set_hypernetworks, ["ink"], [hnetkit.Strength(cross_v=0)])
     both(hnetkit.set_hypernetworks, ["ink"], [hnetkit.Strength(blocks={"mid_block": 0.3})])
@@ -142,13 +123,13 @@ def test_a_window_opens_and_closes_in_compiled_code(pipe: Any, twin: Any, graphs
     for one in (pipe, twin):
         hnetkit.load_hypernetwork(one, ink, strength=hnetkit.Strength(end=0.5))
     for picture in range(2):
-        before = graphs.count
+        before = len(graphs.made)
         for step in range(4):
             for one in (pipe, twin):
                 hnetkit.set_progress(one, step, 4)
             assert relative(call(), run(twin)) <= 1e-6
             assert torch.equal(call(), bare) == (step >= 2)
-        assert (graphs.count == before) == (picture > 0), "once for open and once for closed, and then no more"
+        assert (len(graphs.made) == before) == (picture > 0), "once for open and once for closed, and then no more"
 
 
 @pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")
@@ -177,13 +158,13 @@ def test_with_the_fused_kernel_strengths_and_windows_compile_nothing(
     bare = both(hnetkit.unload_hypernetworks)
     opened = both(hnetkit.load_hypernetwork, file, strength=0.8)
     assert run_fused.call_count == 2, "once in each UNet: its text is not 320 wide"
-    before = graphs.count
+    before = len(graphs.made)
     assert relative(both(hnetkit.set_hypernetworks, ["wide"], [-0.4]), opened) > 1e-3
     both(hnetkit.set_progress, 0, 4)
     assert torch.equal(both(hnetkit.set_hypernetworks, ["wide"], [hnetkit.Strength(0.8, end=0.5)]), opened)
     assert torch.equal(both(hnetkit.set_progress, 3, 4), bare)
     assert torch.equal(both(hnetkit.set_progress, 1, 4), opened)
-    assert graphs.count == before
+    assert len(graphs.made) == before
 
 
 @pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from support import any_truth
+from support.compiled import Graphs
 from support.stacks import relative
 from torch import Tensor
 
@@ -18,27 +18,14 @@ from hnetkit.network import Hypernetwork
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
 
-@pytest.fixture
-def graphs() -> Iterator[list[torch.fx.GraphModule]]:
-    """The graphs that were made, by a backend that runs them as they are."""
-    torch.compiler.reset()
-    logging.getLogger("torch.__trace").disabled = True  # pytest's handler would have it write all that is traced
-    yield []
-    torch.compiler.reset()
-
-
 @pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")
 def test_strengths_and_windows_change_in_compiled_code_and_compile_nothing(
-    graphs: list[torch.fx.GraphModule], ink: Hypernetwork, wash: Hypernetwork, monkeypatch: pytest.MonkeyPatch
+    graphs: Graphs, ink: Hypernetwork, wash: Hypernetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        graphs.append(graph)
-        return graph.forward
-
     monkeypatch.setenv("HNETKIT_KERNEL", "grouped")
     unet, text = any_truth.small_unet(), any_truth.text_of(0, 3, torch.float32)
     pipe, twin = any_truth.pipeline_of(unet), any_truth.pipeline_of(unet)
-    pipe.unet.compile(backend=backend, fullgraph=True)
+    pipe.unet.compile(backend=graphs, fullgraph=True)
     bare = any_truth.picture(pipe, text)
     assert torch.equal(bare, any_truth.picture(twin, text))
     for one in (pipe, twin):
@@ -53,11 +40,11 @@ def test_strengths_and_windows_change_in_compiled_code_and_compile_nothing(
         return got
 
     opened = both(hnetkit.set_progress, 0, 4)
-    assert any("hnetkit.stack" in str(node.target) for node in graphs[-1].graph.nodes)
-    before = len(graphs)
+    assert any("hnetkit.stack" in str(node.target) for node in graphs.made[-1].graph.nodes)
+    before = len(graphs.made)
     assert relative(both(hnetkit.set_progress, 3, 4), opened) > 1e-3
     assert torch.equal(both(hnetkit.set_progress, 1, 4), opened)
     window = hnetkit.Strength(-0.3, cross_v=0.2, end=0.5)
     assert relative(both(hnetkit.set_hypernetworks, ["ink", "wash"], [window, 1.5]), opened) > 1e-3
-    assert len(graphs) == before
+    assert len(graphs.made) == before
     assert torch.equal(both(hnetkit.unload_hypernetworks), bare)

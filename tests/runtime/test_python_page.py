@@ -25,7 +25,9 @@ def sites(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sites]:
         monkeypatch.setenv("HNETKIT_CIVITAI_URL", sites.civitai_url)
         monkeypatch.setenv("CIVITAI_TOKEN", sites.token)
         monkeypatch.setenv("HF_ENDPOINT", sites.hub_url)
+        monkeypatch.setenv("HF_TOKEN", sites.hub_token)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         yield sites
 
 

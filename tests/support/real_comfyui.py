@@ -42,6 +42,7 @@ import nodes as comfyui_nodes
 import torch
 from safetensors.torch import load_file, save_file
 
+import hnetkit
 import hnetkit.comfyui
 from hnetkit.runtime import network_files
 
@@ -67,8 +68,22 @@ class Operations(comfy.ops.disable_weight_init):
             super().__init__(16, *arguments, **options)
 
 
-def bundled_model() -> Any:
-    """The bundled UNet's weights in ComfyUI's UNet, in ComfyUI's model."""
+class CastingOperations(comfy.ops.manual_cast):
+    """The same, of layers that cast their weights."""
+
+    class GroupNorm(comfy.ops.manual_cast.GroupNorm):
+        def __init__(self, num_groups: int, *arguments: Any, **options: Any) -> None:
+            super().__init__(16, *arguments, **options)
+
+
+def made_model(*, dtype: torch.dtype = torch.float32, cast: torch.dtype | None = None, **changes: Any) -> Any:
+    """ComfyUI's model of the bundled UNet's shape, its weights not set.
+
+    Args:
+        dtype: of the weights.
+        cast: what they are cast to where they are used.
+        changes: of its configuration.
+    """
     config = {
         "image_size": 8,
         "in_channels": 4,
@@ -81,16 +96,33 @@ def bundled_model() -> Any:
         "transformer_depth_output": [1, 1, 1, 1],
         "use_spatial_transformer": True,
         "context_dim": 80,
-        "dtype": torch.float32,
+        "dtype": dtype,
+        **changes,
     }
     known = comfy.supported_models.SD15(config)
     known.unet_config["num_heads"] = 4
-    known.custom_operations = Operations
+    known.custom_operations = CastingOperations if cast else Operations
+    known.manual_cast_dtype = cast
     model = comfy.model_base.BaseModel(known, device=CPU)
-    own_names = comfy.utils.unet_to_diffusers(known.unet_config)
-    weights = load_file(FOLDER / "unet.safetensors")
-    model.diffusion_model.load_state_dict({own_names[name]: weights[name] for name in weights})
     return comfy.model_patcher.ModelPatcher(model.eval(), CPU, CPU)
+
+
+def bundled_model(**options: Any) -> Any:
+    """The bundled UNet's weights in ComfyUI's UNet, in ComfyUI's model; see `made_model`."""
+    model = made_model(**options)
+    own_names = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
+    weights = load_file(FOLDER / "unet.safetensors")
+    model.model.diffusion_model.load_state_dict({own_names[name]: weights[name] for name in weights})
+    return model
+
+
+def random_model(seed: int, **options: Any) -> Any:
+    model = made_model(**options)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.model.diffusion_model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.08)
+    return model
 
 
 NEWER = asyncio.run(asyncio.run(hnetkit.comfyui.comfy_entrypoint()).get_node_list())
@@ -190,12 +222,124 @@ def texts_of_their_own(model: Any, text: Any) -> dict[str, int]:
     return {"calls": len(calls), "steps": len(steps), "alone": alone}
 
 
-def sample(
-    model: Any, positive: Any, negative: Any, steps: int, sampler: str, scheduler: str, cfg: float = 1.0
-) -> None:
+Attach = Callable[..., Any]
+"""Returns a model with one network more: its name without suffix, its strength, and where it is applied, if not all."""
+
+
+def by_nodes(model: Any, name: str, strength: float, blocks: str = "") -> Any:
+    inputs = {"hypernetwork_name": f"{name}.pt", "strength": strength, "blocks": blocks}
+    return run("HnetkitHypernetworkLoader", model=model, **inputs)[0]
+
+
+def by_hand(model: Any, name: str, strength: float, blocks: str = "") -> Any:
+    """Applies a network in each layer by itself; blocks are none, or the first level of the way up."""
+    stack = hnetkit.Stack([(hnetkit.load(FOLDER / "models" / "hypernetworks" / f"{name}.pt"), strength)])
+
+    def patch(kind: Any) -> Callable[..., Any]:
+        def contexts(q: Any, k: Any, v: Any, options: Any) -> Any:
+            if blocks and (options["block"][0] != "output" or options["block"][1] > 1):
+                return q, k, v
+            return q, stack(k, kind=kind)[0], stack(v, kind=kind)[1]
+
+        return contexts
+
+    own = model.clone()
+    own.set_model_attn1_patch(patch("self"))
+    own.set_model_attn2_patch(patch("cross"))
+    return own
+
+
+def not_at_all(model: Any, name: str, strength: float, blocks: str = "") -> Any:
+    return model
+
+
+def with_more_tokens(model: Any) -> Any:
+    """A patch that gives every layer tokens of its own, as packs for regions and pictures do."""
+
+    def patch(q: Any, k: Any, v: Any, options: Any) -> Any:
+        more = torch.full_like(k[:, :3], 0.1)
+        return q, torch.cat([k, more], 1), torch.cat([v, more * 2], 1)
+
+    own = model.clone()
+    own.set_model_attn2_patch(patch)
+    return own
+
+
+def among_other_nodes(model: Any, text: Any) -> dict[str, Callable[[Attach], Any]]:
+    """Returns what ends in latents, by name, for any way to attach networks."""
+    from comfy_extras.nodes_hypertile import HyperTile
+    from comfy_extras.nodes_model_advanced import ModelComputeDtype
+    from comfy_extras.nodes_model_merging import ModelMergeSimple
+    from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+    from comfy_extras.nodes_tomesd import TomePatchModel
+
+    plus, minus = [[text[:1], {}]], [[text[1:], {}]]
+    halves = [[text[:1], {"area": (8, 4, 0, 0)}], [text[1:, :40], {"area": (8, 4, 0, 4), "strength": 0.7}]]
+
+    def between(change: Callable[[Any], Any], model: Any = model) -> Callable[[Attach], Any]:
+        def drawn(attach: Attach) -> Any:
+            own = attach(change(attach(model, "outline", 0.6)), "dots", 0.8)
+            return sample(own, plus, minus, 3, "euler", "normal", cfg=4.0)
+
+        return drawn
+
+    def alone(model: Any, positive: Any, negative: Any, blocks: str = "") -> Callable[[Attach], Any]:
+        def drawn(attach: Attach) -> Any:
+            own = attach(attach(model, "outline", 0.6, blocks), "dots", 0.8)
+            return sample(own, positive, negative, 3, "euler", "normal", cfg=4.0)
+
+        return drawn
+
+    def computed_in_fp16(own: Any) -> Any:
+        return ModelComputeDtype().patch(own, "fp16")[0]
+
+    deep = {"transformer_depth": [0, 2], "transformer_depth_middle": 2, "transformer_depth_output": [0, 0, 2, 2]}
+    sdxl = random_model(1, **deep)
+    return {
+        "texts of unlike lengths": alone(model, plus, [[text[1:, :10], {}]]),
+        "areas": alone(model, halves, minus),
+        "fp8": alone(bundled_model(dtype=torch.float8_e4m3fn, cast=torch.float32), plus, minus),
+        "no attention at the first level": alone(sdxl, plus, minus),
+        "a block of a model without attention at the first level": alone(sdxl, plus, minus, blocks="up_blocks.0"),
+        "ToMe": between(lambda own: TomePatchModel.execute(own, 0.5).result[0]),
+        "HyperTile": between(lambda own: HyperTile.execute(own, 32, 2, 0, False)[0]),
+        "PAG": between(lambda own: PerturbedAttentionGuidance.execute(own, 3.0).result[0]),
+        "more tokens": between(with_more_tokens),
+        "a merge": between(lambda own: ModelMergeSimple().merge(own, random_model(2), 0.7)[0]),
+        "another dtype": between(computed_in_fp16),
+        "another dtype at the end": lambda attach: sample(
+            computed_in_fp16(attach(model, "dots", 0.8)), plus, minus, 3, "euler", "normal", cfg=4.0
+        ),
+    }
+
+
+def differences(drawn: Callable[[Attach], Any]) -> dict[str, float]:
+    """Returns how far nodes are from networks by hand, and from none."""
+    latents = {}
+    for attach in (by_nodes, by_hand, not_at_all):
+        torch.manual_seed(0)  # which tiles are drawn from
+        latents[attach] = drawn(attach)
+    return {
+        "error": float((latents[by_nodes] - latents[by_hand]).abs().max()),
+        "effect": float((latents[by_nodes] - latents[not_at_all]).abs().max()),
+    }
+
+
+def second_sampler(model: Any, text: Any) -> bool:
+    """Whether a model with a window draws in a second sampler what it does in a first one."""
+    conditions = [[text[:1], {}]], [[text[1:], {}]]
+    window = {"hypernetwork_name": "dots.pt", "strength": 1.0, "start": 0.3, "end": 0.8}
+    (fresh,) = run("HnetkitHypernetworkLoader", model=model, **window)
+    (used,) = run("HnetkitHypernetworkLoader", model=model, **window)
+    sample(used, *conditions, 7, "dpmpp_2m", "karras", cfg=4.0)
+    latents = [sample(own, *conditions, 4, "euler", "normal", cfg=4.0) for own in (fresh, used)]
+    return torch.equal(*latents)
+
+
+def sample(model: Any, positive: Any, negative: Any, steps: int, sampler: str, scheduler: str, cfg: float = 1.0) -> Any:
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        comfy.sample.sample(
+        return comfy.sample.sample(
             model, noise, steps, cfg, sampler, scheduler, positive, negative, torch.zeros_like(noise),
             disable_pbar=True, seed=3,
         )  # fmt: skip
@@ -308,6 +452,9 @@ def main() -> None:
             results["rest"] = run(nodes[0][0], model=model, **nodes[0][1])[1]
     results["windows"] = steps_in_window(model, job["window"], step["text"])
     results["texts"] = texts_of_their_own(model, step["text"])
+    drawn = among_other_nodes(model, step["text"])
+    results["differences"] = {name: differences(own) for name, own in drawn.items()}
+    results["second sampler"] = second_sampler(model, step["text"])
     results["memory"] = memory(model, step)
     results["apis"], more = apis(model, step)
     save_file({**tensors, **more}, FOLDER / "results.safetensors")

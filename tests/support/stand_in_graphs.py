@@ -1,8 +1,8 @@
 """CUDA graphs without CUDA: a call's operations are recorded with the memory that they read and write, and repeated.
 
-What would go wrong in a graph goes wrong here: nothing is computed while it is recorded, a replay runs no Python of the
-module, memory of others that was freed meanwhile is not read, a value never reaches the host, and what a graph wrote is
-gone once another one of the pool ran.
+What would go wrong in a graph goes wrong here: nothing is computed while it is recorded, and nothing written to memory
+of others; a replay runs no Python of the module, memory of others that was freed meanwhile is not read, a value never
+reaches the host, and what a graph wrote is gone once another one of the pool ran.
 """
 
 from __future__ import annotations
@@ -67,10 +67,11 @@ class Recorder(TorchDispatchMode):
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         kwargs = kwargs or {}
         inputs = {tensor.untyped_storage()._cdata for tensor in tensors_in((args, kwargs))}
-        if func._schema.is_mutable and not inputs & self.own.keys():
-            raise AssertionError(f"{func} writes to memory that is not the graph's")
         recorded = self.recorded(args), self.recorded(kwargs)
+        others = [(tensor, tensor.clone()) for tensor in written(func, args) if not self.is_own(tensor)]
         output = func(*args, **kwargs)
+        for tensor, before in others:
+            tensor.copy_(before)
         fresh = [tensor for tensor in tensors_in(output) if tensor.untyped_storage()._cdata not in inputs]
         for tensor in fresh:
             self.own[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
@@ -81,9 +82,12 @@ class Recorder(TorchDispatchMode):
 
     def recorded(self, value: Any) -> Any:
         def place(tensor: Tensor) -> Any:
-            return tensor if tensor.untyped_storage()._cdata in self.own else Place.of(tensor)
+            return tensor if self.is_own(tensor) else Place.of(tensor)
 
         return changed(value, Tensor, place)
+
+    def is_own(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage()._cdata in self.own
 
 
 class StandInGraph:
@@ -175,6 +179,12 @@ class StandInGraphs:
             graph.reset()
             self.own.remove(graph)
             self.living.remove(graph)
+
+
+def written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    """Returns the tensors that an operation writes to."""
+    pairs = zip(func._schema.arguments, args, strict=False)
+    return [value for argument, value in pairs if argument.alias_info is not None and argument.alias_info.is_write]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

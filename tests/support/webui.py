@@ -64,20 +64,32 @@ class Generation:
     Attributes:
         comments: shown beneath the picture.
         extra_generation_params: of the infotext.
+        batches: of one picture each.
         unets: with which each sampling ran.
+        infotexts: what `extra_generation_params` were after each batch.
+        refiner_checkpoint_info: of the model that draws the last steps.
+        made_sampler: called with the number of steps, once for each sampling.
     """
 
     webui: Webui
     prompt: str
     hires_prompt: str = ""
+    batches: int = 1
     all_prompts: list[str] = field(default_factory=list)
+    all_hr_prompts: list[str] = field(default_factory=list)
     comments: dict[str, int] = field(default_factory=dict)
     extra_generation_params: dict[str, Any] = field(default_factory=dict)
     unets: list[UNetPatcher] = field(default_factory=list)
+    infotexts: list[dict[str, Any]] = field(default_factory=list)
     sampler: Any = None
+    refiner_checkpoint_info: Any = None
+    made_sampler: Callable[[int], Any] = lambda steps: SimpleNamespace(
+        model_wrap_cfg=SimpleNamespace(step=0, total_steps=steps)
+    )
 
     def __post_init__(self) -> None:
-        self.all_prompts = [self.prompt]
+        self.all_prompts = [self.prompt] * self.batches
+        self.all_hr_prompts = [self.hires_prompt] * self.batches if self.hires_prompt else []
         self.sd_model = self.webui.model
 
     def comment(self, text: str) -> None:
@@ -91,20 +103,34 @@ class Generation:
             steps: of each pass.
         """
         outputs = []
-        for prompt in filter(None, (self.prompt, self.hires_prompt)):
-            self._activate(prompt)
-            self.sampler = SimpleNamespace(model_wrap_cfg=SimpleNamespace(step=0, total_steps=steps))
-            self.sd_model.forge_objects = SimpleNamespace(unet=self.webui.unet)
-            self.webui.script.process_before_every_sampling(self, x=latents, noise=latents)
-            unet = self.sd_model.forge_objects.unet
-            self.unets.append(unet)
-            unet.load()
-            with torch.inference_mode():
-                for number in range(steps):
-                    self.sampler.model_wrap_cfg.step = number
-                    outputs.append(unet(latents, timesteps.clone(), text))
+        for number in range(self.batches):
+            prompts = [own[number] for own in (self.all_prompts, self.all_hr_prompts) if own]
+            self._activate(prompts[0])
+            self.webui.script.process_batch(self, batch_number=number, prompts=prompts[:1])
+            outputs += self._sampled(latents, timesteps, text, steps)
+            for prompt in prompts[1:]:
+                self._activate(prompt)
+                # in vain: the model is then made what it was
+                self.webui.script.process_before_every_sampling(p=self, x=latents, noise=latents)
+                outputs += self._sampled(latents, timesteps, text, steps)
+            self.infotexts.append(dict(self.extra_generation_params))
         for network in self.webui.networks.values():
             network.deactivate(self)
+        return outputs
+
+    def _sampled(self, latents: Tensor, timesteps: Tensor, text: Tensor, steps: int) -> list[Tensor]:
+        self.sampler = self.made_sampler(steps)
+        self.sd_model.forge_objects = SimpleNamespace(unet=self.webui.unet)
+        self.webui.script.process_before_every_sampling(self, x=latents, noise=latents)
+        unet = self.sd_model.forge_objects.unet
+        self.unets.append(unet)
+        unet.load()
+        outputs = []
+        with torch.inference_mode():
+            for step in range(steps):
+                if hasattr(self.sampler, "model_wrap_cfg"):
+                    self.sampler.model_wrap_cfg.step = step
+                outputs.append(unet(latents, timesteps.clone(), text))
         return outputs
 
     def _activate(self, prompt: str) -> None:

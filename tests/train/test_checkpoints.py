@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 from blake3 import blake3
+from support.failing_disk import fail_at
 from torch import nn
 
-from hnetkit.errors import DamagedFile, DiskFull, FileRefused, UsageError
+from hnetkit.errors import DamagedFile, DiskFull, FileRefused, HnetkitError, UsageError
 from hnetkit.train.checkpoints import Checkpoints, TrainingState, require_disk_space
 from hnetkit.train.step import make_optimizer, restore_optimizer, set_rate
 
@@ -311,6 +313,32 @@ def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path: Path, name: str) -> 
     with pytest.raises(DamagedFile, match="not a regular file"):
         states.read()
     states.remove_after(5)
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_oldest_that_is_whole_is_found_beside_a_damaged_one(tmp_path: Path, number: int, name: str) -> None:
+    states = Checkpoints(tmp_path)
+    damaged = [states.write(state(step)) for step in (10, 20, 30)][number]
+    (damaged / name).unlink()
+    (damaged / name).mkdir()
+    assert states.read(most=5) is None
+    oldest = states.oldest()
+    assert oldest is not None
+    assert oldest.step == (20 if number == 0 else 10)
+    states.remove_after(30)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_checkpoint_that_cannot_be_read_now_has_no_step_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = Checkpoints(tmp_path)
+    fail_at(monkeypatch, states.write(state(1)) / "state.json", errno.EIO, "open")
+    for ask in (states.read, states.oldest, lambda: states.remove_after(0)):
+        with pytest.raises(HnetkitError, match="the checkpoint cannot be read") as raised:
+            ask()
+        assert not isinstance(raised.value, DamagedFile)
 
 
 def test_a_checkpoint_of_holes_is_passed_over_unread(tmp_path: Path) -> None:

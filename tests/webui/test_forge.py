@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 from support.webui import Generation, Webui, installed
 from torch import Tensor
 
+import hnetkit
 from hnetkit import demo
+from hnetkit.errors import AttachError
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.webui import register
@@ -90,6 +93,62 @@ def test_the_network_of_the_settings_is_added_to_every_prompt(forge: Webui, step
     (got,) = generation.run(*step)
     assert error(got, expected((DOTS, 0.6))) <= TOLERANCE
     assert generation.all_prompts == ["a castle<hypernet:dots:0.6>"]
+
+
+def test_the_network_of_the_settings_is_named_once_in_the_prompt_of_each_pass(
+    forge: Webui, step: Any, expected: Expected
+) -> None:
+    forge.options.sd_hypernetwork, forge.options.extra_networks_default_multiplier = "dots", 0.6
+    generation = Generation(forge, "a castle <hypernet:dots:0.3>", "a tower", batches=2)
+    got = generation.run(*step)
+    for output, strength in zip(got, (0.3, 0.6, 0.3, 0.6), strict=True):
+        assert error(output, expected((DOTS, strength))) <= TOLERANCE
+    assert generation.all_prompts == ["a castle <hypernet:dots:0.3>"] * 2
+    assert generation.all_hr_prompts == ["a tower<hypernet:dots:0.6>"] * 2
+
+
+def test_the_infotext_has_the_hashes_of_both_passes_and_of_no_other_batch(forge: Webui, step: Any) -> None:
+    generation = Generation(forge, "<hypernet:outline:0.8>", "<hypernet:dots:0.5>", batches=3)
+    generation.all_prompts[1], generation.all_prompts[2] = "<hypernet:paper:1>", "a castle"
+    generation.all_hr_prompts[2] = "a castle"
+    generation.run(*step)
+    named = [
+        [part.split(":")[0] for part in params.get("Hypernet hashes", "").split(", ") if part]
+        for params in generation.infotexts
+    ]
+    assert named == [["outline", "dots"], ["paper", "dots"], []]
+
+
+def test_a_sampler_that_tells_no_steps_is_enough_without_a_window(forge: Webui, step: Any, expected: Expected) -> None:
+    plain = Generation(forge, "<hypernet:dots:0.9>", made_sampler=lambda steps: SimpleNamespace())
+    (got,) = plain.run(*step)
+    assert error(got, expected((DOTS, 0.9))) <= TOLERANCE
+    windowed = Generation(forge, "<hypernet:dots:0.9:end=0.5>", made_sampler=lambda steps: SimpleNamespace())
+    with pytest.raises(AttachError, match="dots is limited to a part of the steps"):
+        windowed.run(*step)
+
+
+def test_a_refiner_that_draws_without_networks_is_said(forge: Webui, step: Any) -> None:
+    generation = Generation(forge, "<hypernet:dots:0.9>", refiner_checkpoint_info=object())
+    generation.run(*step)
+    assert list(generation.comments) == ["hnetkit: the refiner's steps are drawn without hypernetworks"]
+    without = Generation(forge, "a castle", refiner_checkpoint_info=object())
+    without.run(*step)
+    assert not without.comments
+
+
+def test_two_forms_of_one_network_are_no_two_networks(
+    forge: Webui, models: Path, step: Any, expected: Expected
+) -> None:
+    folder = models / "hypernetworks" / "demo"
+    hnetkit.save(hnetkit.load(DOTS), folder / "dots.safetensors")
+    (got,) = Generation(forge, "<hypernet:dots:0.9>").run(*step)
+    assert error(got, expected((DOTS, 0.9))) <= TOLERANCE
+    hnetkit.save(hnetkit.load(OUTLINE), folder / "paper.safetensors")
+    ambiguous = Generation(forge, "<hypernet:paper:0.9>")
+    ambiguous.run(*step)
+    (comment,) = ambiguous.comments
+    assert "paper is the name of several files" in comment
 
 
 def test_a_network_of_the_library_is_found_after_those_of_the_webui(

@@ -22,9 +22,8 @@ from hnetkit import paths
 from hnetkit.errors import BadPicture, FileRefused, HnetkitError, NotFound, OutputExists
 from hnetkit.files import exclusive_lock, is_file_at, is_folder_at, new_file, refuse_links, stat_at, sync_folder
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.generate.image_files import SUFFIXES, write_image
-from hnetkit.generate.image_text import read_image_text
 from hnetkit.generate.request import LARGEST_SEED
+from hnetkit.image_text import SUFFIXES, read_image_text, write_image
 from hnetkit.images import open_image
 from hnetkit.limits import MAX_JSON, parse_json
 

@@ -21,7 +21,7 @@ from hnetkit.generate.grids.files import FAILURE, GridFiles, Row, row_of
 from hnetkit.generate.grids.render import Progress, Renderer, draw_batches, infotext_of_sheet, make_sheet
 from hnetkit.generate.grids.sheet import most_side, require_room
 from hnetkit.generate.grids.spec import RANDOM, Axes, Grid, GridSpec, Strengths, make_spec
-from hnetkit.generate.image_files import is_image_file, write_image
+from hnetkit.generate.image_files import is_image_file
 from hnetkit.generate.loading.outline import ModelOutline
 from hnetkit.generate.loading.pipeline import LoadedPipeline, digest, file_stamp, fingerprint
 from hnetkit.generate.model import AnyPath, Model, ModelSource, network_options
@@ -44,6 +44,7 @@ from hnetkit.generate.prompt_networks import (
     without_comments_in_options,
 )
 from hnetkit.generate.request import Request, random_seed
+from hnetkit.image_text import write_image
 from hnetkit.images import open_rgb
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.prompts.infotext import is_generation_data

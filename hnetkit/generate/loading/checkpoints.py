@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import ModelNotUsable, UnsafeFile
-from hnetkit.files import read_regular
+from hnetkit.files import is_file_at, read_regular
 from hnetkit.formats import pickle_reader
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.pickle_globals import HARMLESS
@@ -177,8 +177,10 @@ def predicts_v_by_yaml(path: str | os.PathLike[str]) -> bool:
     """
     beside = f"{os.path.splitext(path)[0]}.yaml"
     try:
+        if not is_file_at(beside):
+            return False
         text = read_regular(beside, most=_MOST_YAML)
-    except (FileNotFoundError, ValueError):
+    except ValueError:  # too large for one
         return False
     except OSError as error:
         hint = "make it readable: it may say what the model predicts"

@@ -48,8 +48,7 @@ def noised(latents: Tensor, noise: Tensor, scheduler: Any, timestep: Tensor) -> 
     A scheduler looks the shares of both up, which it does on the CPU, for numbers: on the device it would wait for it.
     """
     one, none = torch.ones(1, dtype=latents.dtype), torch.zeros(1, dtype=latents.dtype)
-    shares = (scheduler.add_noise(*pair, timestep).item() for pair in ((one, none), (none, one)))
-    of_latents, of_noise = map(float, shares)
+    of_latents, of_noise = (float(scheduler.add_noise(*pair, timestep)) for pair in ((one, none), (none, one)))
     return latents * of_latents + noise * of_noise
 
 

@@ -12,6 +12,7 @@ from support.fake_sites.hub import Files, Hub
 from support.fake_sites.messages import Ledger, Recorded, Request, Response
 from support.fake_sites.server import Answer, Origin
 from support.fake_sites.storage import Signer, Storage
+from support.fake_sites.uploads import Account, Uploads
 from support.fake_sites.world import World
 
 TOKEN = "fake-civitai-token-0123456789abcdef"
@@ -46,12 +47,13 @@ class Sites:
         self.needs_token = needs_token
         self.storage = Storage(self.world, self._signer)
         self.hub = Hub(self.storage, self._signer, self.hub_token)
+        self.uploads = Uploads(self.hub, self.storage, self._signer, {self.hub_token: Account("me", ("studio",))})
         for name, files in (repos or {}).items():
             self.hub.add(name, files)
         self._origins = {
             "api": Origin("api", self._faulty(self._civitai.answer), self._ledger, port),
-            "storage": Origin("storage", self._faulty(self.storage.answer), self._ledger),
-            "hub": Origin("hub", self._faulty(self.hub.answer), self._ledger),
+            "storage": Origin("storage", self._faulty(self.uploads.before_storage(self.storage.answer)), self._ledger),
+            "hub": Origin("hub", self._faulty(self.uploads.before(self.hub.answer)), self._ledger),
             "stranger": Origin("stranger", lambda _: Response(200, {}, STOLEN), self._ledger),
         }
         self.civitai_url = self._origins["api"].url + "/api/v1"

@@ -1,4 +1,4 @@
-"""The texts in an image file, read without decoding a pixel; the file may be a stranger's.
+"""The texts in an image file: read without decoding a pixel, of a file that may be a stranger's; and written.
 
 Source: W3C PNG (tEXt, zTXt, iTXt, eXIf), JFIF/EXIF 2.32 (APP1, UserComment), Google's WebP container (RIFF). Where
 programs put what: AUTOMATIC1111/stable-diffusion-webui 1.10 (``parameters``, UserComment, a text file beside the
@@ -19,14 +19,19 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hnetkit.errors import DamagedFile, FileRefused, HnetkitError, NoSettings, UnsafeFile, UsageError
+from hnetkit.files import new_file, suffixed
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.limits import Budget, parse_json
 from hnetkit.prompts import comfyui, draw_things, easy_diffusion, infotext, novelai
 from hnetkit.prompts.infotext import Infotext
 from hnetkit.prompts.tags import excerpt
+from hnetkit.text import argument
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MOST_TEXT = 16 << 20
 """Bytes of all texts of an image, as they are in the file and decompressed."""
@@ -34,6 +39,11 @@ MOST_TEXT = 16 << 20
 MOST_PARTS = 200_000
 """Chunks or segments of an image and entries of its EXIF directories, together."""
 
+_JPEG = (".jpg", ".jpeg")
+SUFFIXES = (".png", *_JPEG, ".webp")
+"""Of the files that `write_image` writes."""
+
+_MOST_EXIF = 65_533 - 100  # bytes in JPEG's segment, less what surrounds the comment
 ImageFormat = Literal["png", "jpeg", "webp"]
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LONGEST = 1 << 18  # characters of a prompt, or of all parameters
@@ -429,3 +439,51 @@ def _decode_utf16(data: bytes) -> str:
 
 def _plain_letters(text: str) -> int:
     return sum("\n" <= letter <= "~" for letter in text)
+
+
+def write_image(path: Path, image: Image.Image, infotext: str, *, overwrite: bool = False) -> None:
+    """Writes an image with its `infotext`; the file appears under its name only when it is complete.
+
+    The suffix decides the format: PNG (text ``parameters``), JPEG (quality 95, full color resolution) or WebP
+    (lossless). The latter two have the text in EXIF's UserComment, as A1111 writes it.
+
+    Raises:
+        OutputExists: the file exists and `overwrite` is False.
+        NotFound: its folder does not exist.
+        UsageError: the suffix has no such format, or the text is too long for a JPEG.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(
+            f"{path}: pictures are written as PNG, JPEG or WebP",
+            hint=f"--out {argument(suffixed(path, '.png'), is_path=True)}",
+        )
+    infotext = infotext.encode("utf-8", "replace").decode()  # the name of a file in it may have bytes that are not text
+    options = _png_options(infotext) if suffix == ".png" else _exif_options(path, infotext)
+    with new_file(path, overwrite=overwrite) as file:
+        image.save(file, **options)
+
+
+def _png_options(infotext: str) -> dict[str, Any]:
+    from PIL.PngImagePlugin import PngInfo
+
+    texts = PngInfo()
+    texts.add_text("parameters", infotext)
+    return {"format": "png", "pnginfo": texts}
+
+
+def _exif_options(path: Path, infotext: str) -> dict[str, Any]:
+    from PIL import Image
+
+    comment = b"UNICODE\0" + infotext.encode("utf-16-be")
+    exif = Image.Exif()
+    exif.endian = ">"  # readers that follow the standard take the comment's byte order from here
+    exif[_EXIF_IFD] = {_USER_COMMENT: comment}
+    if path.suffix.lower() not in _JPEG:
+        return {"format": "webp", "lossless": True, "exif": exif.tobytes()}
+    if len(comment) > _MOST_EXIF:
+        raise UsageError(
+            f"{path}: a JPEG cannot hold parameters of {len(infotext)} letters",
+            hint=f"--out {argument(suffixed(path, '.png'), is_path=True)}",
+        )
+    return {"format": "jpeg", "quality": 95, "subsampling": 0, "exif": exif.tobytes()}

@@ -1,0 +1,171 @@
+"""`hnetkit share`: networks as a folder for a Hugging Face repository, and its upload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hnetkit.cli.completion import complete_name
+from hnetkit.cli.library import open_library, tell
+from hnetkit.cli.options import OUTPUT, command, option
+from hnetkit.cli.output import Output, Row, confirm, output_options
+from hnetkit.cli.progress import step_progress
+from hnetkit.errors import UsageError
+from hnetkit.text import counted, size_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hnetkit.sharing.api import Share
+    from hnetkit.sharing.folder import ShareFolder
+
+_SHARED, _UPLOAD = "What is shared", "Upload"
+_COLUMNS = ["path", "size_bytes", "sha256"]
+
+
+@command("share")
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_name)
+@option(
+    "--picture",
+    "pictures",
+    section=_SHARED,
+    multiple=True,
+    metavar="FILE",
+    show_default="the networks' previews",
+    help="Show this picture in the card, with the prompt that is in it. Repeatable.",
+)
+@option(
+    "--license",
+    section=_SHARED,
+    metavar="ID",
+    show_default="what is known",
+    help="State this license, an id of the hub's list such as mit, cc-by-4.0, creativeml-openrail-m or other.",
+)
+@option(
+    "--upload",
+    section=_UPLOAD,
+    metavar="OWNER/REPO",
+    help="Upload FOLDER to this repository of the hub, which is created if it is not there.",
+)
+@option("--private", section=_UPLOAD, is_flag=True, help="Create a private repository.")
+@option("-y", "--yes", section=_UPLOAD, is_flag=True, help="Agree to all without being asked.")
+@option("--out", section=OUTPUT, required=True, metavar="FOLDER", help="Write to this folder, a new or an empty one.")
+@option("--overwrite", section=OUTPUT, is_flag=True, help="Update FOLDER if `share` made it before.")
+@option("--dry-run", section=OUTPUT, is_flag=True, help="Show what FOLDER would hold, and its card; write nothing.")
+@output_options
+def share_command(
+    names: tuple[str, ...],
+    pictures: tuple[str, ...],
+    license: str | None,
+    upload: str | None,
+    private: bool,
+    yes: bool,
+    out: str,
+    overwrite: bool,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """Make a folder of networks to upload to Hugging Face.
+
+    FOLDER can be a repository there. It gets each network as .safetensors and as .pt, and README.md, a model card with
+    what is known: base model, trigger words, strength, layer structure, hashes, source, creator, license. The .pt keeps
+    the bytes, and so the hash, of the library's file where AUTOMATIC1111 loads that. Your own tags, notes and aliases
+    are not shared. Of pictures the pixels and the prompt with its settings are, and nothing else in their files.
+
+    If no license is known, or a network's record does not want it shared, you are asked.
+
+    The card is yours to edit before the upload. `hnetkit share --out FOLDER --upload OWNER/REPO` uploads a folder as it
+    is; an upload that was interrupted goes on with the same command. It needs a token with write access, in HF_TOKEN or
+    from `hf auth login`.
+
+    \b
+    Examples:
+      hnetkit share outline dots --out shapes --license mit
+      hnetkit share outline --out outline-repo --license mit --dry-run
+      hnetkit share outline --out outline-repo --license mit --upload me/outline
+    """
+    from hnetkit.sharing.folder import ShareFolder
+
+    if private and upload is None:
+        raise UsageError("--private is for an upload", hint="--upload OWNER/REPO")
+    if not names and (upload is None or pictures or license is not None or overwrite or dry_run):
+        raise UsageError("say what to share", hint="hnetkit share NAME --out FOLDER")
+    if names:
+        folder = _made(names, pictures, license, upload, yes, out, overwrite, dry_run, output)
+    else:
+        folder = ShareFolder.read(out)
+    if folder is None:
+        return
+    address = None if upload is None else _upload(folder, upload, private, yes, output)
+    rows = [
+        {"path": str(path), "size_bytes": path.stat().st_size, "sha256": folder.files[name], "uploaded": address}
+        for name, path in folder.paths().items()
+    ]
+    output.rows(rows, columns=_COLUMNS, text=lambda row: f"{row['path']}  {size_text(row['size_bytes'])}")
+    if upload is None:
+        output.note(f"README.md is yours to edit; then: hnetkit share --out {out} --upload OWNER/REPO")
+
+
+def _made(
+    names: Sequence[str],
+    pictures: Sequence[str],
+    license: str | None,
+    upload: str | None,
+    yes: bool,
+    out: str,
+    overwrite: bool,
+    dry_run: bool,
+    output: Output,
+) -> ShareFolder | None:
+    """Makes the folder, or takes that of the same networks which is to be uploaded; None for a dry run."""
+    from hnetkit.sharing.api import plan_share
+    from hnetkit.sharing.folder import made_before, require_writable
+
+    with open_library() as library:
+        tell(library, names, output)
+        plan = plan_share(library, names, pictures=pictures, license=license)
+        for note in plan.notes:
+            output.note(note)
+        if upload is not None and not overwrite and (earlier := made_before(out, plan.contents)) is not None:
+            output.note(f"{out} is there: it is uploaded as it is; --overwrite makes it anew")
+            return earlier
+        require_writable(out, overwrite=overwrite)
+        if dry_run:
+            _show_plan(plan, out, output)
+            return None
+        if plan.doubts:
+            confirm(_question(plan), yes=yes)
+        with step_progress("Writing", quiet=output.quiet) as progress:
+            return plan.write(out, overwrite=overwrite, progress=progress)
+
+
+def _show_plan(plan: Share, out: str, output: Output) -> None:
+    for doubt in plan.doubts:
+        output.note(f"would be asked about: {doubt}")
+    rows: list[Row] = [{"path": str(Path(out, name)), "card": None} for name in plan.files()]
+    rows[-1]["card"] = plan.card()
+    output.rows(rows, columns=["path"], text=_planned_lines)
+    output.note(f"would be: {counted(len(rows), 'file')}")
+
+
+def _planned_lines(row: Row) -> list[str]:
+    return [row["path"], *(f"    {line}" for line in (row["card"] or "").splitlines())]
+
+
+def _upload(folder: ShareFolder, repo: str, private: bool, yes: bool, output: Output) -> str:
+    uploading = folder.uploading(repo, private=private)
+    if others := folder.others():
+        output.note(f"not uploaded, because `share` did not make it: {', '.join(others)}")
+    confirm(uploading.question, yes=yes)
+    commit = uploading.carry_out(bars=not output.quiet)
+    output.note(f"{uploading.repository.url} has it" if commit else f"{uploading.repository.url} had all of it already")
+    return uploading.repository.url
+
+
+def _question(plan: Share) -> str:
+    said = " ".join(f"{line[0].upper()}{line[1:]}." for line in plan.doubts)
+    known = all(network.license.id is not None for network in plan.networks)
+    them = "it" if len(plan.networks) == 1 else "them"
+    return f"{said}{'' if known else ' --license ID states one.'} Share {them} all the same?"

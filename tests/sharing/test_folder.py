@@ -1,0 +1,249 @@
+"""A shared folder: what is in it, what is not, and what becomes of one that is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.networks import network_file
+
+import hnetkit
+from hnetkit.cli import run
+from hnetkit.errors import BadPicture, FileChanged, NotFound, OutputExists, UsageError
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.reading import loads_in_a1111
+from hnetkit.image_text import read_image_text, read_infotext, write_image
+from hnetkit.sharing import plan_share, share
+from hnetkit.sharing.folder import RECORD, ShareFolder
+
+Capture = pytest.CaptureFixture[str]
+INFOTEXT = (
+    'a <hypernet:ink:0.8> castle: "old"\nNegative prompt: fog\n'
+    'Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 64x64, Hashes: {"hypernet:ink": "0123456789"}'
+)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def networks_in(tmp_path: Path) -> Path:
+    return tmp_path / "networks"
+
+
+def test_each_network_is_there_in_both_formats_with_one_content(library: hnetkit.Library, tmp_path: Path) -> None:
+    made = share(library, ["ink", "wash"], tmp_path / "out", license="mit")
+    files = {f"{name}.{suffix}" for name in ("ink", "wash") for suffix in ("pt", "safetensors")}
+    assert names(made.path) == {"README.md", RECORD, *files}
+    for name in ("ink", "wash"):
+        contents = {hnetkit.load(made.path / f"{name}.{suffix}").content_hash for suffix in ("pt", "safetensors")}
+        assert contents == {library.record(name)["content_hash"]}
+    assert made.contents == tuple(library.record(name)["content_hash"] for name in ("ink", "wash"))
+
+
+def test_a_pt_that_a1111_loads_keeps_its_bytes_and_another_is_converted(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    made = share(library, ["ink", "wash"], tmp_path / "out", license="mit")
+    assert sha256(made.path / "ink.pt") == sha256(networks_in(tmp_path) / "ink.pt")
+    assert not loads_in_a1111(hnetkit.load(networks_in(tmp_path) / "wash.pt"))
+    assert loads_in_a1111(hnetkit.load(made.path / "wash.pt"))
+    card = (made.path / "README.md").read_text()
+    assert "`ink.pt` is the original file, byte for byte." in card
+    assert f"converted from the file with the sha256 `{sha256(networks_in(tmp_path) / 'wash.pt')}`" in card
+    assert all(digest in card for name, digest in made.files.items() if name != "README.md")
+
+
+def test_a_checkpoint_suffix_becomes_pt_with_the_same_bytes(library: hnetkit.Library, tmp_path: Path) -> None:
+    folder = networks_in(tmp_path)
+    (folder / "ink.pt").rename(folder / "ink.ckpt")
+    library.scan()
+    made = share(library, ["ink"], tmp_path / "out", license="mit")
+    assert sha256(made.path / "ink.pt") == sha256(folder / "ink.ckpt")
+
+
+def test_what_a_person_wrote_about_a_network_stays_at_home(library: hnetkit.Library, tmp_path: Path) -> None:
+    library.tag("ink", "private-tag", alias="private-alias", note="private note")
+    made = share(library, ["ink"], tmp_path / "out", license="mit")
+    for name in names(made.path):
+        data = (made.path / name).read_bytes()
+        assert b"private" not in data
+        assert os.fsencode(tmp_path) not in data, name
+
+
+def test_a_picture_is_shared_as_it_is_seen_with_its_infotext_and_nothing_else(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    seen = Image.effect_noise((64, 48), 60).convert("RGB")
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "a camera", 3  # upside down
+    seen.rotate(180).save(tmp_path / "camera.png", exif=exif)
+    write_image(tmp_path / "drawn.png", seen, INFOTEXT)
+    write_image(tmp_path / "drawn.jpg", seen, INFOTEXT)
+    files = [tmp_path / name for name in ("camera.png", "drawn.png", "drawn.jpg")]
+    made = share(library, ["ink"], tmp_path / "out", license="mit", pictures=files)
+    shared = [made.path / "images" / name for name in ("1.png", "2.png", "3.jpg")]
+    assert {f"images/{path.name}" for path in shared} < names(made.path)
+    for path in shared:
+        with OpenFile(path) as file, Image.open(path) as image:
+            assert {"UserComment", "parameters"} >= read_image_text(file).keys()
+            assert 0x010F not in image.getexif()
+            if path.suffix == ".png":
+                assert image.convert("RGB").tobytes() == seen.tobytes()
+    for source, path in zip(files[1:], shared[1:], strict=True):
+        with OpenFile(source) as before, OpenFile(path) as after:
+            assert read_infotext(before)[:3] == read_infotext(after)[:3]
+
+
+def test_without_pictures_the_previews_are_taken_and_a_bad_one_is_left_out_with_a_word(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    write_image(networks_in(tmp_path) / "ink.png", Image.new("RGB", (8, 8), "red"), INFOTEXT)
+    (networks_in(tmp_path) / "wash.preview.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    library.scan()
+    plan = plan_share(library, ["ink", "wash"], license="mit")
+    assert [picture.name for picture in plan.pictures] == ["images/1.png"]
+    assert any("wash.preview.png" in note and note.startswith("left out") for note in plan.notes)
+    with pytest.raises(BadPicture, match=r"wash\.preview\.png"):
+        plan_share(library, ["ink"], pictures=[networks_in(tmp_path) / "wash.preview.png"])
+    with pytest.raises(NotFound, match="no such picture"):
+        plan_share(library, ["ink"], pictures=[tmp_path / "none.png"])
+
+
+def test_a_folder_that_is_there_is_not_touched(library: hnetkit.Library, tmp_path: Path) -> None:
+    other, empty = tmp_path / "other", tmp_path / "empty"
+    other.mkdir()
+    empty.mkdir()
+    (other / "mine.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(OutputExists, match="did not make"):
+            share(library, ["ink"], other, license="mit", overwrite=overwrite)
+    with pytest.raises(OutputExists, match="not a folder"):
+        share(library, ["ink"], other / "mine.txt", license="mit", overwrite=True)
+    with pytest.raises(NotFound, match="no such folder"):
+        share(library, ["ink"], tmp_path / "no" / "where", license="mit")
+    assert names(other) == {"mine.txt"}
+    share(library, ["ink"], empty, license="mit")
+    with pytest.raises(OutputExists, match="an earlier share") as caught:
+        share(library, ["ink"], empty, license="mit")
+    assert caught.value.command_hint == "add --overwrite to update it"
+
+
+def test_a_share_is_updated_in_place_and_what_a_person_put_there_stays(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "drawn.png", Image.new("RGB", (8, 8), "red"), INFOTEXT)
+    out = share(library, ["ink"], tmp_path / "out", license="mit", pictures=[tmp_path / "drawn.png"]).path
+    (out / "LICENSE").write_text("mine")
+    made = share(library, ["wash"], out, license="mit", overwrite=True)
+    assert names(out) == {"LICENSE", "README.md", RECORD, "wash.pt", "wash.safetensors"}
+    assert not (out / "images").exists()
+    assert made.others() == ["LICENSE"]
+    assert sorted(entry for entry in os.listdir(out) if entry.startswith(".")) == [RECORD]
+
+
+def test_a_card_that_a_person_wrote_in_is_not_replaced(library: hnetkit.Library, tmp_path: Path) -> None:
+    out = share(library, ["ink"], tmp_path / "out", license="mit").path
+    with (out / "README.md").open("a") as card:
+        card.write("\nDrawn by hand.\n")
+    with pytest.raises(OutputExists, match=r"README\.md: changed since"):
+        share(library, ["ink", "wash"], out, license="mit", overwrite=True)
+    assert "Drawn by hand" in (out / "README.md").read_text()
+    assert "wash.pt" not in names(out)
+
+
+def test_a_file_of_a_person_s_own_is_not_replaced_by_an_update(library: hnetkit.Library, tmp_path: Path) -> None:
+    out = share(library, ["ink"], tmp_path / "out", license="mit").path
+    (out / "wash.pt").write_text("mine")
+    before = {name: sha256(out / name) for name in names(out)}
+    with pytest.raises(OutputExists, match=r"wash\.pt"):
+        share(library, ["ink", "wash"], out, license="mit", overwrite=True)
+    assert {name: sha256(out / name) for name in names(out)} == before
+
+
+@pytest.mark.parametrize("name", ["../no.pt", "/etc/passwd", "images/../../no", "a/b/c", "images/", "..", "a\\b"])
+def test_a_record_from_a_stranger_names_no_file_outside_of_its_folder(
+    library: hnetkit.Library, tmp_path: Path, name: str
+) -> None:
+    out = share(library, ["ink"], tmp_path / "out", license="mit").path
+    record = json.loads((out / RECORD).read_text())
+    record["files"][name] = "0" * 64
+    (out / RECORD).write_text(json.dumps(record))
+    with pytest.raises(OutputExists, match="did not make"):
+        ShareFolder.read(out)
+
+
+def test_networks_of_one_name_are_refused_and_one_network_twice_is_one(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    network_file(other, "INK.pt", seed=9)
+    library.scan(other)
+    with pytest.raises(UsageError, match="files of one name"):
+        share(library, [str(networks_in(tmp_path) / "ink.pt"), str(other / "INK.pt")], tmp_path / "out", license="mit")
+    assert not (tmp_path / "out").exists()
+    again = str(networks_in(tmp_path) / "ink.pt")
+    assert len(plan_share(library, [again, again], license="mit").networks) == 1
+
+
+def test_a_file_that_changed_since_the_scan_is_not_shared(library: hnetkit.Library, tmp_path: Path) -> None:
+    plan = plan_share(library, ["ink"], license="mit")
+    shutil.copyfile(networks_in(tmp_path) / "wash.pt", networks_in(tmp_path) / "ink.pt")
+    with pytest.raises(FileChanged, match="another network by now"):
+        plan.write(tmp_path / "out")
+    (networks_in(tmp_path) / "ink.pt").unlink()
+    with pytest.raises(NotFound):
+        plan.write(tmp_path / "out")
+    assert names(tmp_path / "networks") == {"wash.pt"}
+    assert sorted(os.listdir(tmp_path)) == ["networks"]
+
+
+def test_an_unknown_license_is_asked_about(library: hnetkit.Library, tmp_path: Path, capsys: Capture) -> None:
+    out = str(tmp_path / "out")
+    with pytest.raises(UsageError, match="no license is known of ink") as caught:
+        share(library, ["ink"], out)
+    assert caught.value.hint == "license=..., or agreed=True"
+    assert run(["share", "ink", "--out", out]) == 2
+    err = capsys.readouterr().err
+    assert "No license is known of ink" in err
+    assert "--license ID states one" in err
+    assert not os.path.exists(out)
+    assert run(["share", "ink", "--out", out, "--license", "MITT"]) == 2
+    assert "Hint: --license mit" in capsys.readouterr().err
+    assert run(["share", "ink", "--out", out, "-y"]) == 0
+    assert "\nlicense: unknown\n" in Path(out, "README.md").read_text()
+
+
+def test_a_dry_run_shows_what_there_would_be_and_writes_nothing(
+    library: hnetkit.Library, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    assert run(["share", "ink", "--out", str(out), "--dry-run", "--json"]) == 0
+    told = capsys.readouterr()
+    rows = json.loads(told.out)
+    assert [Path(row["path"]).name for row in rows] == ["ink.safetensors", "ink.pt", "README.md"]
+    assert rows[-1]["card"].startswith("---\nlicense: unknown\n")
+    assert "would be asked about: no license is known of ink" in told.err
+    assert not out.exists()
+
+
+def test_the_command_lists_what_it_wrote(library: hnetkit.Library, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    assert run(["share", "ink", "--out", str(out), "--license", "cc-by-4.0", "--json"]) == 0
+    rows = {Path(row["path"]).name: row for row in json.loads(capsys.readouterr().out)}
+    assert rows.keys() == {"README.md", "ink.pt", "ink.safetensors"}
+    for name, row in rows.items():
+        assert (row["sha256"], row["size_bytes"]) == (sha256(out / name), (out / name).stat().st_size)
+    assert run(["share", "nobody", "--out", str(out)]) == 4
+    assert run(["share", "--out", str(out)]) == 2
+    assert run(["share", "ink", "--out", str(out), "--private"]) == 2

@@ -1,0 +1,255 @@
+"""Uploads to a hub over real sockets: what comes there, who may, what goes on later, and who hears the token."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.fake_sites import Sites
+from support.fake_sites.messages import Response
+from support.fake_sites.uploads import Account
+from support.pipelines import tiny_sd
+from support.told import told
+
+import hnetkit
+from hnetkit.cli import run
+from hnetkit.errors import (
+    AuthRequired,
+    HnetkitError,
+    NetworkFailed,
+    NoAccess,
+    NotFound,
+    RateLimited,
+    StorageFull,
+    UsageError,
+)
+from hnetkit.sharing import share
+from hnetkit.sharing.folder import ShareFolder
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def sites(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sites]:
+    from huggingface_hub import constants
+
+    with Sites() as sites:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent")
+        monkeypatch.setenv("HF_ENDPOINT", sites.hub_url)
+        monkeypatch.setenv("HF_TOKEN", sites.hub_token)
+        yield sites
+
+
+@pytest.fixture
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+    monkeypatch.setattr("huggingface_hub.utils._http.time", quick)  # it tries again for half a minute
+
+
+@pytest.fixture
+def folder(library: hnetkit.Library, tmp_path: Path) -> ShareFolder:
+    return share(library, ["ink", "wash"], tmp_path / "out", license="mit")
+
+
+def files_at(sites: Sites, name: str) -> dict[str, bytes]:
+    repo = sites.hub.repos[name]
+    return {path: data for path, data in repo.commits[repo.branches["main"]].items() if path != ".gitattributes"}
+
+
+def test_a_folder_is_uploaded_as_it_is_and_pulled_again_with_the_same_contents(
+    sites: Sites, folder: ShareFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.path / "diary.txt").write_text("not for anybody")
+    assert folder.upload("me/ink") is not None
+    assert files_at(sites, "me/ink") == {name: path.read_bytes() for name, path in folder.paths().items()}
+    assert "me/ink" in (folder.path / "README.md").read_text()
+    assert "OWNER/REPO" not in (folder.path / "README.md").read_text()
+    monkeypatch.setenv("HNETKIT_HOME", str(tmp_path / "other"))
+    assert run(["pull", "hf:me/ink:*.safetensors"]) == 0
+    with hnetkit.Library() as other:
+        assert {row["content_hash"] for row in other.networks()} == set(folder.contents)
+
+
+def test_a_network_is_loaded_from_the_repository(sites: Sites, folder: ShareFolder, tmp_path: Path) -> None:
+    folder.upload("me/ink")
+    pipe: Any = tiny_sd(least=True)
+    for name in ("ink.safetensors", "ink.pt"):
+        hnetkit.load_hypernetwork(pipe, "me/ink", name=name, weight_name=name, cache_dir=tmp_path / "cache")
+        assert pipe.unet.hnetkit.networks[name].network.content_hash == folder.contents[0]
+
+
+def test_a_second_upload_brings_what_changed_alone(sites: Sites, library: hnetkit.Library, folder: ShareFolder) -> None:
+    folder.upload("me/ink")
+    first = list(sites.uploads.taken)
+    assert folder.upload("me/ink") is None
+    commits = len(sites.hub.repos["me/ink"].commits)
+    card = folder.path / "README.md"
+    card.write_text(card.read_text() + "\nMore.\n")
+    assert folder.upload("me/ink") is not None
+    assert (sites.uploads.taken, len(sites.hub.repos["me/ink"].commits)) == (first, commits + 1)
+    assert files_at(sites, "me/ink")["README.md"].endswith(b"More.\n")
+
+
+def test_an_upload_that_was_interrupted_goes_on_and_sends_no_file_twice(
+    sites: Sites, folder: ShareFolder, without_waiting: None
+) -> None:
+    sites.uploads.instead = {"/commit/": Response(503)}
+    with pytest.raises(NetworkFailed, match="503") as caught:
+        folder.upload("me/ink")
+    assert "same command" in str(caught.value.command_hint)
+    paths = folder.paths().values()
+    large = {hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.suffix != ".md"}
+    assert set(sites.uploads.taken) == large
+    assert files_at(sites, "me/ink") == {}
+    sites.uploads.instead = {}
+    assert folder.upload("me/ink") is not None
+    assert len(sites.uploads.taken) == len(large)
+    assert files_at(sites, "me/ink").keys() == folder.files.keys()
+
+
+def test_a_repository_is_made_private_on_request_and_a_public_one_is_not_taken_for_it(
+    sites: Sites, folder: ShareFolder
+) -> None:
+    folder.upload("me/hidden", private=True)
+    assert sites.hub.repos["me/hidden"].private
+    folder.upload("studio/open")
+    assert not sites.hub.repos["studio/open"].private
+    with pytest.raises(UsageError, match="is there, and public"):
+        folder.upload("studio/open", private=True)
+    assert folder.uploading("me/hidden").repository.is_private
+
+
+def test_the_question_says_what_where_how_large_and_who_sees_it(sites: Sites, folder: ShareFolder) -> None:
+    question = folder.uploading("me/ink").question
+    assert question.startswith("Upload 5 files, ")
+    assert question.endswith(f"to {sites.hub_url}/me/ink, a new public repository?")
+    sites.hub.add("me/there", {"README.md": b"mine", "ink.pt": b"other", "more.pt": b"more"}, private=True)
+    question = folder.uploading("me/there").question
+    assert question.endswith("which is private? README.md, ink.pt there would be replaced.")
+    assert "a new private repository" in folder.uploading("me/ink", private=True).question
+
+
+def test_without_a_token_it_says_where_to_make_one(
+    sites: Sites, folder: ShareFolder, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    assert run(["share", "--out", str(folder.path), "--upload", "me/ink", "-y"]) == 3
+    assert f"{sites.hub_url}/settings/tokens" in capsys.readouterr().err
+    assert sites.requests == []
+    with pytest.raises(AuthRequired, match="needs a token"):
+        folder.upload("me/ink", token=False)
+
+
+def test_who_may_not_write_there_is_told_and_nothing_is_sent(sites: Sites, folder: ShareFolder) -> None:
+    sites.uploads.accounts["hf_readreadread"] = Account("me", role="read")
+    sites.uploads.accounts["hf_otherotherother"] = Account("somebody")
+    sites.hub.add("me/there", {"a.txt": b""})
+    with pytest.raises(NoAccess, match="may only read"):
+        folder.uploading("me/ink", token="hf_readreadread")
+    for name in ("me/ink", "me/there"):
+        with pytest.raises(NoAccess, match="somebody may not write there") as caught:
+            folder.upload(name, token="hf_otherotherother")
+        assert f"upload to somebody/{name[3:]}" in str(caught.value.command_hint)
+    revoked = "hf_" + "x" * 30
+    with pytest.raises(AuthRequired, match="does not accept the token") as refused:
+        folder.upload("me/ink", token=revoked)
+    assert revoked not in told(refused.value)
+    assert sites.uploads.taken == []
+    assert sites.hub.repos.keys() == {"me/there"}
+
+
+def test_a_full_account_is_one_line(sites: Sites, folder: ShareFolder, capsys: Capture) -> None:
+    sites.uploads.room = 100
+    with pytest.raises(StorageFull, match="no room left at the hub"):
+        folder.upload("me/ink")
+    assert run(["share", "--out", str(folder.path), "--upload", "me/ink", "-y", "-q"]) == 1
+    assert capsys.readouterr().err.count("\n") == 2
+    sites.uploads.room = None
+    assert folder.upload("me/ink") is not None
+
+
+@pytest.mark.parametrize("name", ["ink", "me/ink/more", "me/in k", "me/..", "https://hub/me/ink", "me/a--b", "-me/a"])
+def test_what_is_no_name_of_a_repository_is_said_before_anything_is_asked(
+    sites: Sites, folder: ShareFolder, name: str
+) -> None:
+    with pytest.raises(UsageError, match="name of a repository"):
+        folder.upload(name)
+    assert sites.requests == []
+
+
+def test_a_card_that_the_hub_does_not_accept_is_named_and_nothing_is_committed(
+    sites: Sites, folder: ShareFolder
+) -> None:
+    card = folder.path / "README.md"
+    card.write_text(card.read_text().replace("license: mit", "license: my own"))
+    with pytest.raises(UsageError, match='does not accept the card: "license" must be one of'):
+        folder.upload("me/ink")
+    assert (files_at(sites, "me/ink"), sites.uploads.taken) == ({}, [])
+    card.write_text(card.read_text().replace("license: my own", "license: mit"))
+    assert folder.upload("me/ink") is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, AuthRequired), (403, NoAccess), (429, RateLimited), (500, NetworkFailed)]
+)
+def test_a_refusal_anywhere_is_one_error_without_the_token(
+    sites: Sites, folder: ShareFolder, without_waiting: None, status: int, kind: type[HnetkitError]
+) -> None:
+    secret = sites.hub_token
+    headers = {"X-Error-Message": f"Invalid credentials {secret}"}
+    body = f'{{"error": "no {secret}"}}'.encode()
+    for part in ("whoami", "repos/create", "preupload", "objects/batch", "verify", "/commit/"):
+        sites.hub.repos.clear()
+        sites.storage.blobs.clear()
+        sites.uploads.instead = {part: Response(status, headers, body)}
+        with pytest.raises(HnetkitError) as caught:
+            folder.upload("me/ink")
+        assert secret not in told(caught.value)
+        if part != "whoami":
+            assert isinstance(caught.value, kind), part
+
+
+def test_a_token_is_heard_by_the_hub_alone(sites: Sites, folder: ShareFolder) -> None:
+    folder.upload("me/ink")
+    assert {r.origin for r in sites.requests if sites.hub_token in str((r.headers, r.query))} == {"hub"}
+    assert {r.origin for r in sites.requests} == {"hub", "storage"}
+
+
+def test_one_command_makes_and_uploads_and_the_same_one_goes_on(
+    sites: Sites, library: hnetkit.Library, tmp_path: Path, without_waiting: None, capsys: Capture
+) -> None:
+    out = str(tmp_path / "out")
+    words = ["share", "ink", "--out", out, "--license", "mit", "--upload", "me/ink"]
+    assert run(words) == 2
+    assert "a new public repository? There is no terminal to answer on." in capsys.readouterr().err
+    assert sites.hub.repos == {}
+    sites.uploads.instead = {"/commit/": Response(502)}
+    assert run([*words, "-y"]) == 5
+    sites.uploads.instead = {}
+    capsys.readouterr()
+    assert run([*words, "-y", "--json"]) == 0
+    told = capsys.readouterr()
+    assert f"{sites.hub_url}/me/ink" in told.out
+    assert "it is uploaded as it is; --overwrite makes it anew" in told.err
+    assert run([*words, "-y"]) == 0
+    assert "had all of it already" in capsys.readouterr().err
+    assert run(["share", "wash", *words[2:], "-y"]) == 2
+    assert "add --overwrite" in capsys.readouterr().err
+
+
+def test_a_folder_that_lost_a_file_is_not_uploaded(sites: Sites, folder: ShareFolder, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (folder.path / "ink.pt").unlink()
+    with pytest.raises(NotFound, match=r"ink\.pt"):
+        folder.upload("me/ink")
+    (folder.path / "ink.pt").symlink_to(tmp_path / "secret")
+    with pytest.raises(NotFound, match=r"ink\.pt"):
+        folder.upload("me/ink")
+    assert sites.requests == []
