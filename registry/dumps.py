@@ -63,7 +63,7 @@ def records_in_database(path: Path, sha256s: Iterable[str], left_out: LeftOut) -
         with closing(_connected(path)) as db:
             db.set_progress_handler(is_endless, 100_000)
             yield from _Dump(db, path, left_out).records(sha256s)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter for names in messages
         why = "reading it would never end" if steps < 0 else str(error)
         raise DamagedFile(f"{path}: no database that can be read: {why}", hint=HINT) from error
 
@@ -196,6 +196,8 @@ class _Dump:
 
 
 def _object(data: Any) -> Row:
+    if not isinstance(data, str | bytes | None):
+        raise ValueError("no JSON")
     value = {} if data is None else parse_json(data, most=MOST_MADE, strict=False)
     if not isinstance(value, dict):
         raise ValueError("no JSON object")
@@ -203,7 +205,8 @@ def _object(data: Any) -> Row:
 
 
 def _known(values: Row) -> Row:
-    return {key: value for key, value in values.items() if value is not None}
+    """Returns what is stated, and can be: a column may hold bytes in place of text."""
+    return {key: value for key, value in values.items() if value is not None and not isinstance(value, bytes)}
 
 
 def _id(value: Any) -> int | None:

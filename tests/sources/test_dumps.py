@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,6 +21,7 @@ from hnetkit.cli import run
 from hnetkit.errors import FileRefused, HnetkitError, NotFound
 from hnetkit.library.scan import scan
 from hnetkit.sources.civitai_models import BadRecord
+from hnetkit.sources.dumps import Wanted, find_in_dump
 from hnetkit.sources.export import export_records
 from hnetkit.sources.session import FetchSession
 
@@ -312,6 +314,25 @@ def test_a_table_whose_pages_never_end_is_refused(here: FetchSession, mine: obje
         here.identify(dump=dump)
 
 
+def test_a_database_that_is_damaged_anywhere_is_read_or_refused(world: World, tmp_path: Path) -> None:
+    """Names of tables, which SQLite's own messages repeat, may be no text any more."""
+    whole = dumps.write_sqlite(tmp_path / "dump", world.models).read_bytes()
+    wanted = Wanted([world.sha256(file["id"]).lower() for _, _, file in world.files()])
+    rng, outcomes = random.Random(5), set[str]()
+    for _ in range(100):
+        data = bytearray(whole)
+        for _ in range(rng.choice((1, 10, 100))):
+            data[rng.randrange(rng.choice((4096, len(data))))] = rng.choice((0, 5, 13, 255, rng.randrange(256)))
+        (tmp_path / "damaged").write_bytes(data)
+        try:
+            for match in find_in_dump(tmp_path / "damaged", wanted, lambda record: None):
+                json.dumps(match.model.raw)
+            outcomes.add("read")
+        except FileRefused as error:
+            outcomes.add(type(error).__name__)
+    assert outcomes == {"read", "FileRefused", "DamagedFile"}
+
+
 def test_odd_rows_are_named_and_left_out_and_the_others_are_used(
     site: Sites, here: FetchSession, mine: dict[Path, tuple[str, str]], tmp_path: Path
 ) -> None:
@@ -323,11 +344,14 @@ def test_odd_rows_are_named_and_left_out_and_the_others_are_used(
         db.execute("UPDATE models SET data = ? WHERE id = ?", ["[" * 2_000_000, third[0]])
         db.execute("UPDATE models SET name = ? WHERE id = ?", [b"\xff\x00", fourth[0]])
         db.execute("INSERT INTO model_files VALUES (NULL, 'x', 'y', 3.5, ?, NULL)", [b"z" * 99])
+        row = [fourth[0], fourth[1], b"\0", b"\1", 7]
+        db.execute("INSERT INTO model_files VALUES (NULL, ?, ?, ?, ?, ?)", row)
     bad: list[BadRecord] = []
     found = {Path(row["path"]): row["model_id"] for row in here.identify(dump=dump, failed=bad.append).files}
     lost = {str(number) for number, _ in (first, second, third)}
     assert {model for model in found.values() if model} == {model for model, _ in mine.values()} - lost
-    assert {record.id for record in bad} == {int(number) for number in lost}
+    assert {record.id for record in bad} == {first[0], second[0], third[0], fourth[0]}
+    assert json.dumps(here.registry.catalogue.raw("civitai", str(fourth[0])))
     assert all("in the dump" in record.reason for record in bad)
 
 
