@@ -139,14 +139,16 @@ def _lost_networks(stored: Mapping[str, str]) -> Iterator[HnetkitError]:
 def _sites() -> str:
     """Returns the sites' addresses and whether a token is set; sends no request."""
     from hnetkit.hub import hub_token
+    from hnetkit.sources.civarchive import civarchive_base
     from hnetkit.sources.civitai import civitai_base, civitai_token
 
+    archive = civarchive_base() or "not asked"
     civitai = "token set" if civitai_token() else "no token"
     try:
         hub = "token set" if hub_token() else "no token"
     except ModuleNotFoundError:
         hub = 'needs "hnetkit[diffusers]"'
-    return f"{civitai_base()} ({civitai}), Hugging Face ({hub})"
+    return f"{civitai_base()} ({civitai}), Hugging Face ({hub}), CivArchive ({archive})"
 
 
 def _demo_model() -> str:

@@ -23,6 +23,7 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
     │   └── WrongBytes            7
     ├── RemoteError               5
     │   ├── NetworkFailed         5
+    │   │   ├── Unreachable       5
     │   │   └── OtherContent      5
     │   ├── RegionBlocked         5
     │   ├── RateLimited           6
@@ -195,6 +196,10 @@ class RemoteError(HnetkitError):
 
 class NetworkFailed(RemoteError):
     """No answer, or an unusable one, after all retries."""
+
+
+class Unreachable(NetworkFailed):
+    """No answer that can be used, in any of several attempts: the site, or the way to it, is down."""
 
 
 class OtherContent(NetworkFailed):

@@ -31,6 +31,7 @@ KEYS: Mapping[str, str] = {
     "capture": f"whether they run the UNet as CUDA graphs without --capture or --no-capture: {', '.join(CAPTURE)}",
     "loras": "the folder in which <lora:NAME:0.8> finds files",
     "embeddings": "the folder whose files' names are textual inversions in prompts",
+    "mirrors": "who is asked for files that their own source has lost: addresses with {sha256}, or hf:owner/repo",
     "hypernetworks": "tags that end every prompt that does not name these networks itself: <hypernet:NAME:0.5>",
 }
 _FOLDERS = ("tokenizer", "loras", "embeddings")
@@ -112,7 +113,8 @@ def put(key: str, value: str | None) -> str | None:
     and none of the same name there.
 
     Raises:
-        UsageError: the key cannot have this value; or it is a URL, which may hold a password or a signature.
+        UsageError: the key cannot have this value; or it is a URL, which may hold a password or a signature, and no
+            mirror.
         NotFound: there is no such file or folder.
         HnetkitError: another process is changing the settings and did not finish in time.
     """
@@ -144,6 +146,9 @@ def _checked(key: str, value: str) -> str:
     if not value.strip():
         raise UsageError(f"{key}: an empty value", hint=f"hnetkit config {key} --remove")
     scheme, separator, _ = value.partition("://")
+    if key == "mirrors":
+        _require_mirrors(value)
+        return " ".join(value.split())
     if separator:  # neither shown in full nor stored, because others may read the file
         hint = "download it, and give its folder or file" + ("; or give a hub id: org/name" if key in _MODELS else "")
         raise UsageError(f"{key}: {scheme[-20:]}://... is a URL, which no setting accepts", hint=hint)
@@ -192,6 +197,12 @@ def _require_stack(value: str) -> None:
 
     if problems := problems_of_stack(value):
         raise UsageError(f"hypernetworks: {problems[0]}", hint='hnetkit config hypernetworks "<hypernet:NAME:0.5>"')
+
+
+def _require_mirrors(value: str) -> None:
+    from hnetkit.sources.mirrors import parse_mirrors
+
+    parse_mirrors(value)
 
 
 def _known(key: str) -> str:

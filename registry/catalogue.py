@@ -14,7 +14,7 @@ from typing import Any
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import MAX_MADE, json_size, parse_json
-from hnetkit.registry.columns import COLUMNS, Row, broken, from_json, now, text_of, to_json, upsert
+from hnetkit.registry.columns import COLUMNS, Row, batches, broken, from_json, now, text_of, to_json, upsert
 from hnetkit.registry.files import CONVERTED
 
 TOLD = "0001-01-01T00:00:00+00:00"
@@ -23,12 +23,15 @@ MAX_RECORD = 16 << 20
 """Bytes of a site's record of one model, unpacked."""
 # column -> its table
 _JSON = {column: table for table in ("models", "versions", "remote_files") for column in COLUMNS[table]}
+# a state that stays keeps its time; takes the state, the time now, and the state again
+_SINCE = "state_since = CASE state WHEN ? THEN state_since ELSE ? END, state = ?"
 # version and model are read apart from their files: a model may have thousands of files
 _FILES = """
 SELECT models.id, versions.id, remote_files.id AS remote_file_id, remote_files.remote_id AS file_id,
     remote_files.name AS file_name, remote_files.type AS file_type, remote_files.size_bytes,
     remote_files.format AS site_format, remote_files.fp AS site_fp, remote_files.scan AS site_scan,
-    remote_files.sha256, remote_files.hashes, remote_files.hashes_at
+    remote_files.sha256, remote_files.hashes, remote_files.hashes_at, remote_files.state AS file_state,
+    remote_files.state_since AS file_state_since
 FROM remote_files
 JOIN versions ON versions.id = remote_files.version_id
 JOIN models ON models.id = versions.model_id
@@ -44,13 +47,31 @@ WHERE jobs.state = 'done' AND installs.kind = 'network' AND installs.sha256 IN (
 _HERE = f"(remote_files.sha256 IN ({_PRESENT}) OR remote_files.id IN ({_INSTALLED}))"
 _MODEL = """
 SELECT source, remote_id AS model_id, name AS model, creator, type, tags, nsfw_level, availability, commercial_use,
-    allow_no_credit, allow_derivatives, allow_different_license, downloads, state AS model_state, description
+    allow_no_credit, allow_derivatives, allow_different_license, downloads, state AS model_state,
+    state_since AS model_state_since, description
 FROM models WHERE id = ?
 """
 _VERSION = """
 SELECT remote_id AS version_id, name AS version, base_model AS site_base_model, published_at, early_access_until,
-    trained_words, strength, state AS version_state
+    trained_words, strength, state AS version_state, state_since AS version_state_since
 FROM versions WHERE id = ?
+"""
+
+
+# networks of which a site has no version any more
+_LOST = """
+SELECT DISTINCT networks.content_hash, lost.source, lost.state, lost.since
+FROM lost_versions AS lost
+CROSS JOIN network_versions AS held ON held.version_id = lost.version_id
+JOIN networks ON networks.id = held.network_id
+WHERE NOT EXISTS (
+    SELECT 1 FROM network_versions AS other
+    JOIN versions ON versions.id = other.version_id
+    JOIN models ON models.id = versions.model_id
+    WHERE other.network_id = held.network_id AND models.source = lost.source
+    AND other.version_id NOT IN (SELECT version_id FROM lost_versions)
+)
+ORDER BY lost.since DESC
 """
 
 
@@ -72,19 +93,20 @@ class Catalogue:
         if len(text) > MAX_RECORD or json_size(text) > MAX_MADE:
             raise UnsafeFile(f"its record at {source} is too large: {len(text) >> 20} MB")
         packed = zlib.compress(text, 6)
-        return self._put("models", {"source": source, "remote_id": remote_id}, {**values, "raw": packed}, dated=True)
+        return self._put("models", {"source": source, "remote_id": remote_id}, {**values, "raw": packed})
 
     def put_version(self, model: int, remote_id: str, values: Mapping[str, Any]) -> int:
-        return self._put(
-            "versions", {"model_id": model, "remote_id": remote_id}, {**values, "state": "listed"}, dated=True
-        )
+        return self._put("versions", {"model_id": model, "remote_id": remote_id}, {**values, "state": "listed"})
 
     def put_file(self, version: int, remote_id: str, values: Mapping[str, Any]) -> int:
-        """Stores a file, and with its hashes the time at which the site stated them."""
+        """Stores a file, and with its hashes the time at which the site stated them.
+
+        One that was gone when it was asked for stays so, until it is fetched: a site may list what it does not have.
+        """
         dated = {"hashes_at": now()} if values.get("sha256") else {}
-        return self._put(
-            "remote_files", {"version_id": version, "remote_id": remote_id}, {**values, **dated, "state": "listed"}
-        )
+        columns = {name: _column(name, value) for name, value in {**values, **dated}.items()}
+        key = {"version_id": version, "remote_id": remote_id}
+        return upsert(self._db, "remote_files", key, columns, first={"state": "listed"}, keep_known=True)
 
     def put_images(self, version: int, images: Iterable[Mapping[str, Any]]) -> None:
         """Replaces the example images of a version, in the site's order."""
@@ -113,15 +135,26 @@ class Catalogue:
         kept = list(keep_versions)
         marks = ",".join("?" * len(kept))
         self._db.execute(
-            f"UPDATE versions SET state = 'gone' WHERE model_id = ? AND remote_id NOT IN ({marks})", [model, *kept]
+            f"UPDATE versions SET {_SINCE} WHERE model_id = ? AND remote_id NOT IN ({marks})",
+            ["gone", now(), "gone", model, *kept],
         )
 
-    def set_model_state(self, source: str, remote_id: str, state: str) -> None:
-        """Marks a model as ``listed``, ``archived``, ``taken-down`` or ``gone``, as of now."""
+    def set_model_state(self, source: str, remote_id: str, state: str, *, since: str | None = None) -> None:
+        """Marks a model as ``listed``, ``archived``, ``taken-down`` or ``gone``, as of now.
+
+        Args:
+            source, remote_id: of the model.
+            state: as the site answers.
+            since: when this was first seen, where it is known; now, if the model was in another state before.
+        """
         self._db.execute(
-            "UPDATE models SET state = ?, last_seen = ? WHERE source = ? AND remote_id = ?",
-            [state, now(), source, remote_id],
+            f"UPDATE models SET {_SINCE}, last_seen = ? WHERE source = ? AND remote_id = ?",
+            [state, now(), state, now(), source, remote_id],
         )
+        if since is not None:
+            self._db.execute(
+                "UPDATE models SET state_since = ? WHERE source = ? AND remote_id = ?", [since, source, remote_id]
+            )
 
     def mark_told(self, source: str, remote_id: str) -> None:
         """Marks a model as never seen at its site: a dump of its records told of it."""
@@ -129,11 +162,17 @@ class Catalogue:
             "UPDATE models SET last_seen = ? WHERE source = ? AND remote_id = ?", [TOLD, source, remote_id]
         )
 
-    def _put(self, table: str, key: Row, values: Mapping[str, Any], *, dated: bool = False) -> int:
-        columns = {name: _column(name, value) for name, value in values.items()}
-        columns |= {"last_seen": now()} if dated else {}
-        first = {"first_seen": now()} if dated else None
-        return upsert(self._db, table, key, columns, first=first, keep_known=True)
+    def set_file_state(self, remote_file: int, state: str) -> None:
+        """Marks a file as ``listed`` or ``gone``: a site may list one that it does not have."""
+        self._db.execute(f"UPDATE remote_files SET {_SINCE} WHERE id = ?", [state, now(), state, remote_file])
+
+    def _put(self, table: str, key: Row, values: Mapping[str, Any]) -> int:
+        columns = {name: _column(name, value) for name, value in values.items()} | {"last_seen": now()}
+        where = " AND ".join(f"{column} = ?" for column in key)
+        known = self._db.execute(f"SELECT state FROM {table} WHERE {where}", list(key.values())).fetchone()
+        if values["state"] != (known or ("listed",))[0]:
+            columns["state_since"] = now()
+        return upsert(self._db, table, key, columns, first={"first_seen": now()}, keep_known=True)
 
     # --- queries
 
@@ -197,6 +236,41 @@ class Catalogue:
             f"remote_files.sha256 IN ({marks}) OR versions.remote_id IN ({looked_up})", [*wanted, *wanted]
         )
         return list({(row["source"], row["version_id"]): row for row in rows}.values())
+
+    def files_of(self, source: str, *, model: str | None = None, version: str | None = None) -> list[Row]:
+        """Returns the files of a site's model, or of one version, as `files` does."""
+        wanted = {"models.source": source, "models.remote_id": model, "versions.remote_id": version}
+        given = {column: value for column, value in wanted.items() if value is not None}
+        return self._files(" AND ".join(f"{column} = ?" for column in given), list(given.values()))
+
+    def files_of_bytes(self, sha256: str) -> list[Row]:
+        """Returns the files with this hash, at all sites, as `files` does."""
+        return self._files("remote_files.sha256 = ?", [sha256])
+
+    def files_hashed(self, digits: str) -> list[Row]:
+        """Returns the files of which a site states a hash that begins with these digits, as `files` does."""
+        stated = "SELECT 1 FROM json_each(hashes) WHERE lower(value) >= ? AND lower(value) < ? || 'g'"
+        of_others = f"CASE WHEN json_valid(hashes) THEN EXISTS ({stated}) ELSE 0 END"
+        where = f"(remote_files.sha256 >= ? AND remote_files.sha256 < ? || 'g') OR {of_others}"
+        return self._files(where, [digits] * 4)
+
+    def hub_files_of(self, sha256s: Iterable[str]) -> list[Row]:
+        """Returns the files of the hub with these hashes, as `files` does."""
+        found = []
+        for part in batches(sorted(set(sha256s))):
+            where = f"models.source = 'huggingface' AND remote_files.sha256 IN ({','.join('?' * len(part))})"
+            found += self._files(where, list(part))
+        return found
+
+    def lost(self) -> dict[str, Row]:
+        """Returns content hash -> the site that has no version of this network any more, in which state, since when.
+
+        ``since`` is None where it is not known. Of several sites, the one where it happened last.
+        """
+        return {
+            content: {"source": source, "state": state, "since": since}
+            for content, source, state, since in reversed(self._db.execute(_LOST).fetchall())
+        }
 
     def models(self, *, source: str | None = None) -> list[Row]:
         """Returns all models, or those of one site, without their raw JSON."""

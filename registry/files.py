@@ -246,6 +246,11 @@ class Files:
         texts = spellings(stem)
         return self._rows("files.stem = ?", texts[:1]) or self._rows(f"files.stem IN ({_marks(texts)})", texts)
 
+    def named_like(self, stem: str) -> list[Row]:
+        """Returns the files with this stem, or with it and a number, as a download has where the name was taken."""
+        begun = f"{text_of(stem)}-"
+        return self._rows("files.stem = ? OR substr(files.stem, 1, ?) = ?", [text_of(stem), len(begun), begun])
+
     def with_alias(self, alias: str) -> list[Row]:
         """Returns the files of the network with this alias."""
         texts = spellings(alias)

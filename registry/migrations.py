@@ -597,3 +597,44 @@ CREATE TABLE baked_networks (
 ) WITHOUT ROWID;
 CREATE INDEX baked_networks_by_content ON baked_networks (content_hash)
 """
+
+
+@migrations()
+def m013_second_sources(db: Database) -> None:
+    """Where else bytes are known to be, and since when a model, a version or a file is not at its site any more.
+
+    Of what was gone before, the last look is the earliest time that is known.
+    """
+    for statement in _M013.split(";"):
+        db.execute(statement)
+
+
+_M013 = """
+CREATE TABLE mirrors (
+    sha256 TEXT NOT NULL,
+    url TEXT NOT NULL,
+    source TEXT NOT NULL CHECK (source IN ('civarchive', 'setting')),
+    state TEXT NOT NULL CHECK (state IN ('listed', 'served', 'deleted', 'other-bytes', 'failed')),
+    seen_at TEXT NOT NULL,
+    PRIMARY KEY (sha256, url)
+) WITHOUT ROWID;
+ALTER TABLE models ADD COLUMN state_since TEXT;
+ALTER TABLE versions ADD COLUMN state_since TEXT;
+ALTER TABLE remote_files ADD COLUMN state_since TEXT;
+UPDATE models SET state_since = last_seen WHERE state <> 'listed';
+UPDATE versions SET state_since = last_seen WHERE state <> 'listed';
+CREATE VIEW lost_versions AS
+SELECT versions.id AS version_id, models.source AS source,
+    CASE WHEN models.state <> 'listed' THEN models.state ELSE 'gone' END AS state,
+    CASE
+        WHEN models.state <> 'listed' THEN models.state_since
+        WHEN versions.state <> 'listed' THEN versions.state_since
+        ELSE (SELECT max(state_since) FROM remote_files WHERE remote_files.version_id = versions.id)
+    END AS since
+FROM versions
+JOIN models ON models.id = versions.model_id
+WHERE models.state <> 'listed' OR versions.state <> 'listed' OR (
+    EXISTS (SELECT 1 FROM remote_files WHERE remote_files.version_id = versions.id AND state = 'gone')
+    AND NOT EXISTS (SELECT 1 FROM remote_files WHERE remote_files.version_id = versions.id AND state = 'listed')
+)
+"""

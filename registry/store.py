@@ -23,10 +23,11 @@ from hnetkit.registry.files import Files
 from hnetkit.registry.imported import ImportedFiles
 from hnetkit.registry.jobs import Jobs
 from hnetkit.registry.links import Links
+from hnetkit.registry.mirrors import Mirrors
 from hnetkit.registry.networks import Networks, Trainings
 from hnetkit.text import argument
 
-SCHEMA_VERSION = 12  # the number of migrations; kept in the file as `user_version`
+SCHEMA_VERSION = 13  # the number of migrations; kept in the file as `user_version`
 BUSY_TIMEOUT_S = 30.0
 _LEAST_ROOM = 128 << 10  # bytes that SQLite needs to begin a change
 _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
@@ -45,6 +46,7 @@ class Registry:
         imported: files of other machines that imports told of.
         links: files in other programs' folders.
         catalogue: models as the sites list them.
+        mirrors: where else the bytes of files are said to be.
         jobs: downloads, and installed files.
         subscriptions: saved filters to keep up to date with a site.
         trainings: how networks were trained here.
@@ -68,6 +70,7 @@ class Registry:
         self.imported = ImportedFiles(self._db)
         self.links = Links(self._db)
         self.catalogue = Catalogue(self._db)
+        self.mirrors = Mirrors(self._db)
         self.jobs = Jobs(self._db)
         self.subscriptions = Subscriptions(self._db)
         self.trainings = Trainings(self._db)

@@ -75,6 +75,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HNETKIT_HOME", str(folder))
     for name in ("HNETKIT_LIBRARY", "HNETKIT_KERNEL", "HNETKIT_DEBUG", "CIVITAI_TOKEN", "CIVITAI_API_KEY", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HNETKIT_CIVARCHIVE_URL", "off")  # what Civitai has lost is looked for there
     yield folder
     shutil.rmtree(folder, ignore_errors=True)  # thousands of them would fill the memory
 

@@ -19,7 +19,7 @@ from hnetkit.cli.options import base_model_name, command, option
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
 from hnetkit.cli.progress import byte_progress
 from hnetkit.errors import PartlyFailed, UsageError, printable
-from hnetkit.library.listing import SORTS, list_networks
+from hnetkit.library.listing import SORTS, list_networks, said_of_lost
 from hnetkit.text import argument, counted, is_text, listed
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def list_command(files: bool, output: Output, sort: str, reverse: bool, **filter
     """List the networks of the library.
 
     One row per network, however many files hold it. --json has everything that is known. A tag is one of yours, of a
-    site or of a sidecar. Sorted by size, copies or steps, the largest come first; by added, the latest.
+    site or of a sidecar. Sorted by size, copies or steps, the largest come first; by added, the latest. A column says
+    since when a site does not have a network any more.
 
     \b
     Examples:
@@ -150,7 +151,7 @@ def list_command(files: bool, output: Output, sort: str, reverse: bool, **filter
         short = output.form in ("text", "table")
         output.rows([_without_path(row) for row in rows] if short else rows, columns=_FILES)
     else:
-        output.rows(rows, columns=_LIST)
+        _networks(rows, output)
     if not rows:
         output.note(f"no networks: {empty}; hnetkit scan FOLDER" if empty else _none_of(filters, files=files))
     if missing := sum(row.get("size") == "missing" for row in rows):
@@ -165,6 +166,14 @@ def _listed(form: str, filters: Row, order: Row, *, files: bool) -> tuple[list[R
             return rows, library.registry.emptiness()
     with open_registry() as registry:  # of ten thousand networks, no more is read than their lines show
         return list_networks(registry, **filters, **order), registry.emptiness()
+
+
+def _networks(rows: list[Row], output: Output) -> None:
+    """Prints networks, one a line; that a site has lost one is a column, in a table only where one is lost."""
+    if output.form not in ("json", "nl"):
+        rows = [row | {"gone": said_of_lost(row["gone"])} for row in rows]
+    is_said = output.form in ("csv", "tsv") or any(row["gone"] for row in rows)
+    output.rows(rows, columns=[*_LIST, *(["gone"] if is_said else [])])
 
 
 def _without_path(row: Row) -> Row:
@@ -210,7 +219,7 @@ def search_command(words: tuple[str, ...], output: Output) -> None:
     with open_library() as library:
         rows = library.search(" ".join(words))
         empty = library.registry.emptiness()
-    output.rows(rows, columns=_LIST)
+    _networks(rows, output)
     if not rows:
         none = f"{empty}; hnetkit scan FOLDER" if empty else "no network of the library has all of this"
         output.note(f"{none}; hnetkit browse {argument(' '.join(words))} searches Civitai")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from hnetkit.library.listing import said_of_lost
 from hnetkit.sharing.licenses import permissions
 from hnetkit.text import counted, size_text, without_markup
 
@@ -18,6 +19,12 @@ _TARGETS = {
     "checkpoint": "copy of the model",
     "hypernetwork": "one hypernetwork",
 }
+# what of a site may be gone -> the keys of its state, and of the time since when
+_STATES = (
+    ("", "model_state", "model_state_since"),
+    ("this version ", "version_state", "version_state_since"),
+    ("this file ", "file_state", "file_state_since"),
+)
 _RATINGS = {1: "PG", 2: "PG-13", 4: "R", 8: "X", 16: "XXX", 32: "blocked"}  # the site's bits
 
 
@@ -25,6 +32,7 @@ def network_card(row: Row) -> list[str]:
     """Returns the lines that show a network; `row` is that of `Library.record`."""
     facts = [*_own(row), *_training(row["training"])]
     facts += [fact for site in row["sites"] for fact in _site(site)]
+    facts += [_place(place) for place in row["elsewhere"]]
     facts += [fact for sidecar in row["sidecars"] for fact in _sidecar(sidecar, has_sites=bool(row["sites"]))]
     lines = [row["name"], *_lines(dict.fromkeys(facts))]  # copies of a file have sidecars that say the same
     for file in row["files"]:
@@ -60,6 +68,7 @@ def _own(row: Row) -> Iterator[Fact]:
     yield "trained on", row["trained_on"]
     yield "checkpoint", row["checkpoint_path"]
     yield "known since", (row["first_seen"] or "")[:10]
+    yield "at its source", said_of_lost(row["gone"])
     yield "tags", ", ".join(row["tags"])
     yield "aliases", ", ".join(row["aliases"])
     yield "note", row["note"]
@@ -79,7 +88,7 @@ def _training(training: Row | None) -> Iterator[Fact]:
 def _site(site: Row) -> Iterator[Fact]:
     """Yields what a site says of the version that a network is."""
     creator = f" by {site['creator']}" if site["creator"] else ""
-    states = [site[key] for key in ("model_state", "version_state") if site[key] != "listed"]
+    states = [_state(what, site[state], site[since]) for what, state, since in _STATES if site[state] != "listed"]
     state = f" ({states[0]})" if states else ""
     number = f"{_REFERENCES[site['source']]}{site['model_id']}"
     yield site["source"], f"{site['model']}, {site['version']}{creator}, {number}{state}"
@@ -100,6 +109,18 @@ def _site(site: Row) -> Iterator[Fact]:
     hashes = ", ".join(f"{name} {digits}" for name, digits in (site["hashes"] or {}).items())
     yield "hashes", f"{hashes} (stated {(site['hashes_at'] or '')[:10]})" if hashes else None
     yield "description", without_markup(site["description"] or "")
+
+
+def _state(what: str, state: str, since: str | None) -> str:
+    """Returns that a site does not have a model, a version or a file any more, and since when."""
+    return f"{what}{state}{f' since {since[:10]}' if since else ''}"
+
+
+def _place(place: Row) -> Fact:
+    """Returns where else the bytes of a file are known to be."""
+    told = {"civarchive": "CivArchive lists it", "huggingface": "listed", "setting": "your own mirror"}
+    how = "gave them" if place["state"] == "served" else told[place["source"]]
+    return "also at", f"{place['place']} ({how}, {place['seen_at'][:10]})"
 
 
 def _sidecar(sidecar: Row, *, has_sites: bool) -> Iterator[Fact]:

@@ -19,6 +19,7 @@ from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import read_regular, stat_at
+from hnetkit.settings import get as configured
 from hnetkit.text import argument, counted, size_text
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ _saved, _what = (partial(option, section=heading) for heading in ("Saved filters
 _COLUMNS = ["state", "name", "size", "model", "version", "reason"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
-_EXPLAINED = frozenset({"partly", "replaced", "sidecars", "unpacked"})  # codes of files that are here, with more to say
+# codes of files that are here, with more to say
+_EXPLAINED = frozenset({"elsewhere", "partly", "replaced", "sidecars", "unpacked"})
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmg]?)", re.IGNORECASE)
 
 
@@ -102,6 +104,7 @@ def open_session(*, look_only: bool = False, **settings: Any) -> Iterator[FetchS
     from hnetkit.library.library import Library
     from hnetkit.sources.session import FetchSession
 
+    mirrors = (configured("mirrors") or "").split()
     with ExitStack() as stack:
         if look_only and stat_at(paths.registry_file()) is None:
             library = Library(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -109,7 +112,7 @@ def open_session(*, look_only: bool = False, **settings: Any) -> Iterator[FetchS
         else:
             library = Library()
         stack.enter_context(library)
-        yield FetchSession(library, **settings)
+        yield FetchSession(library, mirrors=mirrors, **settings)
 
 
 @contextmanager
@@ -281,6 +284,9 @@ def pull_command(
     REF is the address of a page or file at Civitai, Hugging Face or CivArchive, model:ID, version:ID, an AIR, a hash,
     hf:owner/repo[@revision][:file, folder or glob], or a plain https address with --sha256. Each file is checked
     before it is installed; a file that is not a usable network goes to the library's folder .quarantine.
+
+    What Civitai has lost comes from whoever else has it, held against its sha256: files of the hub that the library
+    knows, mirrors that CivArchive knows, and those of `hnetkit config mirrors`. No token goes to these mirrors.
 
     \b
     Examples:

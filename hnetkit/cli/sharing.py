@@ -13,7 +13,7 @@ from hnetkit.cli.options import OUTPUT, command, option
 from hnetkit.cli.output import Output, Row, confirm, output_options
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import UsageError
-from hnetkit.text import counted, size_text
+from hnetkit.text import argument, counted, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +105,8 @@ def share_command(
     ]
     output.rows(rows, columns=_COLUMNS, text=lambda row: f"{row['path']}  {size_text(row['size_bytes'])}")
     if upload is None:
-        output.note(f"README.md is yours to edit; then: hnetkit share --out {out} --upload OWNER/REPO")
+        folder_word = argument(out, is_path=True)
+        output.note(f"README.md is yours to edit; then: hnetkit share --out {folder_word} --upload OWNER/REPO")
 
 
 def _made(

@@ -110,6 +110,9 @@ def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output
     Networks that `hnetkit import` told of and that are not here are fetched under the names that they had; where
     nothing says where one came from, it is listed as unknown.
 
+    What its source does not have any more comes from another file of the library, from the hub, from mirrors that
+    CivArchive knows, or from those of `hnetkit config mirrors`, held against its sha256.
+
     Reads every file that hnetkit fetched. A damaged file stays in its place until its replacement has been fetched and
     checked; then it is moved to the library's folder .quarantine. Another network that somebody put in its place is
     kept.

@@ -428,10 +428,24 @@ def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
     contents = [row["content_hash"] for row in rows]
     said = {one.pop("content_hash"): one for one in registry.networks.listing("content_hash", *_SAID, of=contents)}
     imported = registry.imported.by_content([content for content in contents if content not in by_content])
+    lost = registry.catalogue.lost()
+    hashes = {content: hashes_of(by_content.get(content, []), imported.get(content, [])) for content in contents}
+    places: dict[str, list[Row]] = {}
+    for place in registry.mirrors.known(set().union(*hashes.values())):
+        places.setdefault(place["sha256"], []).append(place)
     return [
         _with_files(row, by_content.get(content, []), imported.get(content, []), checkpoints, said[content])
+        | {"gone": lost.get(content)}
+        | {"elsewhere": [place for sha256 in sorted(hashes[content]) for place in places.get(sha256, ())]}
         for content, row in zip(contents, rows, strict=True)
     ]
+
+
+def hashes_of(files: list[Row], imported: Iterable[ImportedFile]) -> set[str]:
+    """Returns the sha256 of a network's files, also those of which they were converted or came, as far as known."""
+    of_files = {file[key] for file in files for key in ("sha256", "source_sha256")}
+    told = {sha256 for file in imported for sha256 in (file.sha256, file.reference_sha256)}
+    return {sha256 for sha256 in of_files | told if sha256 is not None}
 
 
 def _checkpoints(registry: Registry) -> dict[str, str]:

@@ -74,7 +74,9 @@ def list_networks(
         tests.append(lambda row: row["copies"] > 1)
     for test in tests:
         found = list(filter(test, found))
-    return list(map(_shown, _sorted(found, column, is_falling=is_falling != reverse)))
+    lost = registry.catalogue.lost()
+    rows = _sorted(found, column, is_falling=is_falling != reverse)
+    return [_shown(row) | {"gone": lost.get(row["content_hash"])} for row in rows]
 
 
 def _sorted(rows: list[Row], column: str, *, is_falling: bool) -> list[Row]:
@@ -96,6 +98,13 @@ def _shown(row: Row) -> Row:
     row["size"] = size_or_state(row["state"], row["size_bytes"])
     row["trained_on"] = trained_on(row["checkpoint_name"], row["checkpoint_hash"])
     return row
+
+
+def said_of_lost(gone: Row | None) -> str | None:
+    """Returns in words that a site does not have a network any more, and since when; None if nothing says so."""
+    if gone is None:
+        return None
+    return f"{gone['state']} since {gone['since'][:10]}" if gone["since"] else str(gone["state"])
 
 
 @lru_cache(maxsize=4096)  # of networks of one structure, all files have one size

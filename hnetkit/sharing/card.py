@@ -47,6 +47,7 @@ _REPOSITORIES = {
 }
 _FITTING = {"SD 1.4": ("sd1", "sd1-or-sd2"), "SD 1.5": ("sd1", "sd1-or-sd2")}
 _FITTING |= {"SD 2.0 768": ("sd2", "sd1-or-sd2"), "SD 2.1 768": ("sd2", "sd1-or-sd2")}
+_NAMED = 5  # networks in the heading
 _ADULT = 4 | 8 | 16  # Civitai's bits of R, X and XXX
 _SITES = {
     "civitai": ("Civitai", "https://civitai.com/user/"),
@@ -129,8 +130,9 @@ def card_text(
         repo: ``owner/repo``, for the lines that people copy.
     """
     lines: list[str] = ["---", *_yaml_lines(_fields(networks, pictures, license)), "---", ""]
-    stems = [network.stem for network in networks]
-    lines += [f"# {in_markdown(', '.join(stems))}", "", _what_it_is(networks), ""]
+    stems = [network.stem for network in networks[:_NAMED]]
+    more = f" and {len(networks) - _NAMED} more" if len(networks) > _NAMED else ""
+    lines += [f"# {in_markdown(', '.join(stems) + more)}", "", _what_it_is(networks), ""]
     lines += ["<Gallery />", ""] if pictures else []
     lines += _use(networks, repo)
     for network in networks:
@@ -193,11 +195,12 @@ def _yaml_lines(value: Yaml, indent: str = "") -> Iterator[str]:
 
 def _what_it_is(networks: Sequence[CardNetwork]) -> str:
     known = list(dict.fromkeys(_FOR.get(network.row["base_model"], "Stable Diffusion") for network in networks))
-    what = "A hypernetwork" if len(networks) == 1 else f"{len(networks)} hypernetworks"
-    their = "its" if len(networks) == 1 else "their"
+    is_one = len(networks) == 1
+    what = "A hypernetwork" if is_one else f"{len(networks)} hypernetworks"
+    it = "It changes" if is_one else "They change"
     return (
-        f"{what} for {' and '.join(known)}: small networks that change the contexts of {their} attention layers, and "
-        "so the style of what the model draws."
+        f"{what} for {' and '.join(known)}. {it} the contexts of the UNet's attention layers before these project them "
+        "to K and V, and so the style of the pictures."
     )
 
 
@@ -224,8 +227,8 @@ def _use(networks: Sequence[CardNetwork], repo: str) -> Iterator[str]:
         ],
     )
     yield from ["", "Into hnetkit's library:", ""]
-    pulls = [f"hnetkit pull {argument(f'hf:{repo}:{glob.escape(network.files[0].name)}')}" for network in networks]
-    yield from [*_fenced("bash", pulls), ""]
+    which = glob.escape(safetensors) if len(networks) == 1 else "*.safetensors"
+    yield from [*_fenced("bash", [f"hnetkit pull {argument(f'hf:{repo}:{which}')}"]), ""]
 
 
 def _literal(text: str) -> str:

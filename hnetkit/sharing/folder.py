@@ -82,11 +82,12 @@ class ShareFolder:
         """Returns name -> path of its files.
 
         Raises:
-            NotFound: one of them is gone, or is a link or a folder by now.
+            NotFound: one of them is gone, or is a folder or behind a link by now.
         """
         paths = {name: self.path / name for name in self.files}
         for path in paths.values():
-            if path.is_symlink() or not is_file_at(path):
+            is_linked = path.is_symlink() or (path.parent != self.path and path.parent.is_symlink())
+            if is_linked or not is_file_at(path):
                 raise NotFound(f"{path}: no longer there as a file", hint="--overwrite makes the folder anew")
         return paths
 

@@ -25,7 +25,15 @@ from hnetkit.errors import Archived, AuthRequired, DiskFull, Gone, HnetkitError,
 from hnetkit.files import new_file, try_lock
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.limits import parse_json, read_json
-from hnetkit.sources.http import BandwidthLimit, HttpClient, HttpResponse, TransientError, retry
+from hnetkit.sources.http import (
+    ATTEMPTS,
+    LONGEST_OBEYED_S,
+    BandwidthLimit,
+    HttpClient,
+    HttpResponse,
+    TransientError,
+    retry,
+)
 from hnetkit.sources.trust import Origin
 from hnetkit.text import size_text
 
@@ -57,7 +65,7 @@ def lock_download(folder: Path, key: str, what: str) -> Iterator[None]:
     Raises:
         NetworkFailed: another process is downloading it.
     """
-    path = _part_path(folder, key).with_suffix(".lock")
+    path = part_path(folder, key).with_suffix(".lock")
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     if path.is_symlink():
         path.unlink()
@@ -76,8 +84,21 @@ def lock_download(folder: Path, key: str, what: str) -> Iterator[None]:
         os.close(handle)
 
 
-def _part_path(folder: Path, key: str) -> Path:
-    return folder / f".hnetkit-{hashlib.sha256(key.encode()).hexdigest()[:16]}.part"
+def part_path(folder: Path, key: str, place: str = "") -> Path:
+    """Returns where the part of a job's file is; `place` is as `PartialFile` takes it."""
+    of_place = f"-{hashlib.sha256(place.encode()).hexdigest()[:8]}" if place else ""
+    return folder / f"{_beginning(key)}{of_place}.part"
+
+
+def _beginning(key: str) -> str:
+    return f".hnetkit-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def discard_parts(folder: Path, key: str) -> None:
+    """Removes all partial files of a job and their notes: that of its own source, and those of mirrors."""
+    for path in folder.glob(f"{_beginning(key)}*.part*"):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
 
 
 class PartialFile:
@@ -87,10 +108,11 @@ class PartialFile:
         folder: of the target.
         key: of the job.
         sha256: of the complete file; None where it is unknown.
+        place: a mirror that the bytes come from; empty for the job's own source.
     """
 
-    def __init__(self, folder: Path, key: str, sha256: str | None) -> None:
-        self.path = _part_path(folder, key)
+    def __init__(self, folder: Path, key: str, sha256: str | None, place: str = "") -> None:
+        self.path = part_path(folder, key, place)
         self._note = folder / f"{self.path.name}.json"
         self.source = PartialFileSource(key, sha256)
         self.size = 0
@@ -196,11 +218,16 @@ class Downloader:
         client: of the site.
         limit: shared by all downloads.
         error_of: what the site's error answers mean.
+        attempts, obeyed_s: as `retry` takes them.
+        is_believed: whether an answer may be longer than the stated size, which may be old.
     """
 
     client: HttpClient
     limit: BandwidthLimit
     error_of: ErrorOf
+    attempts: int = ATTEMPTS
+    obeyed_s: float = LONGEST_OBEYED_S
+    is_believed: bool = True
 
     def fetch(self, url: str, part: PartialFile, *, what: str, size: int | None, progress: Progress) -> None:
         """Completes `part` from `url`.
@@ -232,7 +259,14 @@ class Downloader:
                     raise
                 raise TransientError("the site has no such file") from None
 
-        retry(attempt, what, clock=self.client.clock, limiter=self.client.limiter)
+        retry(
+            attempt,
+            what,
+            clock=self.client.clock,
+            limiter=self.client.limiter,
+            attempts=self.attempts,
+            obeyed_s=self.obeyed_s,
+        )
 
     def _attempt(self, url: str, part: PartialFile, what: str, size: int | None, progress: Progress) -> None:
         headers = {"Accept-Encoding": "identity"}
@@ -248,7 +282,7 @@ class Downloader:
             if answer.status not in (200, 206):
                 raise self._refused(answer, what)
             self._refuse_pages(answer, what)
-            most = max_bytes(size, _total(answer))
+            most = max_bytes(size, _total(answer)) if self.is_believed else max_bytes(size or LARGEST)
             _refuse_if_longer(part, _total(answer) or 0, most, what, progress)
             _require_room(part, _total(answer) or (size and min(size, most)), what)
             total = _begin(answer, part, progress)

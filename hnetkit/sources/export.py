@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import PurePath
 from typing import IO, Any, cast
 
@@ -27,6 +28,7 @@ from hnetkit.library.library import AnyPath, Library
 from hnetkit.library.resolve import require_alias
 from hnetkit.limits import parse_json
 from hnetkit.registry.columns import text_of
+from hnetkit.registry.mirrors import SOURCES, STATES
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Filters
 from hnetkit.sources.civitai_models import parse_model, parts_left_out
@@ -34,6 +36,7 @@ from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import parse_repo, store_repo
 from hnetkit.sources.single_files import References
 from hnetkit.sources.sync import store_model
+from hnetkit.sources.trust import redact
 from hnetkit.text import argument, counted, shorten, size_text
 
 VERSION = 1
@@ -46,6 +49,10 @@ MOST_FAILURES = 1000
 MOST_MESSAGE = 300
 """Characters of the message for a failed line."""
 
+MOST_TOLD = 1000
+"""Mirrors of one network."""
+MOST_FILES = 10_000
+"""Files of one repository of the hub."""
 MOST_NAME, MOST_REFERENCE = 1000, 4000
 """Characters of a file's name, and of what `pull` takes to fetch it."""
 STEP_S = 0.5
@@ -54,6 +61,7 @@ STEP_S = 0.5
 _NAMED = 3  # omitted parts of one line that its message names
 _HINT = "give a file that `hnetkit export` wrote"
 _CONTENT, _SHA256 = re.compile(r"h1:[0-9a-f]{64}"), re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 Record = Mapping[str, Any]
 
 
@@ -84,14 +92,22 @@ def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
         registry.subscriptions.rows(),
     )
     yield {"kind": "hnetkit", "version": VERSION, "records": len(networks) + len(models) + len(subscriptions)}
-    files = _files(registry)
+    files, lost = _files(registry), registry.catalogue.lost()
     for row in networks:
         held = files.get(row["content_hash"], [])
-        record = {"kind": "network"} | {key: row[key] for key in _SHAPES["network"] if key != "files"}
-        yield record | {"sha256": sorted({file["sha256"] for file in held}), "files": held}
+        hashes = {file[key] for file in held for key in ("sha256", "reference_sha256")} - {None}
+        record = {"kind": "network"} | {key: row[key] for key in _SHAPES["network"] if key not in ("files", "mirrors")}
+        yield record | {
+            "sha256": sorted({file["sha256"] for file in held}),
+            "files": held,
+            "gone": lost.get(row["content_hash"]),
+            "mirrors": registry.mirrors.of(hashes),
+        }
     for row in models:
         raw = registry.catalogue.raw(row["source"], row["remote_id"])
-        yield {"kind": "model", "source": row["source"], "id": row["remote_id"], "state": row["state"], "raw": raw}
+        about = {"kind": "model", "source": row["source"], "id": row["remote_id"]}
+        told = {"files": _hub_files(registry, row["remote_id"])} if row["source"] == HUB else {}
+        yield about | {"state": row["state"], "state_since": row["state_since"], "raw": raw} | told
     for row in subscriptions:
         yield {"kind": "subscription", "name": row["name"], "filters": row["filters"]}
 
@@ -111,6 +127,13 @@ def _files(registry: Registry) -> dict[str, list[dict[str, Any]]]:
         content: [{key: value for key, value in asdict(file).items() if key != "content_hash"} for file in files]
         for content, files in told.items()
     }
+
+
+def _hub_files(registry: Registry, repo: str) -> list[dict[str, Any]]:
+    """Returns the files of a repository that the catalog knows: its record has none, as Civitai's have."""
+    keys = {"commit": "version_id", "path": "file_name", "sha256": "sha256", "size_bytes": "size_bytes"}
+    files = registry.catalogue.files_of(HUB, model=repo)
+    return [{key: file[column] for key, column in keys.items()} for file in files[:MOST_FILES]]
 
 
 def import_records(
@@ -291,6 +314,8 @@ def _import_network(registry: Registry, record: Record) -> list[str]:
     files = _files_told(record)
     for file in files:
         registry.imported.put(id, file)
+    for mirror in record.get("mirrors") or ():
+        registry.mirrors.take_in(mirror)
     left_out = []
     note, (known,) = record.get("note"), registry.networks.of_contents([record["content_hash"]])
     if note and known["note"] is None:
@@ -336,8 +361,14 @@ def _import_model(registry: Registry, record: Record) -> list[str]:
         if model is not None:
             store_model(registry, model)
         elif repo is not None:
-            store_repo(registry, repo)
-        registry.catalogue.set_model_state(source, id, record.get("state") or "listed")
+            files = record.get("files") or ()
+            commits = dict.fromkeys([*(file["commit"] for file in files), repo.commit])  # its own one last, to stay
+            versions = {commit: store_repo(registry, replace(repo, commit=commit)) for commit in commits}
+            for file in files:
+                values = {"name": file["path"], "size_bytes": file.get("size_bytes"), "sha256": file.get("sha256")}
+                registry.catalogue.put_file(versions[file["commit"]], file["path"], values)
+        since = record.get("state_since")
+        registry.catalogue.set_model_state(source, id, record.get("state") or "listed", since=since)
     return [bad.reason.removeprefix("left out: ") for bad in parts_left_out(model)] if model is not None else []
 
 
@@ -381,6 +412,13 @@ def _is_sha256(value: Any) -> bool:
     return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
+def _are_records(value: Any, kinds: Mapping[str, Callable[[Any], bool]], most: int | None = None) -> bool:
+    """Whether it is a list of objects, `most` at most, each with a fitting value for each key."""
+    if not isinstance(value, list) or (most is not None and len(value) > most):
+        return False
+    return all(isinstance(one, dict) and all(fits(one.get(key)) for key, fits in kinds.items()) for one in value)
+
+
 def _are_files(value: Any) -> bool:
     """Whether it is a list of what `export_records` tells of files, as `ImportedFile` has it."""
     kinds: dict[str, Callable[[Any], bool]] = {
@@ -391,9 +429,39 @@ def _are_files(value: Any) -> bool:
         "reference": lambda text: text is None or (_is_text(text) and len(text) <= MOST_REFERENCE),
         "reference_sha256": lambda text: text is None or _is_sha256(text),
     }
-    if not isinstance(value, list):
+    return _are_records(value, kinds)
+
+
+def _are_hub_files(value: Any) -> bool:
+    """Whether it is a list of what `export_records` tells of the files of a repository."""
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "commit": lambda text: isinstance(text, str) and _COMMIT.fullmatch(text) is not None,
+        "path": lambda path: _is_text(path) and len(path) <= MOST_REFERENCE,
+        "sha256": lambda text: text is None or _is_sha256(text),
+        "size_bytes": lambda size: size is None or _is_count(size),
+    }
+    return _are_records(value, kinds, MOST_FILES)
+
+
+def _are_mirrors(value: Any) -> bool:
+    """Whether it is a list of rows as `Mirrors.of` returns them, without more than host and path in an address."""
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "sha256": _is_sha256,
+        "url": lambda url: _is_text(url) and len(url) <= MOST_REFERENCE and redact(url) == url,
+        "source": lambda source: source in SOURCES,
+        "state": lambda state: state in STATES,
+        "seen_at": _is_time,
+    }
+    return _are_records(value, kinds, MOST_TOLD)
+
+
+def _is_time(value: Any) -> bool:
+    """Whether it is a time as the registry stores it; one that is yet to come would outlast all news."""
+    try:
+        at = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
         return False
-    return all(isinstance(file, dict) and all(fits(file.get(key)) for key, fits in kinds.items()) for file in value)
+    return at.tzinfo is not None and at <= datetime.now(timezone.utc) + timedelta(days=1)
 
 
 def _is_filters(value: Any) -> bool:
@@ -440,8 +508,15 @@ _SHAPES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
         "tags": _TEXTS_OR_NONE,
         "aliases": _TEXTS_OR_NONE,
         "files": (lambda value: value is None or _are_files(value), "a list of files"),
+        "mirrors": (lambda value: value is None or _are_mirrors(value), "a list of mirrors"),
     },
-    "model": {"source": _TEXT, "raw": _OBJECT, "state": _TEXT_OR_NONE},
+    "model": {
+        "source": _TEXT,
+        "raw": _OBJECT,
+        "state": _TEXT_OR_NONE,
+        "state_since": (lambda value: value is None or _is_time(value), "a time"),
+        "files": (lambda value: value is None or _are_hub_files(value), "a list of files"),
+    },
     "subscription": {"name": _TEXT, "filters": (_is_filters, "an object of filters")},
 }
 

@@ -24,7 +24,7 @@ from urllib.parse import urljoin
 import requests
 import urllib3
 
-from hnetkit.errors import HnetkitError, NetworkFailed, RateLimited, WrongBytes
+from hnetkit.errors import HnetkitError, NetworkFailed, RateLimited, Unreachable, WrongBytes
 from hnetkit.limits import parse_json
 from hnetkit.sources.trust import Adapter, Origin, SitePolicy, Watchdog, redact, token_finder, token_remover
 from hnetkit.text import counted
@@ -208,7 +208,8 @@ def retry(
 
     Raises:
         RateLimited: the site asks for too long a pause, or keeps asking.
-        NetworkFailed: `attempts` failures in a row, or one where earlier requests failed all theirs.
+        Unreachable: `attempts` failures in a row, or one where earlier requests failed all theirs.
+        NetworkFailed: the site asks for too long a pause for this request alone.
     """
     tried, obeyed = 0, 0.0
     while True:
@@ -235,8 +236,8 @@ def retry(
             clock.sleep(wait)
 
 
-def _final_error(what: str, failure: TransientError, tried: int) -> NetworkFailed | RateLimited:
-    kind = RateLimited if failure.limited and not failure.elsewhere else NetworkFailed
+def _final_error(what: str, failure: TransientError, tried: int) -> Unreachable | RateLimited:
+    kind = RateLimited if failure.limited and not failure.elsewhere else Unreachable
     return kind(
         f"{what}: {failure} ({counted(tried, 'attempt')})",
         hint="run the same command again later to resume",
@@ -490,6 +491,7 @@ class HttpClient:
         body: Any = None,
         read: Callable[[str], Any] = read_json,
         attempts: int = ATTEMPTS,
+        obeyed_s: float = LONGEST_OBEYED_S,
     ) -> tuple[int, Any]:
         """Returns status and content of a JSON answer, with retries.
 
@@ -498,7 +500,7 @@ class HttpClient:
             what: is requested, in words for messages.
             body: sent as JSON by POST; None sends a GET.
             read: parses the text; its ValueError means that the text is not JSON.
-            attempts: made at most.
+            attempts, obeyed_s: as `retry` takes them.
 
         Raises:
             RateLimited, NetworkFailed: see `retry`.
@@ -514,7 +516,7 @@ class HttpClient:
                 except ValueError as error:
                     raise _not_json_error(response, text) from error
 
-        return retry(ask, what, clock=self.clock, limiter=self.limiter, attempts=attempts)
+        return retry(ask, what, clock=self.clock, limiter=self.limiter, attempts=attempts, obeyed_s=obeyed_s)
 
 
 def _not_json_error(response: HttpResponse, text: str) -> Exception:

@@ -1,6 +1,7 @@
 """Run download jobs: a few at a time, by any number of processes on one library.
 
-A job is claimed, downloaded, verified against what the site listed, and installed.
+A job is claimed, downloaded, verified against what the site listed, and installed. Where its own source does not have
+the bytes any more, or not for this user, others are asked for them by their sha256.
 """
 
 from __future__ import annotations
@@ -24,16 +25,20 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from hnetkit.errors import (
+    Archived,
     AuthRequired,
     Defect,
     DiskFull,
     FileRefused,
+    Gone,
     HnetkitError,
     NetworkFailed,
+    NoAccess,
     NotAHypernetwork,
     OtherContent,
     OutOfMemory,
     RegistryError,
+    Unreachable,
     WrongBytes,
     failure_of,
     printable,
@@ -45,9 +50,17 @@ from hnetkit.registry.jobs import UNFINISHED, Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.civitai_models import CivitaiFile
-from hnetkit.sources.download import Downloader, PartialFile, Progress, lock_download, max_bytes
+from hnetkit.sources.download import (
+    Downloader,
+    PartialFile,
+    Progress,
+    discard_parts,
+    lock_download,
+    max_bytes,
+)
 from hnetkit.sources.http import RealClock, Stopped
 from hnetkit.sources.install import BARE, Installed, Replacement, SidecarWriter, has_room, install, quarantine
+from hnetkit.sources.mirrors import NotElsewhere, SecondSource, is_by_hash, remake
 from hnetkit.sources.presence import find_bytes, has_bytes
 
 # --- processes
@@ -105,6 +118,8 @@ PATIENCE_S = 60.0
 """Seconds that a job waits for another one with the same bytes before it fetches them itself."""
 _POLL_S = 0.3  # how often waiting for another job or process checks again
 _MISSED = frozenset({"gone", "archived", "network"})
+_LOST = (Gone, NoAccess, WrongBytes, OtherContent)
+"""Ends of a job's own source after which others are asked; after a failed connection, only if nothing came of it."""
 
 
 @dataclass(slots=True)
@@ -121,6 +136,7 @@ class JobRunner:
         wanted: digits of the hash by which the user asked for a job's file.
         replaced: number of a job -> damaged files whose places its networks take.
         removed: what is not wanted of archives: sha256 of a network -> name of what the user removed.
+        second: asked for what a job's own source does not give; None for nobody.
         received: number of a job -> bytes received of its file in this run.
         token_is_bad: whether the site reported an unknown token.
     """
@@ -134,6 +150,7 @@ class JobRunner:
     wanted: Mapping[int, str] = field(default_factory=dict)
     replaced: Mapping[int, Sequence[Replacement]] = field(default_factory=dict)
     removed: Mapping[str, str] = field(default_factory=dict)
+    second: SecondSource | None = None
     received: Counter[int] = field(default_factory=Counter)
     token_is_bad: bool = False
     _guard: threading.Lock = field(default_factory=threading.Lock)
@@ -207,12 +224,36 @@ class JobRunner:
         part = PartialFile(Path(job.folder), job.key, job.sha256)
         here = self._here(job)
         if here is not None:
-            part.discard()
+            discard_parts(Path(job.folder), job.key)
             ours = self._installed_before(job)
             return ("done", *_remarks(Installed(ours), self._beside(job, ours))) if ours else ("done", "had", here)
         what = f"{job.name}{job.suffix}"
         if self._is_given_up(job):
             return "failed", "not-tried", f"{what}: not tried: {MOST_MISSED} files of its model failed"
+        said = None
+        if not self._is_remade(job, part):
+            try:
+                job, part = self._from_its_source(job, part, what)
+            except (*_LOST, Unreachable) as error:
+                if not isinstance(error, _LOST) and part.size:  # it goes on there later
+                    raise
+                self._note_state(job, error)
+                part, said = self._from_elsewhere(job, error)
+        here = self._here(job)  # another job may have installed it after this one stopped waiting
+        if here is not None:
+            discard_parts(Path(job.folder), job.key)
+            return "done", "had", here
+        self._require_folder(job.folder)
+        with self.registry.write():
+            self.registry.jobs.set_state(job.id, "installing")
+        installed = install(self.registry, job, part, self.replaced.get(job.id, ()), self.removed)
+        discard_parts(Path(job.folder), job.key)
+        return "done", *_remarks(installed, self._beside(job, installed.paths), said)
+
+    def _from_its_source(self, job: Job, part: PartialFile, what: str) -> tuple[Job, PartialFile]:
+        """Downloads what is wanted from where the job says; returns the job, which the site may have changed."""
+        if is_by_hash(job):
+            raise Gone(f"{what}: no site lists it")
         self.progress(part.size)
         try:
             self._fetch(job, part, what)
@@ -224,15 +265,62 @@ class JobRunner:
         if not right:
             job, part = self._resolve_mismatch(job, part, what)
         self._require_wanted(job, part, what)
-        here = self._here(job)  # another job may have installed it after this one stopped waiting
-        if here is not None:
-            part.discard()
-            return "done", "had", here
-        self._require_folder(job.folder)
+        self._note_state(job, None)
+        return job, part
+
+    def _is_remade(self, job: Job, part: PartialFile) -> bool:
+        """Whether `part` could be completed from another file of the library."""
+        sha256 = self._sought(job)
+        if sha256 is None or part.source.sha256 != sha256:
+            return False
+        stems = [old.path.stem for old in self.replaced.get(job.id, ())]
+        return remake(self.registry, sha256, part, job, stems)
+
+    def _from_elsewhere(self, job: Job, error: HnetkitError) -> tuple[PartialFile, str]:
+        """Returns what others gave, and where it came from, in words.
+
+        Raises:
+            HnetkitError: `error`, with who else was asked.
+        """
+        sha256 = self._sought(job)
+        if self.second is None or sha256 is None:
+            raise error
+        try:
+            part, place, asked = self.second.fetch(job, sha256, self._came(job))
+        except NotElsewhere as nobody:
+            if nobody.asked:
+                error.args = (f"{error}; also asked: {nobody}",)
+            raise error from nobody
+        why = str(error).removeprefix(f"{job.name}{job.suffix}: ")
+        return part, "; ".join([f"from {place.shown}, since {why}", *(f"left out {one}" for one in asked)])
+
+    def _sought(self, job: Job) -> str | None:
+        """Returns the sha256 of the file that is wanted; None where only the site can tell which one it is."""
+        digits = self.wanted.get(job.id, "")
+        if job.sha256 is not None and (job.sha256.startswith(digits) or self._is_stated(job, digits)):
+            return job.sha256
+        return digits if len(digits) == 64 else None
+
+    def _is_stated(self, job: Job, digits: str) -> bool:
+        """Whether the site states another hash of the job's file that begins so, as one of a kind of its own."""
+        if job.remote_file_id is None:
+            return False
         with self.registry.write():
-            self.registry.jobs.set_state(job.id, "installing")
-        installed = install(self.registry, job, part, self.replaced.get(job.id, ()), self.removed)
-        return "done", *_remarks(installed, self._beside(job, installed.paths))
+            file = self.registry.catalogue.file(job.remote_file_id)
+        stated = [str(value).lower() for value in (file["hashes"] or {}).values()]
+        return file["sha256"] == job.sha256 and any(value.startswith(digits) for value in stated)
+
+    def _note_state(self, job: Job, error: HnetkitError | None) -> None:
+        """Stores that the site does not have a file that it listed, or has it after all."""
+        if job.remote_file_id is None or not (error is None or isinstance(error, Gone)):
+            return
+        with self.registry.write():
+            catalogue = self.registry.catalogue
+            file = catalogue.file(job.remote_file_id)
+            if isinstance(error, Archived):
+                catalogue.set_model_state(file["source"], file["model_id"], "archived")
+            elif file["file_state"] != ("listed" if error is None else "gone"):
+                catalogue.set_file_state(job.remote_file_id, "listed" if error is None else "gone")
 
     def _beside(self, job: Job, paths: Sequence[Path]) -> list[str]:
         """Writes the sidecars of installed networks, and returns what could not be written, with the reason."""
@@ -243,17 +331,20 @@ class JobRunner:
             read_sidecars_again(self.registry, path)
         return failed
 
-    def _fetch(self, job: Job, part: PartialFile, what: str) -> None:
+    def _came(self, job: Job) -> Progress:
         def progress(count: int) -> None:
             self.received[job.id] += count
             self.progress(count)
 
+        return progress
+
+    def _fetch(self, job: Job, part: PartialFile, what: str) -> None:
         downloader, url = self.downloaders[job.source](job), self.urls.get(job.id, job.url)
         if job.source == "url" and url.endswith("?..."):
             hint = f"hnetkit pull 'ADDRESS' --sha256 {job.sha256}"
             raise NetworkFailed(f"{what}: its complete address was not stored, since it may hold a secret", hint=hint)
         try:
-            downloader.fetch(url, part, what=what, size=job.size_bytes, progress=progress)
+            downloader.fetch(url, part, what=what, size=job.size_bytes, progress=self._came(job))
         except WrongBytes:
             part.discard()
             raise
@@ -331,11 +422,13 @@ class JobRunner:
         return next((file for file in version.files if str(file.id) == row["file_id"]), None)
 
 
-def _remarks(installed: Installed, bare: Sequence[str]) -> tuple[str | None, str | None]:
+def _remarks(installed: Installed, bare: Sequence[str], elsewhere: str | None = None) -> tuple[str | None, str | None]:
     """Returns code and reason of a download that was installed, if more is to be said of it.
 
     Args:
+        installed: result of the installation.
         bare: sidecars that could not be written. With the code `BARE` they are tried again.
+        elsewhere: where it came from, if that is not its own source.
     """
     said = {
         "partly": f"left out: {'; '.join(installed.left_out)}" if installed.left_out else "",
@@ -343,6 +436,7 @@ def _remarks(installed: Installed, bare: Sequence[str]) -> tuple[str | None, str
         "replaced": f"the damaged file is now {', '.join(map(str, installed.put_aside))}"
         if installed.put_aside
         else "",
+        "elsewhere": elsewhere or "",
         "unpacked": "; ".join(_of_archive(installed)),
     }
     codes = [code for code, words in said.items() if words]

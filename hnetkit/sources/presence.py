@@ -159,7 +159,7 @@ def requeue_unless_here(registry: Registry, job: Job) -> Job:
     path = path_of_job(registry, job)
     if path is None:
         registry.jobs.requeue(job.id)
-    elif job.code in (None, "had", "unpacked"):
+    elif job.code in (None, "had", "elsewhere", "unpacked"):
         registry.jobs.set_state(job.id, "done", code="had", reason=path)
     return registry.jobs.get(job.id)
 

@@ -149,10 +149,16 @@ _FORMATS = {
 }
 
 
-def format_of(word: str) -> str:
-    """Returns the format that a suffix, an AIR or the site names: ``"pickle"``, ``"safetensors"`` or the word."""
-    word = word.lower().lstrip(".")
-    return _FORMATS.get(word, word)
+def format_of(word: str | None, name: str = "") -> str:
+    """Returns a format: ``"pickle"``, ``"safetensors"`` or another word.
+
+    Args:
+        word: for it, of an AIR, an address or the site.
+        name: of the file, which tells the format by its suffix where the word says nothing of use.
+    """
+    known = _FORMATS.get((word or "").lower())
+    suffix = os.path.splitext(name)[1].lower().lstrip(".")
+    return known or _FORMATS.get(suffix) or suffix or (word or "").lower()
 
 
 def _parse_number(text: str, shown: str) -> Reference | None:

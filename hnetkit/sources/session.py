@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from hnetkit.errors import (
+    Gone,
     HnetkitError,
     NetworkFailed,
     NotFound,
+    Unreachable,
     UsageError,
     failure_of,
 )
@@ -19,6 +21,7 @@ from hnetkit.library.library import AnyPath, Library, Row
 from hnetkit.library.remove import trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.sources import results
+from hnetkit.sources.civarchive import civarchive_base
 from hnetkit.sources.civitai import Civitai, Failed, Filters, civitai_error
 from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
 from hnetkit.sources.civitai_references import resolve_civitai
@@ -27,6 +30,7 @@ from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealCl
 from hnetkit.sources.huggingface import Hub, enqueue_hub_files, hub_error, hub_repositories
 from hnetkit.sources.install import Replacement, SidecarWriter
 from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
+from hnetkit.sources.lost import enqueue_lost
 from hnetkit.sources.maintenance import (
     Damage,
     Identification,
@@ -39,6 +43,7 @@ from hnetkit.sources.maintenance import (
     identify_library,
     imported_with_source,
 )
+from hnetkit.sources.mirrors import SecondSource, parse_mirrors
 from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.results import FetchResult
@@ -90,6 +95,8 @@ class FetchSession:
         sidecars: write files beside networks: the site's record, and an example picture.
         previews: fetch that picture.
         nsfw: allow a picture above PG-13.
+        mirrors: asked for what its own source does not give, after CivArchive: addresses with ``{sha256}`` in their
+            path, or repositories such as ``"hf:owner/repo"``.
         clock, site: replace the machine's clock, and the Civitai that the environment names.
 
     Attributes:
@@ -99,7 +106,7 @@ class FetchSession:
 
     Raises:
         RegistryError: the library cannot be opened.
-        UsageError: ``HNETKIT_CIVITAI_URL`` is no URL that may be requested.
+        UsageError: ``HNETKIT_CIVITAI_URL``, ``HNETKIT_CIVARCHIVE_URL`` or a mirror is no URL that may be requested.
     """
 
     def __init__(
@@ -111,15 +118,19 @@ class FetchSession:
         sidecars: bool = True,
         previews: bool = True,
         nsfw: bool = False,
+        mirrors: Sequence[str] = (),
         clock: RealClock | None = None,
         site: Civitai | None = None,
     ) -> None:
         self.clock = clock or RealClock()
         self.civitai = site or Civitai(self.clock)
+        civarchive_base()
+        settings = parse_mirrors(" ".join(mirrors))
         self._is_own = library is None
         self.library = library or Library()
         self.registry, self.folder = self.library.registry, self.library.folder
-        self._parallel, self._limit = parallel, limit
+        self._parallel, self._limit = parallel, BandwidthLimit(self.clock, limit)
+        self._second = SecondSource(self.registry, self.clock, self._limit, self.civitai, settings)
         self._sidecars, self._previews, self.nsfw = sidecars, previews, nsfw
         # complete URLs of jobs: they may hold secrets, so they are not stored
         self._urls: dict[int, str] = {}
@@ -333,7 +344,14 @@ class FetchSession:
             files = Hub(self.clock).files(ref, failed=failed)
             with self.registry.write():
                 return [job.id for job in enqueue_hub_files(self.registry, self.folder, files, ref)], []
-        model, items = resolve_civitai(self.registry, self.civitai, ref, all_versions=all_versions, failed=failed)
+        try:
+            model, items = resolve_civitai(self.registry, self.civitai, ref, all_versions=all_versions, failed=failed)
+        except (Gone, Unreachable) as error:
+            lost = enqueue_lost(
+                self.registry, self.civitai, self._second, self.folder, ref, error, all_versions=all_versions
+            )
+            self._wanted |= {job.id: job.sha256 for job in lost if job.sha256 is not None}
+            return [job.id for job in lost], []
         for bad in store_models(self.registry, [model]):
             raise NetworkFailed(f"{ref.text}: {bad.reason}")
         with self.registry.write():
@@ -581,8 +599,7 @@ class FetchSession:
         Raises:
             Stopped: the stop of `clock` was set; what was received is kept.
         """
-        limit = BandwidthLimit(self.clock, self._limit)
-        policy = self.civitai.client.policy
+        limit, policy = self._limit, self.civitai.client.policy
         pictures = HttpClient(
             SitePolicy(policy.base), self.clock, RateLimiter(self.clock, 10.0), _PICTURE_TIMEOUT_S, hidden=policy.token
         )
@@ -602,6 +619,7 @@ class FetchSession:
             self._wanted,
             self._replaced,
             self._removed,
+            self._second,
         )
         with Worker(self.library.home / "workers") as worker:
             try:

@@ -16,6 +16,7 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources import huggingface
 from hnetkit.sources.civitai import SOURCE, Civitai
 from hnetkit.sources.install import safe_stem, split_name
+from hnetkit.sources.lost import enqueue_by_hash
 from hnetkit.sources.presence import requeue_unless_here
 from hnetkit.sources.references import Reference, parse_reference
 from hnetkit.sources.sync import job_key, job_values
@@ -81,6 +82,8 @@ def enqueue_imported(registry: Registry, civitai: Civitai, folder: Path, file: I
         with registry.write():
             (job,) = huggingface.enqueue_hub_files(registry, folder, [found], ref)
             return job
+    if ref.kind == "hash" and len(ref.digits) == 64:
+        return enqueue_by_hash(registry, folder, ref.digits, name=file.name, size_bytes=_size(file))
     if ref.kind != "version" or ref.file is None:
         raise UsageError(f"{ref.text}: names no single file", hint=f"hnetkit pull {argument(ref.text)}")
     with registry.write():

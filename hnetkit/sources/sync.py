@@ -95,8 +95,8 @@ def store_told(registry: Registry, model: CivitaiModel) -> None:
 
 _LASTING = frozenset({"no-access", "archived", "gone"})  # failures that do not change within a day
 _A_DAY = timedelta(days=1)
-_LARGE_TYPES = frozenset({"checkpoint", "controlnet", "dora", "locon", "lora", "motionmodule", "upscaler", "vae"})
-_OTHER_FILES = frozenset({"training data", "config", "workflow", "other", "negative", "vae"})
+LARGE_TYPES = frozenset({"checkpoint", "controlnet", "dora", "locon", "lora", "motionmodule", "upscaler", "vae"})
+OTHER_FILES = frozenset({"training data", "config", "workflow", "other", "negative", "vae"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def plan_items(
 
 def other_kind(model: CivitaiModel) -> NotAHypernetwork | None:
     """Returns the refusal of a model that the site calls something else, which may have gigabytes."""
-    if model.type is None or model.type.lower() not in _LARGE_TYPES:
+    if model.type is None or model.type.lower() not in LARGE_TYPES:
         return None
     hint = "if the site is wrong, download the file in a browser, then: hnetkit scan FOLDER"
     reason = f"{model.name} is not a hypernetwork: the site calls it a {model.type}"
@@ -167,7 +167,7 @@ def other_kind(model: CivitaiModel) -> NotAHypernetwork | None:
 
 def model_files(version: CivitaiVersion) -> list[CivitaiFile]:
     """Returns the files of a version that may be networks: no training data, no configs."""
-    return [file for file in version.files if (file.type or "Model").lower() not in _OTHER_FILES]
+    return [file for file in version.files if (file.type or "Model").lower() not in OTHER_FILES]
 
 
 def plan_item(
@@ -569,8 +569,10 @@ def find_updates(registry: Registry, civitai: Civitai, failed: list[BadRecord] |
     failed = [] if failed is None else failed
     here = versions_here(registry, SOURCE)
     ids = tuple(sorted(filter(None, map(parse_id, here))))
+    answered: set[int] = set()
     for page in civitai.pages(Filters(ids=ids), failed=failed.append) if ids else ():
         failed += store_models(registry, page)
+        answered |= {model.id for model in page}
         for model in page:
             items: list[SyncItem] = []
             with isolate_failure(model.id, failed):
@@ -581,6 +583,10 @@ def find_updates(registry: Registry, civitai: Civitai, failed: list[BadRecord] |
                 if not is_known or _has_former(registry, item, items):
                     yield Update(model, tuple(have.values()), item, is_known)
                     break
+    unsure = {id for bad in failed for id in (bad.id, *bad.about)}
+    with registry.write():
+        for id in set(ids) - answered - unsure:  # neither in the list, nor by its number
+            registry.catalogue.set_model_state(SOURCE, str(id), "gone")
 
 
 def _has_former(registry: Registry, item: SyncItem, items: list[SyncItem]) -> bool:

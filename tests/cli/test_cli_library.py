@@ -23,6 +23,7 @@ from hnetkit.errors import NotFound, UsageError
 from hnetkit.library.known_hashes import LEAST, hash_of_file
 from hnetkit.library.library import Library
 from hnetkit.library.resolve import find_network
+from hnetkit.sharing.licenses import permissions
 
 
 @pytest.fixture
@@ -432,7 +433,8 @@ def test_tagging_shows_the_same_card(listed: Path, capsys: pytest.CaptureFixture
 def test_nothing_of_a_row_is_missing_on_its_card(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is added to a row has to be shown too, or to stand here."""
     (row,) = rows(capsys, "show", "ink")
-    code = Path(network_card.__code__.co_filename).read_text(encoding="utf-8")
+    told_by = (network_card, permissions)
+    code = "".join(Path(each.__code__.co_filename).read_text(encoding="utf-8") for each in told_by)
     keys = {key for one in (row, *row["sites"], *row["sidecars"], *row["files"]) for key in one}
     # shown in other words, or by the site and the sidecars that say it
     beside = {"metadata", "present", "size", "sd_checkpoint", "sd_checkpoint_name", "name", "copies", "trigger_words"}

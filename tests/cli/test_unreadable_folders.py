@@ -47,6 +47,7 @@ LISTS: dict[str, str] = {
     "hub": "hub cache",
     "files": "the remains of killed processes",
     "sources.install": "the remains of killed processes",
+    "sources.download": "parts of a file that is here; they stay",
     "demo": _OURS,
     "settings": "a hint",
     "webui.files": "the webui's own folder, of which the webui lists what it can",

@@ -32,6 +32,7 @@ def values(folder: Path) -> dict[str, str]:
     """A value for each setting."""
     model_folder(folder)
     choices = {"device": "cpu", "dtype": "fp32", "capture": "off", "hypernetworks": "<hypernet:ink:0.5>"}
+    choices["mirrors"] = "https://example.org/{sha256} hf:me/backup"
     made = {key: choices.get(key, str(folder)) for key in settings.KEYS}
     assert len(made) > 7
     return made
@@ -86,9 +87,41 @@ def test_no_setting_keeps_or_shows_an_address(
 ) -> None:
     assert run(["config", key, address]) == 2
     said = capsys.readouterr()
-    assert "a URL" in said.err
+    assert "a URL" in said.err or key == "mirrors"
     assert "hunter22" not in said.out + said.err
     assert not (home / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("https://example.org/", "{sha256}"),
+        ("https://{sha256}.example.org/x", "{sha256}"),
+        ("example.org/{sha256}", "{sha256}"),
+        ("http://example.org/{sha256}", "https"),
+        ("ftp://example.org/{sha256}", "{sha256}"),
+        ("https://example.org/{sha256}?key=hunter22", "query"),
+        ("https://me:hunter22@example.org/{sha256}", "password"),
+        ("https://example.org/{sha256}#hunter22", "query"),
+        ("hf:me/backup:*.pt", "hf:owner/repo"),
+        ("hf:me", "hf:owner/repo"),
+        (" ".join(f"https://{number}.example.org/{{sha256}}" for number in range(11)), "10 at most"),
+    ],
+)
+def test_a_mirror_that_could_never_be_asked_is_refused_when_it_is_set(
+    home: Path, value: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["config", "mirrors", value]) == 2
+    said = capsys.readouterr().err
+    assert hint in said
+    assert "hunter22" not in said
+    assert settings.load() == {}
+
+
+def test_several_mirrors_are_kept_in_their_order(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = "https://example.org/{sha256}/x.pt  hf:me/backup@main http://127.0.0.1:8000/{sha256}"
+    assert run(["config", "mirrors", given]) == 0
+    assert settings.get("mirrors") == given.replace("  ", " ")
 
 
 @pytest.mark.parametrize("key", settings.KEYS)

@@ -63,6 +63,18 @@ def test_a_pt_that_a1111_loads_keeps_its_bytes_and_another_is_converted(
     assert all(digest in card for name, digest in made.files.items() if name != "README.md")
 
 
+def test_a_network_that_is_here_as_safetensors_alone_gets_its_pt_again(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    original = sha256(networks_in(tmp_path) / "ink.pt")
+    hnetkit.save(hnetkit.load(networks_in(tmp_path) / "ink.pt"), networks_in(tmp_path) / "ink.safetensors")
+    (networks_in(tmp_path) / "ink.pt").unlink()
+    library.scan()
+    made = share(library, ["ink"], tmp_path / "out", license="mit")
+    assert loads_in_a1111(hnetkit.load(made.path / "ink.pt"))
+    assert f"converted from the file with the sha256 `{original}`" in (made.path / "README.md").read_text()
+
+
 def test_a_checkpoint_suffix_becomes_pt_with_the_same_bytes(library: hnetkit.Library, tmp_path: Path) -> None:
     folder = networks_in(tmp_path)
     (folder / "ink.pt").rename(folder / "ink.ckpt")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 from support.fake_sites import Sites
 from support.fake_sites.messages import Response
 from support.fake_sites.uploads import Account
@@ -24,10 +25,12 @@ from hnetkit.errors import (
     NetworkFailed,
     NoAccess,
     NotFound,
+    OutputExists,
     RateLimited,
     StorageFull,
     UsageError,
 )
+from hnetkit.image_text import write_image
 from hnetkit.sharing import share
 from hnetkit.sharing.folder import ShareFolder
 
@@ -252,4 +255,18 @@ def test_a_folder_that_lost_a_file_is_not_uploaded(sites: Sites, folder: ShareFo
     (folder.path / "ink.pt").symlink_to(tmp_path / "secret")
     with pytest.raises(NotFound, match=r"ink\.pt"):
         folder.upload("me/ink")
+    assert sites.requests == []
+
+
+def test_a_link_in_place_of_the_folder_of_pictures_is_not_followed(
+    sites: Sites, library: hnetkit.Library, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "drawn.png", Image.new("RGB", (8, 8)), "")
+    folder = share(library, ["ink"], tmp_path / "out", license="mit", pictures=[tmp_path / "drawn.png"])
+    (folder.path / "images").rename(tmp_path / "elsewhere")
+    (folder.path / "images").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotFound, match=r"1\.png"):
+        folder.upload("me/ink")
+    with pytest.raises(OutputExists, match="a link"):
+        share(library, ["ink"], folder.path, license="mit", pictures=[tmp_path / "drawn.png"], overwrite=True)
     assert sites.requests == []

@@ -25,6 +25,7 @@ def main() -> None:
     with Sites(world, repos=repos, needs_token=options.needs_token, port=options.port) as site:
         print(f"export HNETKIT_CIVITAI_URL={site.civitai_url}")
         print(f"export CIVITAI_TOKEN={site.token}")
+        print(f"export HNETKIT_CIVARCHIVE_URL={site.civarchive_url}")
         print(f"export HF_ENDPOINT={site.hub_url}")
         print("export HF_HUB_DISABLE_XET=1", flush=True)
         with contextlib.suppress(KeyboardInterrupt):

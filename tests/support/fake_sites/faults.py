@@ -116,6 +116,9 @@ SWITCHES: dict[str, Switch] = {
 }
 
 
+ORIGINS = ("api", "storage", "hub", "civarchive", "mirrors")
+
+
 @dataclass(frozen=True, init=False)
 class Fault:
     """One fault that waits to happen `times` times. See the table of this module for kinds and options."""
@@ -129,10 +132,10 @@ class Fault:
     def __init__(
         self, kind: str, where: str | None = None, times: int = 1, *, match: str | None = None, **options: Any
     ) -> None:
-        """`where` is "api", "storage", "hub" or "any"; `match`, a part of the path, replaces the kind's own test."""
+        """`where` is an origin or "any"; `match`, a part of the path, replaces the kind's own test."""
         if kind not in SWITCHES:
             raise ValueError(f"no fault of kind {kind!r}; there are {''.join(SWITCHES)}")
-        if where not in (None, "api", "storage", "hub", "any"):
+        if where not in (None, *ORIGINS, "any"):
             raise ValueError(f"no origin {where!r}")
         values = {"kind": kind, "where": where or SWITCHES[kind].where, "times": times, "match": match}
         for name, value in {**values, "options": MappingProxyType(options)}.items():
@@ -202,3 +205,9 @@ def random_fault(rng: random.Random) -> Fault:
     switch = SWITCHES[kind]
     where = rng.choice(("api", "storage")) if kind in "EFGHIMU" else switch.where
     return Fault(kind, where, 1 if rng.random() < 0.8 else 2, **switch.draw(rng))
+
+
+def random_mirror_fault(rng: random.Random) -> Fault:
+    """One that CivArchive or a mirror may have."""
+    kind = rng.choice("EFGHIQS")
+    return Fault(kind, rng.choice(("civarchive", "mirrors")), match="/", **SWITCHES[kind].draw(rng))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from support.fake_sites import effects
+from support.fake_sites.civarchive import CivArchive
 from support.fake_sites.civitai import Civitai
 from support.fake_sites.faults import Faults
 from support.fake_sites.hub import Files, Hub
@@ -23,6 +24,7 @@ STOLEN = b"you should not have come here"
 class Sites:
     """Civitai's API ("api"), its storage ("storage"), a hub ("hub") and a third origin ("stranger") on 127.0.0.1.
 
+    Also CivArchive ("civarchive"), and the mirrors that it knows ("mirrors").
     The stranger is where fault Q leads: a request recorded there went where it should not have gone.
     """
 
@@ -50,15 +52,20 @@ class Sites:
         self.uploads = Uploads(self.hub, self.storage, self._signer, {self.hub_token: Account("me", ("studio",))})
         for name, files in (repos or {}).items():
             self.hub.add(name, files)
+        self.civarchive = CivArchive(self.world)
         self._origins = {
             "api": Origin("api", self._faulty(self._civitai.answer), self._ledger, port),
             "storage": Origin("storage", self._faulty(self.uploads.before_storage(self.storage.answer)), self._ledger),
             "hub": Origin("hub", self._faulty(self.uploads.before(self.hub.answer)), self._ledger),
+            "civarchive": Origin("civarchive", self._faulty(self.civarchive.answer), self._ledger),
+            "mirrors": Origin("mirrors", self._faulty(self.civarchive.mirror_answer), self._ledger),
             "stranger": Origin("stranger", lambda _: Response(200, {}, STOLEN), self._ledger),
         }
         self.civitai_url = self._origins["api"].url + "/api/v1"
         self.storage_url = self._origins["storage"].url
         self.hub_url = self._origins["hub"].url
+        self.civarchive_url = self._origins["civarchive"].url + "/api"
+        self.civarchive.mirrors_url = self._origins["mirrors"].url
         self.stranger_url = self._origins["stranger"].url
         self._signer.base = self.storage_url
         self._stage.stranger_url = self.stranger_url
