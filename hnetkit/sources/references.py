@@ -214,11 +214,11 @@ def _parse_address(text: str) -> Reference:
         raise UsageError(f"{shown}: give no user or password in an address", hint="leave out all before the @")
     query = {key: values[0] for key, values in parse_qs(parts.query).items()}
     host = origin.host.removeprefix("www.")
-    if host in HUB_HOSTS or _is_at(origin, os.environ.get("HF_ENDPOINT", "").strip()):
+    if host in HUB_HOSTS or _is_at(origin, "HF_ENDPOINT"):
         return _parse_hub_page(parts, shown)
     if host in CIVITAI_HOSTS or origin == Origin.of(civitai_base()):
         return _parse_civitai_page(parts.path, query, shown)
-    if host in CIVARCHIVE_HOSTS:
+    if host in CIVARCHIVE_HOSTS or _is_at(origin, "HNETKIT_CIVARCHIVE_URL"):
         return _parse_civarchive_page(parts.path, query, shown)
     url, _, fragment = text.partition("#")
     pinned = _PINNED.fullmatch(fragment)
@@ -227,8 +227,9 @@ def _parse_address(text: str) -> Reference:
     return Reference("url", shown, url=url, sha256=pinned[1].lower() if pinned else None)
 
 
-def _is_at(origin: Origin, url: str) -> bool:
-    """Whether an address is one of the site with a URL; a broken URL is reported when that site is used."""
+def _is_at(origin: Origin, variable: str) -> bool:
+    """Whether an address is one of the site that a variable names; a broken URL is reported when that site is used."""
+    url = os.environ.get(variable, "").strip()
     try:
         return bool(url) and origin == Origin.of(url)
     except HnetkitError:

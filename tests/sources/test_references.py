@@ -160,6 +160,15 @@ def test_the_hub_that_the_environment_names_is_one_too(monkeypatch: pytest.Monke
     assert parse_reference(url).kind == "hub"
 
 
+def test_the_archive_that_the_environment_names_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://archive.example/models/5?modelVersionId=6"
+    assert parse_reference(url).kind == "url"
+    monkeypatch.setenv("HNETKIT_CIVARCHIVE_URL", "https://archive.example/api")
+    assert meant(url) == ("version", 6)
+    monkeypatch.setenv("HNETKIT_CIVARCHIVE_URL", "off")
+    assert parse_reference(url).kind == "url"
+
+
 @pytest.mark.parametrize(
     "path",
     [
