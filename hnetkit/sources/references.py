@@ -84,6 +84,8 @@ def redact_reference(text: str) -> str:
     """Returns a text without what may be a secret: people paste URLs with ``?token=`` or a password."""
     if _COMMAND.match(text):
         return f"{redact(text.split()[0].partition('=')[0])} ..."
+    if near_references.may_be_token(text):
+        return f"{text[:3]}..."
     short = re.split(r"[?#&]", text, maxsplit=1)[0]
     if _WITH_AT.match(short):
         return short
