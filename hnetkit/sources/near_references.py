@@ -26,7 +26,6 @@ _HUB_REPO = re.compile(r"(?:hf:|hf://)?(?:models/)?((?:datasets/)?[\w.-]+/[\w.-]
 _HUB_COMMAND = re.compile(
     r"(?:hf|huggingface-cli)\s+download\s+((?:datasets/)?[\w.-]+/[\w.-]+)(?:\s+([\w./-]+))?(?:\s.*)?"
 )
-_UNKNOWN = "not a recognized reference"
 _BROWSE = "hnetkit browse WORDS, or the address of the model's own page"
 _SCAN = "download it there, then: hnetkit scan FOLDER"
 
@@ -41,6 +40,10 @@ def _refused(shown: str, what: str, hint: str) -> UsageError:
     return UsageError(f"{shown[:200]}: {what}", hint=hint)
 
 
+def _unknown(shown: str, hint: str) -> UsageError:
+    return UsageError(f"{shown[:200]}: not a recognized reference", hint=hint)
+
+
 def refusal_of_text(text: str, shown: str, sites: Iterable[str]) -> UsageError:
     """Returns the refusal of a text that is no address."""
     if re.fullmatch(r"[0-9]{1,10}", text):
@@ -48,7 +51,7 @@ def refusal_of_text(text: str, shown: str, sites: Iterable[str]) -> UsageError:
     if re.fullmatch(r"(?:0x)?[0-9a-f]+|(?:sha-?256|autov[123]|blake3|crc32)\s*[:=]?\s*[0-9a-fx]*", text, re.IGNORECASE):
         return _refusal_of_digits(text)
     if match := re.fullmatch(r"([0-9]{1,10})@([0-9]{1,10})", text):
-        return _refused(shown, _UNKNOWN, f"hnetkit pull {argument(f'civitai:{match[0]}')}")
+        return _unknown(shown, f"hnetkit pull {argument(f'civitai:{match[0]}')}")
     if match := _TAG.fullmatch(text):
         return _refused(shown, "a tag of a prompt names a network of the library", _named(match[1]))
     if match := _HUB_COMMAND.fullmatch(text):
@@ -75,21 +78,20 @@ def refusal_of_text(text: str, shown: str, sites: Iterable[str]) -> UsageError:
     if (match := _ADDRESS.fullmatch(text)) and not text.startswith("@"):
         near = _lookalike(match["host"].lower().removeprefix("www."), sites)
         if near is not None:
-            return _refused(shown, f"{_UNKNOWN}: {match['host']} is not {near}", _at_site(near, match["path"] or ""))
-        return _refused(shown, _UNKNOWN, "an address begins with https://, and a plain one needs --sha256")
+            return _refused(shown, f"{match['host']} is not {near}", _at_site(near, match["path"] or ""))
+        return _unknown(shown, "an address begins with https://, and a plain one needs --sha256")
     if match := re.fullmatch(r"([\w.-]+/[\w.-]+)", text):
-        return _refused(shown, _UNKNOWN, f"for a repository at Hugging Face: hnetkit pull {argument(f'hf:{match[1]}')}")
+        return _unknown(shown, f"for a repository at Hugging Face: hnetkit pull {argument(f'hf:{match[1]}')}")
     if "@" in text and _AT_HASH.fullmatch(text):
-        return _refused(
+        return _unknown(
             shown,
-            _UNKNOWN,
             "hnetkit show NAME@HASH shows a network of the library; hnetkit pull HASH fetches one",
         )
     if may_be_token(text):
-        return _refused(shown, _UNKNOWN, "a token goes into the environment variable HF_TOKEN or CIVITAI_TOKEN")
+        return _unknown(shown, "a token goes into the environment variable HF_TOKEN or CIVITAI_TOKEN")
     if _WORD.fullmatch(text):
-        return _refused(shown, _UNKNOWN, f"hnetkit browse {argument(text)} looks for it at Civitai")
-    return _refused(shown, _UNKNOWN, f"use {FORMS}")
+        return _unknown(shown, f"hnetkit browse {argument(text)} looks for it at Civitai")
+    return _unknown(shown, f"use {FORMS}")
 
 
 def _refusal_of_digits(text: str) -> UsageError:
@@ -104,7 +106,7 @@ def _refusal_of_digits(text: str) -> UsageError:
     hint = "a hash has 8, 10, 12 or 64"
     if len(digits) == 32:
         hint += "; an API key goes into the environment variable CIVITAI_TOKEN"
-    return UsageError(f"{said}: {_UNKNOWN}", hint=hint)
+    return _unknown(said, hint)
 
 
 def _named(name: str) -> str:
@@ -122,8 +124,8 @@ def _refusal_of_hub_name(text: str, shown: str) -> UsageError:
     match = _HUB_REPO.fullmatch(rest)
     if match and match[2] and not rest.startswith(NO_OWNERS[1]):
         near = f"hnetkit pull {argument(f'hf:{match[1]}:{match[2]}')}"
-        return _refused(shown, _UNKNOWN, near)
-    return _refused(shown, _UNKNOWN, "use hf:owner/repo[@revision][:file, folder or glob]")
+        return _unknown(shown, near)
+    return _unknown(shown, "use hf:owner/repo[@revision][:file, folder or glob]")
 
 
 # --- hosts that are no source
