@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -264,7 +265,9 @@ def test_one_command_makes_and_uploads_and_the_same_one_goes_on(
     capsys.readouterr()
     assert run([*words, "-y", "--json"]) == 0
     told = capsys.readouterr()
-    assert f"{sites.hub_url}/me/ink" in told.out
+    rows = {Path(row["path"]).name: row for row in json.loads(told.out)}
+    assert {row["uploaded"] for row in rows.values()} == {f"{sites.hub_url}/me/ink"}
+    assert rows["README.md"]["sha256"] == hashlib.sha256(files_at(sites, "me/ink")["README.md"]).hexdigest()
     assert "it is uploaded as it is; --overwrite makes it anew" in told.err
     assert run([*words, "-y"]) == 0
     assert "had all of it already" in capsys.readouterr().err
