@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from hnetkit.cli.completion import complete_license, complete_name
 from hnetkit.cli.library import open_library, tell
 from hnetkit.cli.options import OUTPUT, command, option
-from hnetkit.cli.output import Output, Row, confirm, output_options
+from hnetkit.cli.output import Output, Row, confirm, is_terminal, output_options
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import UsageError
 from hnetkit.text import argument, counted, size_text
@@ -165,6 +166,6 @@ def _upload(folder: ShareFolder, repo: str, output: Output, *, private: bool, ye
     if others := folder.others():
         output.note(f"not uploaded, because `share` did not make it: {', '.join(others)}")
     confirm(uploading.question, yes=yes)
-    commit = uploading.carry_out(bars=not output.quiet)
+    commit = uploading.carry_out(bars=not output.quiet and is_terminal(sys.stderr))
     output.note(f"{uploading.repository.url} has it" if commit else f"{uploading.repository.url} had all of it already")
     return uploading.repository.url
