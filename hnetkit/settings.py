@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -13,12 +14,14 @@ from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.files import exclusive_lock, is_file_at, is_folder_at, is_model_name, new_file, stat_at
 from hnetkit.limits import read_json
 from hnetkit.paths import config_file
-from hnetkit.text import argument
+from hnetkit.text import argument, parse_size
 
 _PATIENCE_S = 10.0
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+UNASKED = "1GB"
+"""The setting ``unasked`` where there is none."""
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 CAPTURE = ("on", "off")
 
@@ -33,6 +36,7 @@ KEYS: Mapping[str, str] = {
     "embeddings": "the folder whose files' names are textual inversions in prompts",
     "mirrors": "who is asked for files that their own source has lost: addresses with {sha256}, or hf:owner/repo",
     "hypernetworks": "tags that end every prompt that does not name these networks itself: <hypernet:NAME:0.5>",
+    "unasked": "how much pull fetches without asking: 1GB if not set, 500MB, 0 to be asked always, off never",
 }
 _FOLDERS = ("tokenizer", "loras", "embeddings")
 _MODELS = ("model", "vae")
@@ -129,6 +133,19 @@ def put(key: str, value: str | None) -> str | None:
     return value
 
 
+def asks_above(size_bytes: int) -> bool:
+    """Whether a fetch of so many bytes is to be agreed to, by the setting ``unasked``."""
+    return size_bytes > _most_unasked(get("unasked") or UNASKED)
+
+
+def _most_unasked(value: str) -> float:
+    size = math.inf if value.strip().lower() == "off" else parse_size(value)
+    if size is None:
+        hint = "for example 1GB or 500MB; 0 to be asked always, off never"
+        raise UsageError(f"unasked: {value} is not a size", hint=hint)
+    return size
+
+
 def is_hub_id(key: str, value: str) -> bool:
     """Whether a stored value is the name of a model of the hub: files and folders have absolute paths."""
     return key in _MODELS and HUB_ID.fullmatch(value) is not None and not value.startswith((".", "~"))
@@ -158,6 +175,8 @@ def _checked(key: str, value: str) -> str:
         return value if key == "model" and value == demo.NAME else _checked_path(key, value)
     if key == "hypernetworks":
         _require_stack(value)
+    if key == "unasked":
+        _most_unasked(value)
     return value
 
 

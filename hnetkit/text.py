@@ -20,6 +20,7 @@ _JOINERS = frozenset("\u200c\u200d")
 _SELECTORS = frozenset(map(chr, chain(range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))))
 # `str.isprintable` accepts these, but they are invisible: fillers, blanks and marks without a shape
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?([kmg]?)b?", re.IGNORECASE)
 _WIDE_SPACE = "\u3000"  # every second Japanese caption has one
 
 _FORMULA = re.compile(r"'*(?:\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
@@ -90,6 +91,12 @@ def size_text(size_bytes: int) -> str:
         if size_bytes >= factor:
             return f"{size_bytes / factor:.1f} {unit}"
     return f"{size_bytes / 1e3:.1f} kB"
+
+
+def parse_size(text: str) -> float | None:
+    """Returns the bytes of a size such as ``500k``, ``2M`` or ``1.5 GB``, in powers of ten; None for anything else."""
+    match = _SIZE.fullmatch(text.strip())
+    return float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match[2].lower()] if match else None
 
 
 def shorten(value: Any, most: int = 60) -> str:

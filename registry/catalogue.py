@@ -310,6 +310,17 @@ class Catalogue:
         )
         return {(version, file): row for version, file, row in cursor}
 
+    def contents(self, source: str, model: str) -> Iterator[tuple[str, str, str | None, Row]]:
+        """Yields version and file, as a site numbers those of one model, sha256 and other hashes; oldest first."""
+        cursor = self._db.execute(
+            "SELECT versions.remote_id, remote_files.remote_id, sha256, hashes FROM remote_files "
+            "JOIN versions ON versions.id = remote_files.version_id JOIN models ON models.id = versions.model_id "
+            "WHERE models.source = ? AND models.remote_id = ? ORDER BY remote_files.id",
+            [source, model],
+        )
+        for version, file, sha256, hashes in cursor:
+            yield version, file, sha256, from_json(hashes, "remote_files", "hashes", file) if hashes else {}
+
     def _rows(self, select: str, parameters: list[Any]) -> list[Row]:
         cursor = self._db.execute(select, parameters)
         names = [column[0] for column in cursor.description]

@@ -38,7 +38,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Fetching": {
         "browse": ("remote", "Search Civitai for hypernetworks."),
         "pull": ("remote", "Fetch networks into the library."),
-        "sync": ("remote", "Mirror hypernetworks from Civitai into the library."),
+        "sync": ("remote", "Mirror hypernetworks from Civitai, or a repository of the hub, into the library."),
         "updates": ("upkeep", "Show models that have a newer version on the site than in the library."),
         "identify": ("upkeep", "Ask Civitai what the library's files are, by their hashes."),
         "repair": ("upkeep", "Fetch files again that are missing or damaged, and networks of an import."),

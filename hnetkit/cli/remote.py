@@ -12,22 +12,21 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hnetkit import paths
+from hnetkit import paths, settings
 from hnetkit.cli.options import command, each_once, option, site_base_model_names
 from hnetkit.cli.output import Output, Row, confirm, is_terminal, output_options, say_failure
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import read_regular, stat_at
-from hnetkit.settings import get as configured
-from hnetkit.text import argument, counted, size_text
+from hnetkit.text import argument, counted, parse_size, size_text
 
 if TYPE_CHECKING:
-    from hnetkit.sources.civitai import Filters
     from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
+    from hnetkit.sources.plans import FetchPlan
     from hnetkit.sources.results import FetchResult
     from hnetkit.sources.session import FetchSession
-    from hnetkit.sources.sync import SyncPlan
+    from hnetkit.sources.subscriptions import Wanted
 
 F = TypeVar("F", bound=Callable[..., Any])
 _filter, downloads_option = (partial(option, section=heading) for heading in ("Filters", "Downloads"))
@@ -36,13 +35,18 @@ refill_option = downloads_option(
     is_flag=True,
     help="Fetch also where nothing is left of the library, as if its disk were not mounted; without it, this is asked.",
 )
+dry_run_option = downloads_option(
+    "--dry-run", is_flag=True, help="List what would be fetched, with sizes; fetch nothing and ask nothing."
+)
+yes_option = downloads_option(
+    "-y", "--yes", is_flag=True, help="Do not ask before fetching; required where there is a question and no terminal."
+)
 _saved, _what = (partial(option, section=heading) for heading in ("Saved filters", "What to fetch"))
 _COLUMNS = ["state", "name", "size", "model", "version", "reason"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
 # codes of files that are here, with more to say
 _EXPLAINED = frozenset({"elsewhere", "partly", "replaced", "sidecars", "unpacked"})
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmg]?)", re.IGNORECASE)
 
 
 def fetch_options(function: F) -> F:
@@ -92,19 +96,19 @@ def fetch_options(function: F) -> F:
 def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    match = _SIZE.fullmatch(value.strip())
-    if match is None or float(match[1]) <= 0:
+    rate = parse_size(value)
+    if not rate:
         raise UsageError(f"--limit-rate {value}: not a number of bytes", hint="for example 500k or 2M")
-    return float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match[2].lower()]
+    return rate
 
 
 @contextmanager
-def open_session(*, look_only: bool = False, **settings: Any) -> Iterator[FetchSession]:
+def open_session(*, look_only: bool = False, **fetching: Any) -> Iterator[FetchSession]:
     """Opens a `FetchSession` on the user's library; with `look_only` no registry is created where there is none."""
     from hnetkit.library.library import Library
     from hnetkit.sources.session import FetchSession
 
-    mirrors = (configured("mirrors") or "").split()
+    mirrors = (settings.get("mirrors") or "").split()
     with ExitStack() as stack:
         if look_only and stat_at(paths.registry_file()) is None:
             library = Library(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -112,7 +116,7 @@ def open_session(*, look_only: bool = False, **settings: Any) -> Iterator[FetchS
         else:
             library = Library()
         stack.enter_context(library)
-        yield FetchSession(library, mirrors=mirrors, **settings)
+        yield FetchSession(library, mirrors=mirrors, **fetching)
 
 
 @contextmanager
@@ -155,9 +159,21 @@ def show_results(found: Iterable[FetchResult], output: Output) -> None:
     require_all(found)
 
 
-def note_results(found: Iterable[FetchResult], output: Output) -> None:
-    """Prints what would be done with each file."""
-    output.rows(map(result_row, found), columns=_COLUMNS, text=_line)
+def show_plan(plan: FetchPlan, output: Output) -> None:
+    """Prints what would be done with each file.
+
+    Raises:
+        PartlyFailed: a reference could not be resolved.
+    """
+    from hnetkit.sources.results import of_plan
+
+    rows = [result_row(result) for result in of_plan(plan) if result.error is None]
+    output.rows(rows, columns=_COLUMNS, text=_line)
+    output.note(_plan_note(plan))
+    for _, error in plan.errors:
+        say_failure(error)
+    if plan.errors:
+        raise PartlyFailed(f"{counted(len(plan.errors), 'reference')} not resolved", hint="the others would be fetched")
 
 
 def note_bad(failed: Iterable[BadRecord], output: Output) -> None:
@@ -270,12 +286,16 @@ def browse_command(
 @click.argument("refs", nargs=-1, required=True, metavar="REF...")
 @_what("--sha256", metavar="HASH", help="Hash that a file at a plain https address must have; required for it.")
 @_what("--all-versions", is_flag=True, help="Fetch all versions of a model, not only the newest.")
+@dry_run_option
+@yes_option
 @fetch_options
 @output_options
 def pull_command(
     refs: tuple[str, ...],
     sha256: str | None,
     all_versions: bool,
+    dry_run: bool,
+    yes: bool,
     fetching: dict[str, Any],
     output: Output,
 ) -> None:
@@ -288,19 +308,35 @@ def pull_command(
     What Civitai has lost comes from whoever else has it, held against its sha256: files of the hub that the library
     knows, mirrors that CivArchive knows, and those of `hnetkit config mirrors`. No token goes to these mirrors.
 
+    Asks before it fetches more than 1 GB in all; hnetkit config unasked changes this size.
+
     \b
     Examples:
       hnetkit pull https://civitai.com/models/4209
       hnetkit pull version:4931 hf:someone/hypernetworks:*.pt
+      hnetkit pull --dry-run hf:someone/hypernetworks
       hnetkit pull https://huggingface.co/someone/hypernetworks/tree/main/styles
     """
-    with open_session(**fetching) as session, fetching_progress(session, output) as progress:
-        found = session.pull(*refs, sha256=sha256, all_versions=all_versions, progress=progress)
+    with open_session(look_only=dry_run, **fetching) as session:
+        plan = session.plan_pull(*refs, sha256=sha256, all_versions=all_versions)
+        if dry_run:
+            show_plan(plan, output)
+            return
+        if settings.asks_above(plan.bytes_to_fetch):
+            output.note(_plan_note(plan))
+            _confirm_plan(plan, session, yes=yes)
+        with fetching_progress(session, output) as progress:
+            found = session.carry_out(plan, progress=progress)
     show_results(found, output)
 
 
+def _confirm_plan(plan: FetchPlan, session: FetchSession, *, yes: bool) -> None:
+    files = f"{counted(len(plan.to_fetch), 'file')} ({_size_to_fetch(plan)})"
+    confirm(f"Fetch {files} into {session.folder}?", yes=yes)
+
+
 @command("sync")
-@click.argument("name", required=False)
+@click.argument("name", required=False, metavar="[NAME|REPOSITORY]")
 @_filter("--query", metavar="WORDS", help="Restrict to models that the site finds for these words.")
 @filter_options
 @_filter(
@@ -318,8 +354,8 @@ def pull_command(
 @_saved(
     "--save",
     metavar="NAME",
-    help="Save these filters as NAME, in place of earlier ones, and sync. Options of downloads are not saved; with "
-    "--dry-run, nothing is.",
+    help="Save these filters, or the repository, as NAME, in place of earlier ones, and sync. Options of downloads are "
+    "not saved; with --dry-run, nothing is.",
 )
 @_saved(
     "--remove",
@@ -329,21 +365,14 @@ def pull_command(
 )
 @_saved("--subscriptions", is_flag=True, help="List the saved filters, and fetch nothing.")
 @downloads_option("--all-versions", is_flag=True, help="Fetch all versions of each model, not only the newest.")
-@downloads_option(
-    "--dry-run", is_flag=True, help="List what would be fetched, with sizes; fetch nothing and ask nothing."
-)
+@dry_run_option
 @downloads_option(
     "--metadata-only",
     is_flag=True,
     help="Store the site's records of the models in the registry; fetch no networks and no previews, and ask nothing.",
 )
 @refill_option
-@downloads_option(
-    "-y",
-    "--yes",
-    is_flag=True,
-    help="Do not ask before a sync of everything; required where there is no terminal.",
-)
+@yes_option
 @fetch_options
 @output_options
 def sync_command(
@@ -366,11 +395,15 @@ def sync_command(
     fetching: dict[str, Any],
     output: Output,
 ) -> None:
-    """Mirror hypernetworks from Civitai into the library.
+    """Mirror hypernetworks from Civitai, or a repository of the hub, into the library.
 
     Fetches every model that passes all filters into the folder that `hnetkit path library` prints. Without filters,
     mirrors every hypernetwork on Civitai (with --nsfw also those not safe for work), after showing the size and asking.
-    NAME stands for saved filters, see --save, and takes no others.
+    NAME stands for what was saved, see --save, and takes no filters.
+
+    REPOSITORY is one of the Hugging Face hub: hf:owner/repo[@revision][:folder or glob], hf:datasets/owner/repo for a
+    data set, or its address. Only new and changed files are fetched, and it asks before it fetches more than 1 GB;
+    hnetkit config unasked changes this size. Files that are deleted from the repository are kept, and named.
 
     Files that you have are not fetched again, and models deleted from the site are kept. Every file that is fetched or
     skipped is listed, with the reason. An interrupted sync resumes where it left off.
@@ -380,15 +413,19 @@ def sync_command(
       hnetkit sync --dry-run
       hnetkit sync --creator luisa_pinguin --save luisa
       hnetkit sync luisa
+      hnetkit sync hf:someone/hypernetworks:styles --save styles
     """
     from hnetkit.sources.civitai import Filters
-    from hnetkit.sources.results import of_plan
+    from hnetkit.sources.subscriptions import of_stored, repository_of
 
     filters = Filters(query, creator, tag, base_models, _ids(ids), favorites, nsfw)
     if (subscriptions or remove is not None) and (name is not None or save is not None or filters != Filters()):
         option = "--subscriptions" if remove is None else "--remove"
         raise UsageError(f"{option} fetches and saves nothing", hint="leave out the filters, NAME and --save")
-    if name is not None and filters != Filters():
+    repository = None if name is None else repository_of(name)
+    if repository is not None and filters != Filters():
+        raise UsageError("filters are for Civitai", hint=f"hnetkit sync {argument(repository.text)}")
+    if repository is None and name is not None and filters != Filters():
         raise UsageError("a saved name has its own filters", hint=f"hnetkit sync {argument(name)}")
     with open_session(look_only=dry_run, **fetching) as session:
         if remove is not None and dry_run:
@@ -398,28 +435,28 @@ def sync_command(
         if subscriptions or remove is not None:
             output.rows(session.subscriptions(), columns=["name", "filters", "synced_at"])
             return
-        if name is not None:
-            filters = session.subscription(name)
-        session.nsfw = filters.nsfw
+        wanted = repository or (filters if name is None else session.subscription(name))
+        if all_versions and not isinstance(wanted, Filters):
+            raise UsageError("--all-versions is for Civitai", hint=f"hnetkit sync {argument(str(name))}")
+        session.nsfw = isinstance(wanted, Filters) and wanted.nsfw
         if save is not None and not dry_run:
-            before = {row["name"]: Filters.of(row["filters"]) for row in session.subscriptions()}
-            if before.get(save, filters) != filters:
+            before = {row["name"]: of_stored(row["filters"]) for row in session.subscriptions()}
+            if before.get(save, wanted) != wanted:
                 output.note(f"{save} had other filters until now: {_words(before[save])}")
-            session.subscribe(save, filters)
+            session.subscribe(save, wanted)
         with byte_progress("reading", quiet=output.quiet) as report:
             session.survey(report)
         with step_progress("listing", quiet=output.quiet) as report:
-            plan = session.plan(filters, all_versions=all_versions, listed=lambda count: report(count, count))
+            plan = session.plan(wanted, all_versions=all_versions, listed=lambda count: report(count, count))
         if dry_run:
-            note_results(of_plan(plan), output)
-            output.note(_plan_note(plan))
+            show_plan(plan, output)
             return
         output.note(_stored_note(plan) if metadata_only else _plan_note(plan))
         if plan.to_fetch and not metadata_only:
             refill = may_refill(session, refill=refill, yes=yes)
-            if filters.is_everything:
-                files = f"{counted(len(plan.to_fetch), 'file')} ({_size_to_fetch(plan)})"
-                confirm(f"Fetch {files} into {session.folder}?", yes=yes)
+            is_large = plan.repository is not None and settings.asks_above(plan.bytes_to_fetch)
+            if is_large or (plan.filters is not None and plan.filters.is_everything):
+                _confirm_plan(plan, session, yes=yes)
         with fetching_progress(session, output) as progress:
             found = session.carry_out(
                 plan, metadata_only=metadata_only, refill=refill, progress=progress, note=output.note
@@ -483,23 +520,32 @@ def _license(model: CivitaiModel) -> str | None:
     return ", ".join(words) or "free"
 
 
-def _words(filters: Filters) -> str:
-    return ", ".join(f"{key}={value}" for key, value in filters.as_dict().items()) or "none, so everything"
+def _words(wanted: Wanted) -> str:
+    from hnetkit.sources.subscriptions import as_stored
+
+    return ", ".join(f"{key}={value}" for key, value in as_stored(wanted).items()) or "none, so everything"
 
 
-def _stored_note(plan: SyncPlan) -> str:
-    return f"stores the records of {counted(len(plan.models), 'model')} and {counted(len(plan.items), 'file')}"
+def _stored_note(plan: FetchPlan) -> str:
+    return f"stores the records of {' and '.join([*_sources(plan), counted(len(plan.items), 'file')])}"
 
 
-def _plan_note(plan: SyncPlan) -> str:
+def _sources(plan: FetchPlan) -> list[str]:
+    """Returns what was listed, in words."""
+    models = [counted(len(plan.models), "model")] if plan.models or plan.filters is not None else []
+    count = len(plan.listings)
+    return models + ([f"{count} {'repository' if count == 1 else 'repositories'}"] if count else [])
+
+
+def _plan_note(plan: FetchPlan) -> str:
     have = sum(item.action == "have" for item in plan.items)
     return (
-        f"{counted(len(plan.models), 'model')}, {counted(len(plan.items), 'file')}: {have} here, "
+        f"{', '.join([*_sources(plan), counted(len(plan.items), 'file')])}: {have} here, "
         f"{len(plan.to_fetch)} to fetch ({_size_to_fetch(plan)}), {plan.left_out} left out"
     )
 
 
-def _size_to_fetch(plan: SyncPlan) -> str:
+def _size_to_fetch(plan: FetchPlan) -> str:
     if not plan.unsized:
         return size_text(plan.bytes_to_fetch)
     if plan.unsized == len(plan.to_fetch):

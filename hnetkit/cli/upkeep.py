@@ -42,11 +42,11 @@ def updates_command(output: Output) -> None:
                 "model_id": update.model.id,
                 "model": update.model.name,
                 "have": list(update.have),
-                "newest": update.newest.version.name,
+                "newest": update.newest.version,
                 "replaced": update.is_replaced,
-                "version_id": update.newest.version.id,
-                "published": (update.newest.version.published_at or "")[:10],
-                "size": known_size(update.newest.file.size_bytes),
+                "version_id": update.newest.version_id,
+                "published": (update.published_at or "")[:10],
+                "size": known_size(update.newest.size_bytes),
                 "reason": update.newest.reason,
             }
             for update in session.updates(failed=failed.append)

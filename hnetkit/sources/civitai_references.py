@@ -12,16 +12,18 @@ from hnetkit.errors import Archived, Gone, NetworkFailed, NotAHypernetwork, Usag
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Failed
 from hnetkit.sources.civitai_models import CivitaiFile, CivitaiModel, CivitaiVersion, parse_model, parts_left_out
+from hnetkit.sources.plans import FetchItem
 from hnetkit.sources.references import Reference, format_of
-from hnetkit.sources.sync import SyncItem, model_files, other_kind, plan_items
+from hnetkit.sources.sync import model_files, other_kind, plan_items
 from hnetkit.text import argument
 
+_FULL_FILE = (10, 64)  # digits of hashes of whole files; other hashes cover a part, or are weak
 _MOST_NAMED = 5  # versions or files in a message
 
 
 def resolve_civitai(
     registry: Registry, civitai: Civitai, ref: Reference, *, all_versions: bool, failed: Failed
-) -> tuple[CivitaiModel, list[SyncItem]]:
+) -> tuple[CivitaiModel, list[FetchItem]]:
     """Returns the model that a reference means, and those of its files that are wanted.
 
     Args:
@@ -38,9 +40,9 @@ def resolve_civitai(
     if (other := other_kind(model)) is not None:
         raise NotAHypernetwork(f"{ref.text}: {other}", kind=other.kind, hint=other.command_hint)
     any_version = all_versions or ref.file is not None
-    items = plan_items(registry, model, all_versions=any_version, only=version.id if version else None)
+    items = plan_items(registry, civitai, model, all_versions=any_version, only=version.id if version else None)
     chosen = _chosen(model, ref)
-    listed, items = len(items), [item for item in items if item.file.id in chosen]
+    listed, items = len(items), [item for item in items if item.file_id in chosen]
     if listed and not items and ref.kind == "hash":
         raise NetworkFailed(f"{ref.text}: the site lists no file of {model.name} with this hash")
     if listed and not items and ref.file is None:
@@ -58,7 +60,8 @@ def resolve_civitai(
         raise Gone(f"{ref.text}: {model.name} has no file{which} that may be a network")
     for part in left_out:
         failed(part)
-    return model, list(map(_retry_skipped, items))
+    digits = ref.digits if len(ref.digits) in _FULL_FILE else ""
+    return model, [replace(_retry_skipped(item), digits=digits) for item in items]
 
 
 # --- files that a reference chooses
@@ -179,6 +182,6 @@ def _number_of(ref: Reference, what: str, instead: str) -> Iterator[None]:
         raise Gone(said, hint=f"hnetkit pull {argument(f'{instead}:{ref.id}')}") from error
 
 
-def _retry_skipped(item: SyncItem) -> SyncItem:
+def _retry_skipped(item: FetchItem) -> FetchItem:
     """Returns an item that was named explicitly with its earlier failure ignored: the site says who may have it."""
-    return SyncItem(item.model, item.version, item.file, "fetch") if item.action == "skip" else item
+    return replace(item, action="fetch", code=None, reason=None) if item.action == "skip" else item

@@ -30,11 +30,13 @@ from hnetkit.limits import parse_json
 from hnetkit.registry.columns import text_of
 from hnetkit.registry.mirrors import SOURCES, STATES
 from hnetkit.registry.store import Registry
-from hnetkit.sources.civitai import SOURCE, Filters
+from hnetkit.sources.civitai import SOURCE
 from hnetkit.sources.civitai_models import parse_model, parts_left_out
+from hnetkit.sources.hub_plans import hub_item, store_items, without_listing
 from hnetkit.sources.huggingface import SOURCE as HUB
-from hnetkit.sources.huggingface import parse_repo, store_repo
+from hnetkit.sources.huggingface import HubFile, parse_repo
 from hnetkit.sources.single_files import References
+from hnetkit.sources.subscriptions import as_stored, of_stored
 from hnetkit.sources.sync import store_model
 from hnetkit.sources.trust import redact
 from hnetkit.text import argument, counted, shorten, size_text
@@ -62,6 +64,7 @@ _NAMED = 3  # omitted parts of one line that its message names
 _HINT = "give a file that `hnetkit export` wrote"
 _CONTENT, _SHA256 = re.compile(r"h1:[0-9a-f]{64}"), re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_FILE = ("path", "size_bytes", "sha256")
 Record = Mapping[str, Any]
 
 
@@ -104,7 +107,7 @@ def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
             "mirrors": registry.mirrors.of(hashes),
         }
     for row in models:
-        raw = registry.catalogue.raw(row["source"], row["remote_id"])
+        raw = without_listing(registry.catalogue.raw(row["source"], row["remote_id"]))
         about = {"kind": "model", "source": row["source"], "id": row["remote_id"]}
         told = {"files": _hub_files(registry, row["remote_id"])} if row["source"] == HUB else {}
         yield about | {"state": row["state"], "state_since": row["state_since"], "raw": raw} | told
@@ -334,9 +337,9 @@ def _import_network(registry: Registry, record: Record) -> list[str]:
 
 
 def _import_subscription(registry: Registry, record: Record) -> list[str]:
-    name, filters = record["name"], Filters.of(record["filters"]).as_dict()
+    name, filters = record["name"], as_stored(of_stored(record["filters"]))
     known = registry.subscriptions.put_new(name, filters)
-    if Filters.of(known).as_dict() == filters:
+    if as_stored(of_stored(known)) == filters:
         return []
     return [f"the filters {argument(name)}, which are others here: {json.dumps(filters)}"]
 
@@ -361,12 +364,8 @@ def _import_model(registry: Registry, record: Record) -> list[str]:
         if model is not None:
             store_model(registry, model)
         elif repo is not None:
-            files = record.get("files") or ()
-            commits = dict.fromkeys([*(file["commit"] for file in files), repo.commit])  # its own one last, to stay
-            versions = {commit: store_repo(registry, replace(repo, commit=commit)) for commit in commits}
-            for file in files:
-                values = {"name": file["path"], "size_bytes": file.get("size_bytes"), "sha256": file.get("sha256")}
-                registry.catalogue.put_file(versions[file["commit"]], file["path"], values)
+            files = [(HubFile(*map(file.get, _HUB_FILE)), file["commit"]) for file in record.get("files") or ()]
+            store_items(registry, repo, [hub_item(repo, file, commit) for file, commit in files])
         since = record.get("state_since")
         registry.catalogue.set_model_state(source, id, record.get("state") or "listed", since=since)
     return [bad.reason.removeprefix("left out: ") for bad in parts_left_out(model)] if model is not None else []

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
@@ -333,6 +334,23 @@ class HttpResponse:
         return self._clean(data.decode("utf-8-sig", "replace"))
 
 
+@dataclass(frozen=True, slots=True)
+class JsonAnswer:
+    """An answer that is JSON.
+
+    Attributes:
+        status: HTTP status.
+        content: its value.
+        headers: with the token removed.
+        url: that answered, after all redirects.
+    """
+
+    status: int
+    content: Any
+    headers: Mapping[str, str]
+    url: str
+
+
 class _NoRedirectSession(requests.Session):
     """Follows no redirects: requests would read the whole body of each."""
 
@@ -493,7 +511,21 @@ class HttpClient:
         attempts: int = ATTEMPTS,
         obeyed_s: float = LONGEST_OBEYED_S,
     ) -> tuple[int, Any]:
-        """Returns status and content of a JSON answer, with retries.
+        """Returns status and content of a JSON answer, with retries; see `json_answer`."""
+        answer = self.json_answer(url, what=what, body=body, read=read, attempts=attempts, obeyed_s=obeyed_s)
+        return answer.status, answer.content
+
+    def json_answer(
+        self,
+        url: str,
+        *,
+        what: str,
+        body: Any = None,
+        read: Callable[[str], Any] = read_json,
+        attempts: int = ATTEMPTS,
+        obeyed_s: float = LONGEST_OBEYED_S,
+    ) -> JsonAnswer:
+        """Returns a JSON answer, with retries.
 
         Args:
             url: with its query.
@@ -508,11 +540,11 @@ class HttpClient:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if data else {})
 
-        def ask() -> tuple[int, Any]:
+        def ask() -> JsonAnswer:
             with self.open(url, headers, method="POST" if data else "GET", body=data, whole_s=WHOLE_JSON_S) as response:
                 text = response.text()
                 try:
-                    return response.status, read(text)
+                    return JsonAnswer(response.status, read(text), response.headers, response.url)
                 except ValueError as error:
                     raise _not_json_error(response, text) from error
 

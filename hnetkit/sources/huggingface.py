@@ -1,35 +1,40 @@
-"""Hugging Face repositories: their files pinned to a commit, all requested by hnetkit's own client."""
+"""Client of the Hugging Face hub: repositories and their files at a commit, by hnetkit's own rules about tokens."""
 
 from __future__ import annotations
 
 import fnmatch
-import glob
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
+
+import requests
 
 from hnetkit.errors import AuthRequired, Gone, NetworkFailed, NoAccess, RateLimited, RemoteError, UsageError
 from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.hub import endpoint, hub_token, token_hint
-from hnetkit.registry.jobs import Job
-from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Failed, ignore_record
 from hnetkit.sources.civitai_models import BadRecord, parse_int
-from hnetkit.sources.http import Clock, HttpClient, RateLimiter
-from hnetkit.sources.install import safe_stem, split_name
-from hnetkit.sources.presence import requeue_unless_here
+from hnetkit.sources.http import Clock, HttpClient, JsonAnswer, RateLimiter
 from hnetkit.sources.references import Reference
 from hnetkit.sources.trust import Origin, SitePolicy, require_no_secret
-from hnetkit.text import argument
+from hnetkit.text import argument, counted
 
 SOURCE = "huggingface"
+_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_SAME_AGAIN = "run the same command again"
 _NEW_TOKEN = "make a new one at the hub, or unset HF_TOKEN (hf auth logout removes a saved one)"
-_DATASETS = "datasets/"  # the hub's own prefix for repositories of another kind, in names and addresses
+DATASETS = "datasets/"  # the hub's own prefix for repositories of another kind, in names and addresses
+
+
+LARGE = 1000
+"""Files of a repository from which on the hub may cut the list in its record, as huggingface_hub has found."""
+MOST_LISTED = 200_000
+"""Files of one repository."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +42,24 @@ class Repo:
     """A repository at a commit.
 
     Attributes:
+        name: as it was asked for; of a data set, after ``datasets/``.
         commit: 40 hex digits that a revision resolved to.
         tags, downloads: as the hub states.
+        is_gated: whether its owner has to let people in.
+        renamed: its name by now, if that is another one.
     """
 
     name: str
     commit: str
     tags: tuple[str, ...]
     downloads: int | None
+    is_gated: bool = False
+    renamed: str | None = None
+
+    @property
+    def at(self) -> str:
+        """Its name in addresses."""
+        return self.renamed or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +67,34 @@ class HubFile:
     """One file of a repository.
 
     Attributes:
-        url: permanent URL of these bytes.
-        sha256: None for a small file that is in git itself.
+        path: in the repository.
+        size_bytes: None if the hub does not state it.
+        sha256: None of a small file that is in git itself.
+        blob: git's id of such a file.
     """
 
-    repo: Repo
     path: str
     size_bytes: int | None
     sha256: str | None
-    url: str
+    blob: str | None = None
+
+    @property
+    def content(self) -> str | None:
+        """What tells its bytes from others; None if the hub does not."""
+        return self.sha256 or self.blob
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All files of a repository at a commit.
+
+    Attributes:
+        revision: that was asked for; None for the main branch.
+    """
+
+    repo: Repo
+    revision: str | None
+    files: tuple[HubFile, ...]
 
 
 class Hub:
@@ -81,53 +115,55 @@ class Hub:
         self.token = hub_token()
         self.client = HttpClient(replace(policy, token=self.token), clock, RateLimiter(clock, 4.0))
 
-    def files(self, ref: Reference, *, failed: Failed = ignore_record) -> list[HubFile]:
-        """Returns the model files that a reference selects, at the current commit of its revision.
+    def look_up(self, ref: Reference, known: Listing | None = None, *, failed: Failed = ignore_record) -> Listing:
+        """Returns the files of a repository, at the current commit of a reference's revision.
 
         Args:
             ref: of kind ``"hub"``.
+            known: an earlier listing of the repository, which is the answer again where its commit is the current one.
             failed: called with what cannot be used of the hub's answer.
 
         Raises:
             RemoteError: there is no such repository or revision, or it is not public.
-            Gone: no file matches.
         """
-        info = self._info(ref)
+        answer = self._info(ref)
+        info: Mapping[str, Any] = answer.content
+        repo = Repo(
+            ref.repo,
+            str(info["sha"]),
+            _tags(info.get("tags")),
+            parse_int(info.get("downloads")),
+            is_gated=info.get("gated") in ("auto", "manual", True),
+            renamed=self._new_name(ref, answer),
+        )
+        if repo.renamed is not None:
+            warnings.warn(f"{ref.text}: the repository is named {repo.renamed} by now", stacklevel=2)
+        if known is not None and known.repo.commit == repo.commit:
+            return Listing(repo, ref.revision, known.files)
         siblings = info.get("siblings")
-        repo = Repo(ref.repo, str(info["sha"]), _tags(info.get("tags")), parse_int(info.get("downloads")))
         if siblings is not None and not isinstance(siblings, list):
             raise NetworkFailed(f"{ref.text}: the answer of the hub makes no sense")
-        listed = [self._file(repo, sibling) for sibling in siblings or ()]
-        found = list({file.path: file for file in listed if file is not None}.values())
+        is_whole = siblings is not None and len(siblings) < LARGE
+        listed = [_sibling(entry) for entry in siblings or ()] if is_whole else self._tree(repo, ref, failed)
+        found = {file.path: file for file in listed if file is not None}
         if odd := len(listed) - len(found):
             reason = f"left out: files of {ref.repo} without a name of their own ({odd:,})"
             failed(BadRecord(None, reason, odd, is_whole=False))
-        wanted = [file for file in found if _is_wanted(file.path, ref.pattern)]
-        if not wanted and ref.pattern is not None:  # it may be a folder
-            wanted = [file for file in found if _is_wanted(file.path, f"{ref.pattern}/")]
-        if ref.pattern is None and (archives := [file.path for file in found if file.path.lower().endswith(".zip")]):
-            some = f"{', '.join(archives[:3])}{', ...' if len(archives) > 3 else ''}"
-            at = f"@{ref.revision}" if ref.revision else ""
-            pull = f"hnetkit pull {argument(f'hf:{repo.name}{at}:*.zip')}"
-            warnings.warn(
-                f"{ref.text} also has archives, which are not fetched: {some}; {pull} fetches them", stacklevel=2
-            )
-        if not wanted:
-            names = ", ".join(sorted(file.path for file in found)[:5])
-            raise Gone(f"{ref.text}: no model file matches; it has {names or 'no file'}", hint=f"hf:{ref.repo}:*.pt")
-        return wanted
+        return Listing(repo, ref.revision, tuple(found.values()))
 
-    def _info(self, ref: Reference) -> Mapping[str, Any]:
+    def _info(self, ref: Reference) -> JsonAnswer:
         """Returns the hub's record of a repository, requested by our own client with its rules about tokens."""
         from huggingface_hub import constants
 
         if constants.HF_HUB_OFFLINE:
             raise NetworkFailed(f"{ref.text}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE")
         at = f"/revision/{quote(ref.revision, safe='')}" if ref.revision else ""
-        repo = ref.repo if ref.repo.startswith(_DATASETS) else f"models/{ref.repo}"
-        status, info = self.client.json(f"{self.endpoint}/api/{repo}{at}?blobs=true", what=ref.text)
+        answer = self.client.json_answer(f"{self._api(ref.repo)}{at}?blobs=true", what=ref.text)
+        status, info = answer.status, answer.content
+        if Origin.of(answer.url) != self.client.policy.base:
+            raise NetworkFailed(f"{ref.text}: the hub leads to another site")
         if status == 200 and isinstance(info, Mapping) and re.fullmatch(r"[0-9a-f]{40}", str(info.get("sha"))):
-            return info
+            return answer
         message = str(info.get("error")) if isinstance(info, Mapping) else ""
         if status in (401, 403) and ("restricted" in message or "credential" in message):
             raise hub_error(status, info, ref.text)
@@ -139,29 +175,135 @@ class Hub:
             raise NetworkFailed(f"{ref.text}: the answer of the hub makes no sense")
         raise hub_error(status, info, ref.text)
 
-    def _file(self, repo: Repo, sibling: Any) -> HubFile | None:
-        path = sibling.get("rfilename") if isinstance(sibling, Mapping) else None
-        if not isinstance(path, str):
+    def _api(self, repo: str) -> str:
+        return f"{self.endpoint}/api/{repo if repo.startswith(DATASETS) else f'models/{repo}'}"
+
+    def _new_name(self, ref: Reference, answer: JsonAnswer) -> str | None:
+        """Returns the name that a repository has by now, where the hub redirected; None for the one asked for."""
+        name = answer.content.get("id")
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or answer.url.startswith(self._api(ref.repo)):
             return None
-        path = path.encode("utf-8", "backslashreplace").decode()  # JSON may hold lone surrogates, SQLite may not
-        lfs = sibling.get("lfs")
-        sha256 = str(lfs.get("sha256")).lower() if isinstance(lfs, Mapping) else ""
-        known = sha256 if re.fullmatch(r"[0-9a-f]{64}", sha256) else None
-        return hub_file(repo, path, size_bytes=parse_int(sibling.get("size")), sha256=known)
+        renamed = f"{DATASETS}{name}" if ref.repo.startswith(DATASETS) else name
+        return None if renamed == ref.repo else renamed
+
+    def _tree(self, repo: Repo, ref: Reference, failed: Failed) -> list[HubFile | None]:
+        """Returns what the tree of a commit lists, page by page; each but the last names the next by a cursor."""
+        url = f"{self._api(repo.at)}/tree/{repo.commit}?recursive=true&limit={LARGE}"
+        listed: list[HubFile | None] = []
+        cursors: set[str] = set()
+        page = url
+        while True:
+            answer = self.client.json_answer(page, what=ref.text)
+            if answer.status != 200:
+                raise hub_error(answer.status, answer.content, ref.text)
+            if not isinstance(answer.content, list):
+                raise NetworkFailed(f"{ref.text}: the answer of the hub makes no sense")
+            listed += [_entry(entry) for entry in answer.content if not _is_folder(entry)]
+            cursor = _cursor(answer.headers)
+            if cursor is None:
+                return listed
+            if cursor in cursors:
+                raise NetworkFailed(f"{ref.text}: the hub's list of its files repeats itself")
+            if len(listed) >= MOST_LISTED or len(cursors) >= MOST_LISTED // LARGE:
+                reason = f"{ref.text}: the list goes on after {len(listed):,} files; left out what follows"
+                failed(BadRecord(None, reason, cuts_list=True))
+                return listed
+            cursors.add(cursor)
+            page = f"{url}&cursor={quote(cursor, safe='')}"
+
+    def require_access(self, ref: Reference, repo: Repo) -> None:
+        """Raises an error where a gated repository does not let this account in.
+
+        Raises:
+            AuthRequired: its owner has to, and the error says where to ask.
+            RemoteError: the hub does not answer.
+        """
+        if not repo.is_gated:
+            return
+        status, content = self.client.json(f"{self._api(repo.at)}/auth-check", what=ref.text)
+        if status not in (401, 403):  # a mirror may not know this question
+            return
+        error = hub_error(status, content, ref.text)
+        if "terms" in str(error):
+            page = f"{self.endpoint}/{repo.at}"
+            said = f"{ref.text}: gated: ask for access and accept its terms on {page}, with the account of HF_TOKEN"
+            error = AuthRequired(
+                said, hint=f"then {_SAME_AGAIN if self.token else f'export HF_TOKEN=..., {_SAME_AGAIN}'}"
+            )
+        raise error
 
 
-def hub_file(repo: Repo, path: str, *, size_bytes: int | None, sha256: str | None) -> HubFile:
-    """Returns a file of a repository, with the URL of its bytes."""
-    return HubFile(repo, path, size_bytes, sha256, f"{endpoint()}/{repo.name}/resolve/{repo.commit}/{quote(path)}")
+def _sibling(entry: Any) -> HubFile | None:
+    """Returns a file from the record of its repository; None for what is none."""
+    if not isinstance(entry, Mapping):
+        return None
+    lfs = entry.get("lfs")
+    sha256 = lfs.get("sha256") if isinstance(lfs, Mapping) else None
+    return _file(entry.get("rfilename"), entry.get("size"), sha256, entry.get("blobId"))
 
 
-def repo_at(registry: Registry, name: str, commit: str) -> Repo:
-    """Returns a repository at a commit, with what the catalog knows of it."""
-    known = parse_repo(registry.catalogue.raw(SOURCE, name) or {})
-    return Repo(name, commit, (), None) if known is None else replace(known, commit=commit)
+def _entry(entry: Any) -> HubFile | None:
+    """Returns a file from the tree of a commit; None for what is none."""
+    if not isinstance(entry, Mapping):
+        return None
+    lfs = entry.get("lfs")
+    return _file(
+        entry.get("path"), entry.get("size"), lfs.get("oid") if isinstance(lfs, Mapping) else None, entry.get("oid")
+    )
 
 
-def _is_wanted(path: str, pattern: str | None) -> bool:
+def _is_folder(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and entry.get("type") == "directory"
+
+
+def _file(path: Any, size: Any, sha256: Any, blob: Any) -> HubFile | None:
+    if not isinstance(path, str):
+        return None
+    path = path.encode("utf-8", "backslashreplace").decode()  # JSON may hold lone surrogates, SQLite may not
+    known = str(sha256).lower() if re.fullmatch(r"[0-9a-fA-F]{64}", str(sha256)) else None
+    of_git = str(blob) if known is None and re.fullmatch(r"[0-9a-f]{40}", str(blob)) else None
+    return HubFile(path, parse_int(size), known, of_git)
+
+
+def _cursor(headers: Mapping[str, str]) -> str | None:
+    """Returns where the next page begins; the address itself is ours, since a mirror's may be that of the hub."""
+    for link in requests.utils.parse_header_links(headers.get("Link", "")):
+        if link.get("rel") == "next":
+            return parse_qs(urlsplit(link["url"]).query).get("cursor", [None])[0]
+    return None
+
+
+def wanted_files(listing: Listing, ref: Reference) -> list[HubFile]:
+    """Returns the model files of a repository that a reference selects.
+
+    Raises:
+        Gone: there are none; the error says what it holds.
+    """
+    found = listing.files
+    wanted = [file for file in found if is_wanted(file.path, ref.pattern)]
+    if not wanted and ref.pattern is not None:  # it may be a folder
+        wanted = [file for file in found if is_wanted(file.path, f"{ref.pattern}/")]
+    if ref.pattern is None and (archives := [file.path for file in found if file.path.lower().endswith(".zip")]):
+        some = f"{', '.join(archives[:3])}{', ...' if len(archives) > 3 else ''}"
+        at = f"@{ref.revision}" if ref.revision else ""
+        pull = f"hnetkit pull {argument(f'hf:{ref.repo}{at}:*.zip')}"
+        warnings.warn(f"{ref.text} also has archives, which are not fetched: {some}; {pull} fetches them", stacklevel=2)
+    if not wanted:
+        raise Gone(f"{ref.text}: no model file matches; it has {_what_it_holds(found)}", hint=f"hf:{ref.repo}:*.pt")
+    return wanted
+
+
+def _what_it_holds(files: Sequence[HubFile]) -> str:
+    """Returns the kinds of files with their counts, most first, and some names."""
+    if not files:
+        return "no file"
+    kinds = Counter(os.path.splitext(file.path)[1].lower() or "without a suffix" for file in files)
+    counts = ", ".join(f"{count:,} {kind[:20]}" for kind, count in kinds.most_common(5))
+    names = ", ".join(sorted(file.path for file in files)[:5])
+    return f"{counted(len(files), 'file')} ({counts}{', ...' if len(kinds) > 5 else ''}): {names}"
+
+
+def is_wanted(path: str, pattern: str | None) -> bool:
     """Whether a file is meant: by a glob, or as a model file of a folder, whose name ends with ``/``."""
     if pattern is not None and not pattern.endswith("/"):
         return fnmatch.fnmatchcase(path, pattern)
@@ -186,38 +328,6 @@ def hub_error(status: int, content: Any, what: str) -> RemoteError:
     return NetworkFailed(f"{what}: the hub answered {status}")
 
 
-def enqueue_hub_files(registry: Registry, folder: Path, files: list[HubFile], ref: Reference) -> Iterator[Job]:
-    """Stores the hub's records of files, and makes their jobs; call it inside `registry.write()`.
-
-    A file that was refused for its content is queued again only if `ref` names it: a commit's bytes never change.
-    """
-    versions: dict[str, int] = {}
-    for file in files:
-        if file.repo.commit not in versions:  # once: a repository may have thousands of files and of tags
-            versions[file.repo.commit] = store_repo(registry, file.repo)
-        row = _store_file(registry, versions[file.repo.commit], file)
-        stem, suffix = split_name(file.path)
-        values = {
-            "source": SOURCE,
-            "url": file.url,
-            "name": safe_stem(stem, "network"),
-            "suffix": suffix,
-            "folder": str(folder),
-            "remote_file_id": row,
-            "sha256": file.sha256,
-            "size_bytes": file.size_bytes,
-        }
-        job = registry.jobs.add(f"hf:{file.repo.name}@{file.repo.commit}:{file.path}", values)
-        is_named = ref.pattern in (file.path, glob.escape(file.path))
-        is_settled = job.state == "refused" and job.code in ("refused", "archive") and not is_named
-        yield job if is_settled else requeue_unless_here(registry, job)
-
-
-def hub_repositories(registry: Registry) -> list[str]:
-    """Returns the names of the repositories that files of the library came from."""
-    return sorted({row["model_id"] for row in registry.catalogue.files(source=SOURCE, here=True)})
-
-
 def parse_repo(raw: Mapping[str, Any]) -> Repo | None:
     """Returns the repository from the record that `store_repo` stored; None where it holds none."""
     name, commit, tags = raw.get("id"), raw.get("sha"), raw.get("tags")
@@ -230,18 +340,3 @@ def parse_repo(raw: Mapping[str, Any]) -> Repo | None:
 
 def _tags(value: Any) -> tuple[str, ...]:
     return tuple(tag for tag in value if isinstance(tag, str)) if isinstance(value, list) else ()
-
-
-def store_repo(registry: Registry, repo: Repo) -> int:
-    """Stores a repository as a model and its commit as a version; returns the version's row number."""
-    catalogue = registry.catalogue
-    owner = repo.name.removeprefix(_DATASETS).partition("/")[0]
-    about = {"name": repo.name, "creator": owner, "tags": repo.tags, "downloads": repo.downloads}
-    raw = {"id": repo.name, "sha": repo.commit, "tags": repo.tags, "downloads": repo.downloads}
-    model = catalogue.put_model(SOURCE, repo.name, {**about, "state": "listed"}, raw)
-    return catalogue.put_version(model, repo.commit, {"name": repo.commit[:10]})
-
-
-def _store_file(registry: Registry, version: int, file: HubFile) -> int:
-    values = {"name": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256}
-    return registry.catalogue.put_file(version, file.path, values)

@@ -1,41 +1,37 @@
-"""Jobs for what Civitai does not have any more: by the catalog's records of it, by CivArchive's, or by a hash alone."""
+"""What Civitai does not have any more, by the catalog's records of it, by CivArchive's, or by a hash alone."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 from hnetkit.errors import HnetkitError, NotAHypernetwork, RemoteError
 from hnetkit.registry.columns import Row
-from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civarchive import NAME, ArchivedVersion
 from hnetkit.sources.civitai import SOURCE, Civitai
-from hnetkit.sources.install import SUFFIXES, safe_stem, split_name
+from hnetkit.sources.install import SUFFIXES
 from hnetkit.sources.mirrors import SecondSource, by_hash
-from hnetkit.sources.presence import find_network, requeue_unless_here
+from hnetkit.sources.plans import FetchItem, as_here
 from hnetkit.sources.references import Reference
-from hnetkit.sources.sync import LARGE_TYPES, OTHER_FILES, job_key, job_values
+from hnetkit.sources.sync import LARGE_TYPES, OTHER_FILES, job_key
 
 
-def enqueue_lost(
+def plan_lost(
     registry: Registry,
     civitai: Civitai,
     second: SecondSource,
-    folder: Path,
     ref: Reference,
     error: HnetkitError,
     *,
     all_versions: bool = False,
-) -> list[Job]:
-    """Makes the jobs that fetch what a reference to Civitai means, from others, since the site does not have it.
+) -> list[FetchItem]:
+    """Returns the files that a reference to Civitai means, for others to give, since the site does not have it.
 
     Args:
-        registry: stores the jobs; its catalog may know what the site had.
+        registry: whose catalog may know what the site had.
         civitai: gives the URLs, of which one may still serve its file.
         second: knows who else may have a file.
-        folder: to install in.
         ref: to a model, a version or a hash.
         error: why the site does not give it.
         all_versions: of the model, not only the newest.
@@ -46,46 +42,38 @@ def enqueue_lost(
     """
     asked: list[str] = []
     rows = _catalogued(registry, ref, all_versions=all_versions)
-    if rows and ref.kind != "hash" and all(find_network(registry, row["sha256"]) is not None for row in rows):
+    items = [as_here(registry, _item_of(civitai, row)) for row in rows]
+    if items and ref.kind != "hash" and all(item.action == "have" for item in items):
         raise error  # that it is here already is no answer to the question for a model
-    jobs = [_enqueue_row(registry, civitai, folder, row) for row in rows]
-    if not jobs and ref.kind == "hash" and len(ref.digits) == 64:
-        found = second.look(ref.digits)
-        asked += found.asked
-        if found.places:
-            jobs.append(enqueue_by_hash(registry, folder, ref.digits, name=found.name, size_bytes=found.size_bytes))
-    elif not jobs:
-        jobs += _of_archive(registry, second, folder, ref, asked)
-    if not jobs:
+    if not items and ref.kind == "hash" and len(ref.digits) == 64:
+        item = as_here(registry, by_hash_item(ref.digits, name=None, size_bytes=None))
+        found = second.look(ref.digits) if item.action == "fetch" else None
+        if found is None:
+            items.append(item)
+        elif found.places:
+            items.append(by_hash_item(ref.digits, name=found.name, size_bytes=found.size_bytes))
+        asked += [] if found is None else found.asked
+    elif not items:
+        items += map(lambda item: as_here(registry, item), _of_archive(second, ref, asked))
+    if not items:
         if asked:
             error.args = (f"{error}; also asked: {'; '.join(asked)}",)
         raise error
-    return jobs
+    return items
 
 
-def enqueue_by_hash(registry: Registry, folder: Path, sha256: str, *, name: str | None, size_bytes: int | None) -> Job:
-    """Makes the job that fetches a file by its hash, from whoever has it.
+def by_hash_item(sha256: str, *, name: str | None, size_bytes: int | None) -> FetchItem:
+    """Returns a file that has no other address than its hash.
 
     Args:
-        registry: stores the job.
-        folder: to install in.
         sha256: that the file must have.
         name: of the file; None takes the first digits of the hash.
         size_bytes: None where it is unknown.
     """
-    stem, suffix = split_name(name or f"{sha256[:10]}.pt")
-    values = {
-        "source": "url",
-        "url": by_hash(sha256),
-        "name": safe_stem(stem, sha256[:10]),
-        "suffix": suffix,
-        "folder": str(folder),
-        "remote_file_id": None,
-        "sha256": sha256,
-        "size_bytes": size_bytes,
-    }
-    with registry.write():
-        return requeue_unless_here(registry, registry.jobs.add(by_hash(sha256), values))
+    address = by_hash(sha256)
+    return FetchItem(
+        "url", address, address, name or f"{sha256[:10]}.pt", sha256=sha256, size_bytes=size_bytes, digits=sha256
+    )
 
 
 def _catalogued(registry: Registry, ref: Reference, *, all_versions: bool) -> list[Row]:
@@ -100,16 +88,26 @@ def _catalogued(registry: Registry, ref: Reference, *, all_versions: bool) -> li
     return list({row["sha256"]: row for row in reversed(rows)}.values())
 
 
-def _enqueue_row(registry: Registry, civitai: Civitai, folder: Path, row: Row) -> Job:
+def _item_of(civitai: Civitai, row: Row) -> FetchItem:
+    """Returns a file of the catalog: by its record at Civitai, or else by its hash."""
     if row["source"] != SOURCE:
         name = row["file_name"].rpartition("/")[2]
-        return enqueue_by_hash(registry, folder, row["sha256"], name=name, size_bytes=row["size_bytes"])
-    numbers = int(row["version_id"]), int(row["file_id"])
-    values = job_values(civitai, folder, numbers, row["file_name"], row["remote_file_id"], row["size_bytes"])
-    with registry.write():
-        job = registry.jobs.add(job_key(row["file_id"]), values | {"sha256": row["sha256"]})
-        registry.jobs.requeue(job.id)
-        return registry.jobs.get(job.id)
+        return by_hash_item(row["sha256"], name=name, size_bytes=row["size_bytes"])
+    model, version, file = (int(row[key]) for key in ("model_id", "version_id", "file_id"))
+    return FetchItem(
+        SOURCE,
+        job_key(file),
+        civitai.download_url(version, file),
+        row["file_name"],
+        model=row["model"],
+        version=row["version"],
+        model_id=model,
+        version_id=version,
+        file_id=file,
+        sha256=row["sha256"],
+        size_bytes=row["size_bytes"],
+        digits=row["sha256"],
+    )
 
 
 def _rows(registry: Registry, ref: Reference) -> list[Row]:
@@ -131,10 +129,8 @@ def _age(row: Row) -> tuple[str, int]:
     return row["published_at"] or "", int(row["version_id"])
 
 
-def _of_archive(
-    registry: Registry, second: SecondSource, folder: Path, ref: Reference, asked: list[str]
-) -> Iterator[Job]:
-    """Yields a job for each file of a version that CivArchive knows. Which bytes these are, it alone says."""
+def _of_archive(second: SecondSource, ref: Reference, asked: list[str]) -> Iterator[FetchItem]:
+    """Yields the files of a version that CivArchive knows. Which bytes these are, it alone says."""
     model = ref.id if ref.kind == "model" else ref.model
     if model is None:  # the archive numbers versions within models
         return
@@ -150,7 +146,7 @@ def _of_archive(
     if files:
         warnings.warn(f"{ref.text}: the site does not say which bytes it had; {NAME} does", stacklevel=2)
     for file in files:
-        yield enqueue_by_hash(registry, folder, file.sha256, name=file.name, size_bytes=file.size_bytes)
+        yield by_hash_item(file.sha256, name=file.name, size_bytes=file.size_bytes)
 
 
 def _refuse_other_kind(found: ArchivedVersion, ref: Reference) -> None:

@@ -44,8 +44,9 @@ from hnetkit.sources.civitai import SOURCE as CIVITAI
 from hnetkit.sources.civitai import Civitai, civitai_error
 from hnetkit.sources.download import Downloader, PartialFile, Progress, part_path
 from hnetkit.sources.http import BandwidthLimit, Clock, HttpClient, RateLimiter
+from hnetkit.sources.hub_plans import hub_item
 from hnetkit.sources.huggingface import SOURCE as HUB
-from hnetkit.sources.huggingface import Hub, HubFile, Repo, hub_error, hub_file
+from hnetkit.sources.huggingface import Hub, HubFile, Listing, Repo, hub_error
 from hnetkit.sources.references import Reference, parse_reference
 from hnetkit.sources.trust import Origin, SitePolicy, redact, require_no_secret
 
@@ -242,7 +243,7 @@ class SecondSource:
     settings: Sequence[MirrorSetting] = ()
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _answers: dict[str, ArchivedFile | HnetkitError] = field(default_factory=dict)
-    _listed: dict[str, list[HubFile] | HnetkitError] = field(default_factory=dict)
+    _listed: dict[str, Listing | HnetkitError] = field(default_factory=dict)
     _clients: dict[str, Any] = field(default_factory=dict)
     _silent: int = 0
 
@@ -292,8 +293,8 @@ class SecondSource:
             if row["source"] == HUB:
                 with suppress(ModuleNotFoundError):  # the hub's own package
                     repo = Repo(row["model_id"], row["version_id"], (), None)
-                    url = hub_file(repo, row["file_name"], size_bytes=None, sha256=sha256).url
-                    yield Mirror(HUB, url, f"hf:{repo.name}")
+                    item = hub_item(repo, HubFile(row["file_name"], None, sha256))
+                    yield Mirror(HUB, item.url, f"hf:{repo.name}")
         yield from self._archived(sha256, asked)
         for setting in self.settings:
             yield from self._of_setting(setting, sha256, asked)
@@ -380,19 +381,18 @@ class SecondSource:
         if isinstance(listed, HnetkitError):
             asked.append(str(listed))
             return
-        found = next((file for file in listed if file.sha256 == sha256), None)
+        found = next((file for file in listed.files if file.sha256 == sha256), None)
         if found is None:
             asked.append(f"{setting.text}: it has none")
         else:
-            yield Mirror(HUB, found.url, setting.text)
+            yield Mirror(HUB, hub_item(listed.repo, found).url, setting.text)
 
-    def _ask_repo(self, ref: Reference) -> list[HubFile] | HnetkitError:
+    def _ask_repo(self, ref: Reference) -> Listing | HnetkitError:
         """Returns the files of a repository, listed once for a session."""
         with self._lock:
             if ref.text not in self._listed:
-                whole = Reference("hub", ref.text, repo=ref.repo, revision=ref.revision, pattern="*")
                 try:
-                    self._listed[ref.text] = self._hub().files(whole)
+                    self._listed[ref.text] = self._hub().look_up(ref)
                 except (RemoteError, UsageError, ModuleNotFoundError) as error:
                     self._listed[ref.text] = failure_of(error, ref.text)
             return self._listed[ref.text]
@@ -406,8 +406,8 @@ class SecondSource:
 
     # --- fetching
 
-    def fetch(self, job: Job, sha256: str, progress: Progress) -> tuple[PartialFile, Mirror, list[str]]:
-        """Fetches a file from the first place that gives the right bytes.
+    def fetch(self, job: Job, sha256: str, progress: Progress) -> tuple[PartialFile, Mirror]:
+        """Fetches a file from the first place that gives the right bytes; each one that does not is a warning.
 
         Args:
             job: whose own source did not give them.
@@ -415,7 +415,7 @@ class SecondSource:
             progress: called as bytes arrive.
 
         Returns:
-            The download, where it came from, and who was asked before, each with the reason.
+            The download, and where it came from.
 
         Raises:
             NotElsewhere: nobody gave them; it holds who was asked.
@@ -440,7 +440,7 @@ class SecondSource:
                 warnings.warn(f"{what}: left out {asked[-1]}", stacklevel=1)
                 continue
             self._note(place, sha256, "served")
-            return part, place, asked
+            return part, place
         raise NotElsewhere(asked)
 
     def _likely_first(self, job: Job, sha256: str, asked: list[str]) -> Iterator[Mirror]:

@@ -13,8 +13,8 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai_models import BadRecord
 from hnetkit.sources.install import Replacement
 from hnetkit.sources.maintenance import Damage
+from hnetkit.sources.plans import FetchItem, FetchPlan
 from hnetkit.sources.presence import path_of_install
-from hnetkit.sources.sync import SyncItem, SyncPlan
 
 NO_SOURCE = "no source of it is known; where you have its file: hnetkit scan FOLDER"
 """Why a network of an import is not fetched."""
@@ -61,30 +61,49 @@ class FetchResult:
         return self.state in ("failed", "refused") or self.code == "partly"
 
 
-def of_item(item: SyncItem) -> FetchResult:
+def of_item(item: FetchItem) -> FetchResult:
     """Returns the result of an item without a job."""
     return FetchResult(
         _STATES[item.action],
-        item.file.name,
+        item.name,
         item.code,
         item.reason,
-        item.model.name,
-        item.version.name,
-        item.model.id,
-        item.version.id,
-        item.file.id,
-        item.file.sha256,
-        item.file.size_bytes,
+        item.model,
+        item.version,
+        item.model_id,
+        item.version_id,
+        item.file_id,
+        item.sha256,
+        item.size_bytes,
         () if item.path is None else (item.path,),
     )
 
 
-def of_plan(plan: SyncPlan) -> list[FetchResult]:
-    """Returns the results that a plan foresees, one per file and unusable record."""
-    return [*map(of_record, plan.failed), *of_absent(plan), *map(of_item, plan.items)]
+def of_plan(plan: FetchPlan) -> list[FetchResult]:
+    """Returns the results that a plan foresees, one per file, unusable record and unresolved reference."""
+    return [
+        *of_errors(plan),
+        *map(of_record, plan.failed),
+        *of_absent(plan),
+        *map(of_lost, plan.lost),
+        *map(of_item, plan.items),
+    ]
 
 
-def of_absent(plan: SyncPlan) -> list[FetchResult]:
+def of_lost(item: FetchItem) -> FetchResult:
+    """Returns the result of a file that is here, and no longer in its repository."""
+    return replace(of_item(item), state="gone", reason="not in the repository any more; kept here")
+
+
+def of_errors(plan: FetchPlan) -> list[FetchResult]:
+    """Returns the results of the references that could not be resolved."""
+    return [
+        FetchResult("failed", text, getattr(error, "code", "failed"), str(error), error=error)
+        for text, error in plan.errors
+    ]
+
+
+def of_absent(plan: FetchPlan) -> list[FetchResult]:
     """Returns the results of the models that the site does not have, or lists without a file that may be a network."""
     missing = [FetchResult("failed", f"model:{id}", "gone", "the site has none") for id in plan.missing]
     return missing + [
@@ -126,11 +145,6 @@ def of_job(registry: Registry, job: Job) -> FetchResult:
     )
 
 
-def of_refused_before(registry: Registry, job: Job) -> FetchResult:
-    """Returns the result of a job that ended in an earlier run: its bytes would be refused again."""
-    return replace(of_job(registry, job), state="skipped")
-
-
 def of_repair(result: FetchResult, damaged: Sequence[Replacement], put_aside: Sequence[Path] = ()) -> FetchResult:
     """Returns a result that says also where damaged files are.
 
@@ -152,11 +166,6 @@ def of_record(bad: BadRecord) -> FetchResult:
     """Returns the result of a record that cannot be used."""
     name = "a record of the list" if bad.id is None else f"model:{bad.id}"
     return FetchResult("refused", name, "record", bad.reason, model_id=bad.id)
-
-
-def of_error(error: HnetkitError, name: str) -> FetchResult:
-    """Returns the result of a reference that could not be resolved."""
-    return FetchResult("failed", name, getattr(error, "code", "failed"), str(error), error=error)
 
 
 def of_unlisted(id: str, state: str) -> FetchResult:
@@ -188,7 +197,7 @@ def require_all(results: Iterable[FetchResult]) -> None:
     failed = [result for result in results if result.is_failed]
     if not failed:
         return
-    if len(results) == 1 and failed[0].state != "done":
+    if len(results) == 1 and failed[0].code != "partly":
         raise _as_error(failed[0])
     lasting = [result for result in failed if result.state == "refused"]
     passing = [result for result in failed if result.state != "refused" and result.error is None]

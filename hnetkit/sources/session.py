@@ -10,7 +10,6 @@ from types import TracebackType
 from hnetkit.errors import (
     Gone,
     HnetkitError,
-    NetworkFailed,
     NotFound,
     Unreachable,
     UsageError,
@@ -26,10 +25,11 @@ from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
 from hnetkit.sources.civitai_references import resolve_civitai
 from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
-from hnetkit.sources.huggingface import Hub, enqueue_hub_files, hub_error, hub_repositories
+from hnetkit.sources.hub_plans import add_repository, hub_repositories, plan_repository, store_listings
+from hnetkit.sources.huggingface import Hub, hub_error
 from hnetkit.sources.install import Replacement, SidecarWriter
 from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
-from hnetkit.sources.lost import enqueue_lost
+from hnetkit.sources.lost import plan_lost
 from hnetkit.sources.maintenance import (
     Damage,
     Identification,
@@ -42,17 +42,16 @@ from hnetkit.sources.maintenance import (
     imported_with_source,
 )
 from hnetkit.sources.mirrors import SecondSource, parse_mirrors
+from hnetkit.sources.plans import FetchPlan, as_here, each_once, enqueue
 from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.results import FetchResult
-from hnetkit.sources.single_files import enqueue_imported, enqueue_plain
+from hnetkit.sources.single_files import enqueue_imported, plan_plain
+from hnetkit.sources.subscriptions import Wanted, as_stored, of_stored, repository_of, saved_as
 from hnetkit.sources.sync import (
     MOST_CHECKED,
-    SyncItem,
-    SyncPlan,
     Update,
     check_unlisted,
-    enqueue_items,
     find_updates,
     plan_sync,
     store_failures,
@@ -66,7 +65,6 @@ Progress = Callable[[int, int], None]
 """Called with how much is done, and of how much."""
 _EVERYTHING = Filters()
 _PICTURE_TIMEOUT_S = (5.0, 10.0)  # to connect, and between two reads: shorter than for a network
-_FULL_FILE = (10, 64)  # digits of hashes of whole files; other hashes cover a part, or are weak
 
 
 def _warn(bad: BadRecord) -> None:
@@ -207,8 +205,9 @@ class FetchSession:
         self.survey()
         self.require_library()
         if repos := hub_repositories(self.registry):
-            some = ", ".join(f"hf:{repo}" for repo in repos[:3]) + (", ..." if len(repos) > 3 else "")
-            warnings.warn(f"the hub is not asked; hnetkit pull fetches what is new in {some}", stacklevel=2)
+            some = ", ".join(f"hnetkit sync {saved_as(self.subscriptions(), repo)}" for repo in repos[:3])
+            more = f", and so for {len(repos) - 3} more" if len(repos) > 3 else ""
+            warnings.warn(f"the hub is not asked; what is new there comes by: {some}{more}", stacklevel=2)
         if unknown := self.registry.catalogue.unknown_here():
             warnings.warn(f"{counted(unknown, 'network')} of unknown source: hnetkit identify", stacklevel=2)
         if absent := imported_with_source(self.registry):
@@ -241,10 +240,68 @@ class FetchSession:
 
     # --- fetching by reference
 
+    def plan_pull(self, *refs: str, sha256: str | None = None, all_versions: bool = False) -> FetchPlan:
+        """Returns what `pull` would do, and fetches nothing; see there.
+
+        Raises:
+            UsageError: no reference is recognized.
+            RemoteError: the site does not have what the only reference names, or does not serve it.
+        """
+        plan = FetchPlan()
+        parsed: list[Reference] = []
+        for text in refs:
+            try:
+                parsed.append(parse_reference(text))
+            except HnetkitError as error:  # one bad reference among several does not stop the others
+                if len(refs) == 1:
+                    raise
+                plan.errors.append((redact_reference(text), error))
+        if plan.errors and not parsed:
+            raise UsageError("none of the references is recognized", hint=f"use {FORMS}")
+        if sha256 is not None and (other := next((ref for ref in parsed if not ref.url), None)) is not None:
+            raise UsageError(
+                f"{other.text}: --sha256 is for plain addresses; listed files are checked against the site's own hash",
+                hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
+            )
+        self.survey()
+        try:
+            self.require_library()
+        except NotFound as error:  # what was named comes all the same
+            warnings.warn(f"{error}; is its disk mounted?", stacklevel=2)
+        for ref in parsed:
+            try:
+                self._look_up(ref, plan, sha256=sha256, all_versions=all_versions)
+            except Exception as error:
+                failure = failure_of(error, ref.text)
+                if len(refs) == 1:
+                    raise failure from error
+                plan.errors.append((ref.text, failure))
+        plan.items = each_once(plan.items)
+        return plan
+
+    def _look_up(self, ref: Reference, plan: FetchPlan, *, sha256: str | None, all_versions: bool) -> None:
+        """Adds to a plan what a reference means."""
+        if ref.kind == "url" or (ref.url and (sha256 or ref.sha256)):
+            plan.items.append(as_here(self.registry, plan_plain(ref, sha256)))
+        elif ref.kind == "hub":
+            add_repository(self.registry, Hub(self.clock), ref, plan)
+        else:
+            try:
+                model, items = resolve_civitai(
+                    self.registry, self.civitai, ref, all_versions=all_versions, failed=plan.failed.append
+                )
+            except (Gone, Unreachable) as error:
+                plan.items += plan_lost(
+                    self.registry, self.civitai, self._second, ref, error, all_versions=all_versions
+                )
+            else:
+                plan.models.append(model)
+                plan.items += items
+
     def pull(
         self, *refs: str, sha256: str | None = None, all_versions: bool = False, progress: Progress | None = None
     ) -> list[FetchResult]:
-        """Fetches files by reference, also files that were refused or failed before.
+        """Fetches files by reference, also files that were refused or failed before: `plan_pull`, then `carry_out`.
 
         Args:
             refs: ``"model:4209"``, ``"version:4931"``, an AIR, a hash, ``"hf:owner/repo[@revision][:glob]"``, the URL
@@ -261,116 +318,43 @@ class FetchSession:
             RemoteError: the site does not have what the only reference names, or does not serve it.
             Stopped: the stop of `clock` was set; what was received is kept.
         """
-        self._wanted, self._removed = {}, {}
-        parsed: list[Reference] = []
-        found: list[FetchResult] = []
-        for text in refs:
-            try:
-                parsed.append(parse_reference(text))
-            except HnetkitError as error:  # one bad reference among several does not stop the others
-                if len(refs) == 1:
-                    raise
-                found.append(results.of_error(error, redact_reference(text)))
-        if found and not parsed:
-            raise UsageError("none of the references is recognized", hint=f"use {FORMS}")
-        if sha256 is not None and (other := next((ref for ref in parsed if not ref.url), None)) is not None:
-            raise UsageError(
-                f"{other.text}: --sha256 is for plain addresses; listed files are checked against the site's own hash",
-                hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
-            )
-        self.survey()
-        try:
-            self.require_library()
-        except NotFound as error:  # what was named comes all the same
-            warnings.warn(f"{error}; is its disk mounted?", stacklevel=2)
-        jobs: dict[int, None] = {}  # two references may mean the same file
-        for ref in parsed:
-            bad: list[BadRecord] = []
-            try:
-                queued, there = self.enqueue(ref, sha256=sha256, all_versions=all_versions, failed=bad.append)
-            except Exception as error:
-                failure = failure_of(error, ref.text)
-                if len(refs) == 1:
-                    raise failure from error
-                found.append(results.of_error(failure, ref.text))
-                continue
-            found += [*map(results.of_record, bad), *map(results.of_item, there)]
-            for job in map(self.registry.jobs.get, queued):
-                if job.state == "refused":
-                    found.append(results.of_refused_before(self.registry, job))
-                else:
-                    jobs[job.id] = None
-        self._replaced = damaged_by(self.registry, jobs)
-        return found + self._fetched(jobs, progress)
-
-    def enqueue(
-        self, ref: Reference, *, sha256: str | None = None, all_versions: bool = False, failed: Failed = _warn
-    ) -> tuple[list[int], list[SyncItem]]:
-        """Makes the jobs that fetch a reference, for `run`.
-
-        Args:
-            ref: what to fetch.
-            sha256, all_versions: as in `pull`.
-            failed: called with what cannot be used of the site's answer.
-
-        Returns:
-            Numbers of jobs, and the items that are here already or cannot be fetched.
-
-        Raises:
-            RemoteError: the site does not have it, or does not serve it.
-            UsageError: a plain URL without its sha256.
-        """
-        if ref.kind == "url" or (ref.url and (sha256 or ref.sha256)):
-            job = enqueue_plain(self.registry, self.folder, ref, sha256)
-            self._urls[job.id] = ref.url
-            return [job.id], []
-        if ref.kind == "hub":
-            files = Hub(self.clock).files(ref, failed=failed)
-            with self.registry.write():
-                return [job.id for job in enqueue_hub_files(self.registry, self.folder, files, ref)], []
-        try:
-            model, items = resolve_civitai(self.registry, self.civitai, ref, all_versions=all_versions, failed=failed)
-        except (Gone, Unreachable) as error:
-            lost = enqueue_lost(
-                self.registry, self.civitai, self._second, self.folder, ref, error, all_versions=all_versions
-            )
-            self._wanted |= {job.id: job.sha256 for job in lost if job.sha256 is not None}
-            return [job.id for job in lost], []
-        for bad in store_models(self.registry, [model]):
-            raise NetworkFailed(f"{ref.text}: {bad.reason}")
-        with self.registry.write():
-            jobs = [job.id for job in enqueue_items(self.registry, self.civitai, self.folder, items, failed)]
-        if len(ref.digits) in _FULL_FILE:
-            self._wanted |= dict.fromkeys(jobs, ref.digits)
-        return jobs, [item for item in items if item.action != "fetch"]
+        return self.carry_out(self.plan_pull(*refs, sha256=sha256, all_versions=all_versions), progress=progress)
 
     # --- syncing by filters
 
     def plan(
         self,
-        filters: Filters | str = _EVERYTHING,
+        filters: Wanted | str = _EVERYTHING,
         *,
         all_versions: bool = False,
         listed: Callable[[int], None] = _unheard,
-    ) -> SyncPlan:
+    ) -> FetchPlan:
         """Returns what `sync` would do, and fetches nothing.
 
         Args:
-            filters: which models; a name stands for the filters saved under it.
+            filters: of Civitai's models, or ``"hf:owner/repo[@revision][:folder or glob]"``; another text is the
+                name under which these were saved.
             all_versions: of each model, not only the newest.
             listed: called with the number of models listed so far.
 
         Raises:
-            NotFound: no filters are saved under this name.
-            RemoteError: the site does not list the models.
+            NotFound: nothing is saved under this name.
+            RemoteError: the site does not list the models, or the hub the repository.
         """
-        chosen = self.subscription(filters) if isinstance(filters, str) else filters
+        chosen = self._chosen(filters)
         self.survey()
-        return plan_sync(self.registry, self.civitai, chosen, all_versions=all_versions, listed=listed)
+        if isinstance(chosen, Filters):
+            return plan_sync(self.registry, self.civitai, chosen, all_versions=all_versions, listed=listed)
+        return plan_repository(self.registry, Hub(self.clock), chosen)
+
+    def _chosen(self, wanted: Wanted | str) -> Wanted:
+        if not isinstance(wanted, str):
+            return wanted
+        return repository_of(wanted) or self.subscription(wanted)
 
     def sync(
         self,
-        filters: Filters | str = _EVERYTHING,
+        filters: Wanted | str = _EVERYTHING,
         *,
         all_versions: bool = False,
         metadata_only: bool = False,
@@ -383,7 +367,7 @@ class FetchSession:
 
     def carry_out(
         self,
-        plan: SyncPlan,
+        plan: FetchPlan,
         *,
         metadata_only: bool = False,
         refill: bool = False,
@@ -411,59 +395,55 @@ class FetchSession:
             RateLimited: the site answers no further request.
             Stopped: the stop of `clock` was set; what was received is kept.
         """
-        if plan.to_fetch and not metadata_only and not refill:
+        filters = plan.filters
+        if plan.is_sync and plan.to_fetch and not metadata_only and not refill:
             self.require_library()
         failed = plan.failed + store_models(self.registry, plan.models)
-        found = results.of_absent(plan)
-        if plan.filters.is_everything and not any(bad.cuts_list for bad in plan.failed):
+        found = results.of_errors(plan) + results.of_absent(plan)
+        if filters is not None and filters.is_everything and not any(bad.cuts_list for bad in plan.failed):
             reported = {str(bad.id) for bad in failed}
-            gone = [
-                id for id in unlisted_models(self.registry, plan.models, nsfw=plan.filters.nsfw) if id not in reported
-            ]
+            gone = [id for id in unlisted_models(self.registry, plan.models, nsfw=filters.nsfw) if id not in reported]
             if len(gone) > MOST_CHECKED:
                 note(f"{MOST_CHECKED} of {len(gone):,} unlisted models are checked now, the others next time")
             asked = check_unlisted(self.registry, self.civitai, self.clock, gone[:MOST_CHECKED], failed)
             found += [results.of_unlisted(id, state) for id, state in asked]
-        jobs: list[int] = []
-        if not metadata_only:
-            unusable = {bad.id for bad in failed if bad.is_whole}
-            items = [item for item in plan.items if item.model.id not in unusable]
+        found += map(results.of_lost, plan.lost)
+        if metadata_only:
             with self.registry.write():
-                jobs += [
-                    job.id for job in enqueue_items(self.registry, self.civitai, self.folder, items, failed.append)
-                ]
-        store_failures(self.registry, failed)
+                store_listings(self.registry, plan)
+        jobs = [] if metadata_only else self.enqueue(plan, failed)
+        if filters is not None:
+            store_failures(self.registry, failed)
         found += map(results.of_record, failed)
         if not metadata_only:
-            found += [results.of_item(item) for item in plan.items if item.action == "skip"]
-            self._wanted, self._replaced = {}, damaged_by(self.registry, jobs)
-            self._removed = self._trashed_but(old.sha256 for olds in self._replaced.values() for old in olds)
+            told = ("skip",) if plan.is_sync else ("skip", "have")
+            found += [results.of_item(item) for item in plan.items if item.action in told]
             found += self._fetched(jobs, progress, total=plan.bytes_to_fetch)
         with self.registry.write():
             for row in self.subscriptions():
-                if Filters.of(row["filters"]) == plan.filters:
+                if of_stored(row["filters"]) == (filters or plan.repository):
                     self.registry.subscriptions.mark_synced(row["name"])
         return found
 
     def subscriptions(self) -> list[Row]:
-        """Returns the saved filters: ``name``, ``filters``, ``created_at``, ``synced_at``."""
+        """Returns what is saved: ``name``, ``filters``, ``created_at``, ``synced_at``."""
         return self.registry.subscriptions.rows()
 
-    def subscription(self, name: str) -> Filters:
-        """Returns the filters saved under a name.
+    def subscription(self, name: str) -> Wanted:
+        """Returns the filters, or the repository, saved under a name.
 
         Raises:
             NotFound: there are none.
         """
         for row in self.subscriptions():
             if row["name"] == name:
-                return Filters.of(row["filters"])
+                return of_stored(row["filters"])
         raise NotFound(f"no filters were saved as {name}", hint="hnetkit sync --subscriptions lists them")
 
-    def subscribe(self, name: str, filters: Filters) -> None:
-        """Saves filters under a name, in place of earlier ones."""
+    def subscribe(self, name: str, filters: Wanted | str) -> None:
+        """Saves filters or a repository under a name, in place of earlier ones."""
         with self.registry.write():
-            self.registry.subscriptions.put(name, filters.as_dict())
+            self.registry.subscriptions.put(name, as_stored(self._chosen(filters)))
 
     def unsubscribe(self, name: str) -> None:
         """Removes the filters saved under a name; no file is touched.
@@ -572,6 +552,25 @@ class FetchSession:
             ended.exit_code = stop.exit_code
             raise ended from stop
         return fetched
+
+    def enqueue(self, plan: FetchPlan, failed: list[BadRecord]) -> list[int]:
+        """Makes the jobs of a plan whose models are stored, for `run`, and returns their numbers.
+
+        Args:
+            plan: of this library.
+            failed: records that cannot be used, whose files are left out; receives those that cannot be stored.
+        """
+        unusable = {bad.id for bad in failed if bad.is_whole and bad.id is not None}
+        items = [item for item in plan.items if item.model_id not in unusable]
+        with self.registry.write():
+            store_listings(self.registry, plan)
+            made = [(item, job.id) for item, job in enqueue(self.registry, self.folder, items, failed.append)]
+        self._urls |= {job: item.url for item, job in made if item.source == "url"}
+        self._wanted = {job: item.digits for item, job in made if item.digits}
+        self._replaced, self._removed = damaged_by(self.registry, [job for _, job in made]), {}
+        if plan.is_sync:  # what references name is wanted, and so is all that an archive among it has
+            self._removed = self._trashed_but(old.sha256 for olds in self._replaced.values() for old in olds)
+        return [job for _, job in made]
 
     def run(self, jobs: Iterable[int], came: Callable[[int], None] = _unheard) -> Iterator[Job]:
         """Runs jobs of the registry, and yields each when it has ended; see `hnetkit.sources.jobs.run_jobs`.

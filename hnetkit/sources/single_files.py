@@ -13,13 +13,16 @@ from hnetkit.errors import HnetkitError, UsageError
 from hnetkit.registry.imported import ImportedFile
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
-from hnetkit.sources import huggingface
+from hnetkit.sources import hub_plans
 from hnetkit.sources.civitai import SOURCE, Civitai
-from hnetkit.sources.install import safe_stem, split_name
-from hnetkit.sources.lost import enqueue_by_hash
+from hnetkit.sources.huggingface import SOURCE as HUB
+from hnetkit.sources.huggingface import HubFile
+from hnetkit.sources.install import split_name
+from hnetkit.sources.lost import by_hash_item
+from hnetkit.sources.plans import FetchItem, add_job
 from hnetkit.sources.presence import requeue_unless_here
 from hnetkit.sources.references import Reference, parse_reference
-from hnetkit.sources.sync import job_key, job_values
+from hnetkit.sources.sync import job_key
 from hnetkit.sources.trust import Origin, SitePolicy, redact
 from hnetkit.text import argument
 
@@ -27,13 +30,11 @@ Row = dict[str, Any]
 _ESCAPED = re.compile(r"\[([*?[])\]")  # by `glob.escape`
 
 
-def enqueue_plain(registry: Registry, folder: Path, ref: Reference, sha256: str | None) -> Job:
-    """Makes the job that fetches the file at a plain address.
+def plan_plain(ref: Reference, sha256: str | None) -> FetchItem:
+    """Returns the file at a plain address, which is to be fetched.
 
     Args:
-        registry: stores the job.
-        folder: to install in.
-        ref: with a `url`, whose query may hold a secret: what is stored lacks it.
+        ref: with a `url`, whose query may hold a secret.
         sha256: that the file must have; None takes that of the address.
 
     Raises:
@@ -48,22 +49,10 @@ def enqueue_plain(registry: Registry, folder: Path, ref: Reference, sha256: str 
         SitePolicy(Origin.of(ref.url), settled=False).check(ref.url)
     except HnetkitError as error:
         raise UsageError(str(error), hint=error.command_hint or "use an https address") from error
-    stem, suffix = split_name(unquote(urlsplit(ref.url).path))
-    shown = redact(ref.url)  # signatures change and are secrets: neither stored nor part of the key
-    address = shown.removesuffix("?...")
+    address = redact(ref.url).removesuffix("?...")  # signatures change and are secrets: no part of the key
     key = f"url:{hashlib.sha256(address.encode()).hexdigest()[:16]}:{sha256.lower()}"
-    values = {
-        "source": "url",
-        "url": shown,
-        "name": safe_stem(stem, "network"),
-        "suffix": suffix,
-        "folder": str(folder),
-        "remote_file_id": None,
-        "sha256": sha256.lower(),
-        "size_bytes": None,
-    }
-    with registry.write():
-        return requeue_unless_here(registry, registry.jobs.add(key, values))
+    name = "".join(split_name(unquote(urlsplit(ref.url).path)))
+    return FetchItem("url", key, ref.url, name, sha256=sha256.lower())
 
 
 def enqueue_imported(registry: Registry, civitai: Civitai, folder: Path, file: ImportedFile) -> Job:
@@ -74,25 +63,36 @@ def enqueue_imported(registry: Registry, civitai: Civitai, folder: Path, file: I
     """
     ref = parse_reference(file.reference or "")
     if ref.url:
-        return enqueue_plain(registry, folder, ref, file.reference_sha256)
-    if ref.kind == "hub" and ref.pattern and re.fullmatch(r"[0-9a-f]{40}", ref.revision or ""):
-        repo = huggingface.repo_at(registry, ref.repo, str(ref.revision))
-        path = _ESCAPED.sub(r"\1", ref.pattern)
-        found = huggingface.hub_file(repo, path, size_bytes=_size(file), sha256=file.reference_sha256)
+        item = plan_plain(ref, file.reference_sha256)
         with registry.write():
-            (job,) = huggingface.enqueue_hub_files(registry, folder, [found], ref)
-            return job
+            return requeue_unless_here(registry, add_job(registry, folder, item, None))
+    if ref.kind == "hub" and ref.pattern and re.fullmatch(r"[0-9a-f]{40}", ref.revision or ""):
+        repo = hub_plans.repo_at(registry, ref.repo, str(ref.revision))
+        path = _ESCAPED.sub(r"\1", ref.pattern)
+        item = hub_plans.hub_item(repo, HubFile(path, _size(file), file.reference_sha256))
+        with registry.write():
+            placed = hub_plans.store_items(registry, repo, [item])[path]
+            return requeue_unless_here(registry, add_job(registry, folder, item, placed))
     if ref.kind == "hash" and len(ref.digits) == 64:
-        return enqueue_by_hash(registry, folder, ref.digits, name=file.name, size_bytes=_size(file))
+        item = by_hash_item(ref.digits, name=file.name, size_bytes=_size(file))
+        with registry.write():
+            return requeue_unless_here(registry, add_job(registry, folder, item, None))
     if ref.kind != "version" or ref.file is None:
         raise UsageError(f"{ref.text}: names no single file", hint=f"hnetkit pull {argument(ref.text)}")
     with registry.write():
         row = registry.catalogue.file_numbered(SOURCE, str(ref.id), str(ref.file))
         listed = row or {"file_name": file.name, "remote_file_id": None, "size_bytes": _size(file)}
-        values = job_values(
-            civitai, folder, (ref.id, ref.file), listed["file_name"], listed["remote_file_id"], listed["size_bytes"]
+        item = FetchItem(
+            SOURCE,
+            job_key(ref.file),
+            civitai.download_url(ref.id, ref.file),
+            listed["file_name"],
+            version_id=ref.id,
+            file_id=ref.file,
+            sha256=file.reference_sha256,
+            size_bytes=listed["size_bytes"],
         )
-        job = registry.jobs.add(job_key(ref.file), values | {"sha256": file.reference_sha256})
+        job = add_job(registry, folder, item, listed["remote_file_id"])
         registry.jobs.requeue(job.id)
         return registry.jobs.get(job.id)
 
@@ -149,6 +149,6 @@ class References:
 
 def _reference(source: str, model: str, version: str, file: str) -> str:
     """Returns the reference to a file by the numbers, or the names, that its site gives it."""
-    if source == huggingface.SOURCE:
+    if source == HUB:
         return f"hf:{model}@{version}:{glob.escape(file)}"
     return f"https://civitai.com/api/download/models/{version}?fileId={file}"

@@ -5,22 +5,19 @@ The plan is made before anything is touched, and gives the reason for every file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from itertools import groupby
-from pathlib import Path
 
-from hnetkit.errors import Gone, NetworkFailed, NotAHypernetwork, failure_of, printable
-from hnetkit.library.remove import said_of_trashed, trashed
-from hnetkit.registry.jobs import Job
+from hnetkit.errors import Gone, NetworkFailed, NotAHypernetwork, failure_of
+from hnetkit.library.remove import trashed
 from hnetkit.registry.store import Registry
-from hnetkit.sources.civitai import SOURCE, Civitai, Failed, Filters, halts_everything, ignore_record, is_nsfw, is_past
+from hnetkit.sources.civitai import SOURCE, Civitai, Filters, halts_everything, is_nsfw, is_past
 from hnetkit.sources.civitai_models import BadRecord, CivitaiFile, CivitaiModel, CivitaiVersion, parse_id
 from hnetkit.sources.http import Clock
-from hnetkit.sources.install import BARE, safe_stem, split_name
-from hnetkit.sources.presence import find_network, path_of_job, versions_here
+from hnetkit.sources.plans import FetchItem, FetchPlan, as_here, is_replaced, unless_removed
+from hnetkit.sources.presence import versions_here
 
 # --- storing the site's records
 
@@ -84,33 +81,6 @@ LARGE_TYPES = frozenset({"checkpoint", "controlnet", "dora", "locon", "lora", "m
 OTHER_FILES = frozenset({"training data", "config", "workflow", "other", "negative", "vae"})
 
 
-@dataclass(frozen=True, slots=True)
-class SyncItem:
-    """One file of a version, and what to do with it.
-
-    Attributes:
-        action: ``"fetch"``, ``"have"`` or ``"skip"``.
-        code, reason: why it is skipped.
-        not_before: ISO 8601; when it becomes available.
-        path: of a file of the library with its bytes, if there is one.
-        is_other: whether a model listed earlier has another file with the same number.
-    """
-
-    model: CivitaiModel
-    version: CivitaiVersion
-    file: CivitaiFile
-    action: str
-    code: str | None = None
-    reason: str | None = None
-    not_before: str | None = None
-    path: str | None = None
-    is_other: bool = False
-
-    @property
-    def key(self) -> str:
-        return f"{job_key(self.file.id)}-{self.model.id}" if self.is_other else job_key(self.file.id)
-
-
 def job_key(file_id: int | str) -> str:
     """Returns the permanent job key of a file of Civitai."""
     return f"civitai:{file_id}"
@@ -118,16 +88,18 @@ def job_key(file_id: int | str) -> str:
 
 def plan_items(
     registry: Registry,
+    civitai: Civitai,
     model: CivitaiModel,
     *,
     all_versions: bool = False,
     only: int | None = None,
     base_models: tuple[str, ...] = (),
-) -> list[SyncItem]:
+) -> list[FetchItem]:
     """Returns what to do with a model's files; only reads.
 
     Args:
         registry: of the library.
+        civitai: gives the URLs.
         model: as the site lists it now.
         all_versions: of the model, not only the newest that has files.
         only: number of the one version wanted.
@@ -138,7 +110,7 @@ def plan_items(
         versions = [v for v in versions if v.base_model in (None, *base_models)]
     if not all_versions and only is None:
         versions = versions[:1]
-    return [plan_item(registry, model, version, file) for version in versions for file in model_files(version)]
+    return [plan_item(registry, civitai, model, version, file) for version in versions for file in model_files(version)]
 
 
 def other_kind(model: CivitaiModel) -> NotAHypernetwork | None:
@@ -156,13 +128,38 @@ def model_files(version: CivitaiVersion) -> list[CivitaiFile]:
 
 
 def plan_item(
-    registry: Registry, model: CivitaiModel, version: CivitaiVersion, file: CivitaiFile, *, is_other: bool = False
-) -> SyncItem:
-    """Returns what to do with one file; only reads."""
-    item = SyncItem(model, version, file, "fetch", is_other=is_other)
-    path = _path_here(registry, item)
-    if path is not None:
-        return replace(item, action="have", path=path)
+    registry: Registry,
+    civitai: Civitai,
+    model: CivitaiModel,
+    version: CivitaiVersion,
+    file: CivitaiFile,
+    *,
+    is_other: bool = False,
+) -> FetchItem:
+    """Returns what to do with one file; only reads.
+
+    Args:
+        registry: of the library.
+        civitai: gives the URL.
+        model, version, file: as the site lists them now.
+        is_other: whether a model listed earlier has another file with the same number.
+    """
+    listed = FetchItem(
+        SOURCE,
+        f"{job_key(file.id)}-{model.id}" if is_other else job_key(file.id),
+        civitai.download_url(version.id, file.id),
+        file.name,
+        model=model.name,
+        version=version.name,
+        model_id=model.id,
+        version_id=version.id,
+        file_id=file.id,
+        sha256=file.sha256,
+        size_bytes=file.size_bytes,
+    )
+    item = as_here(registry, listed)
+    if item.action == "have":
+        return item
     if version.usage not in (None, "Download"):
         return replace(item, action="skip", code="no-access", reason="the owner has disabled downloads")
     if version.early_access_until and not is_past(version.early_access_until):
@@ -178,158 +175,12 @@ def plan_item(
     return item
 
 
-def _path_here(registry: Registry, item: SyncItem) -> str | None:
-    """Returns a file of the library with what the site lists now; where it states no hash, with what was installed."""
-    path = find_network(registry, item.file.sha256)
-    if path is not None:
-        return path
-    return next(filter(None, (path_of_job(registry, job) for job in _done_for(registry, item))), None)
-
-
-def _done_for(registry: Registry, item: SyncItem) -> list[Job]:
-    """Returns the job that fetched what the site lists now, as a list of one or none."""
-    return [job for job in registry.jobs.of(item.key, "done") if not is_replaced(job, item.file)]
-
-
-def is_replaced(job: Job, file: CivitaiFile) -> bool:
-    """Whether the site lists another file by now than the job fetched: by its hash, or without one by its size."""
-    if file.sha256 is not None:
-        return file.sha256 != job.sha256
-    return None not in (file.size_bytes, job.size_bytes) and file.size_bytes != job.size_bytes
-
-
-def enqueue_items(
-    registry: Registry, civitai: Civitai, folder: Path, items: Iterable[SyncItem], failed: Failed = ignore_record
-) -> Iterator[Job]:
-    """Makes jobs for the files to fetch, and records why the others are skipped; call it inside `registry.write()`.
-
-    Args:
-        registry: stores the jobs.
-        civitai: gives the URLs.
-        folder: to install into.
-        items: of stored models.
-        failed: called with each that cannot be stored.
-
-    Yields:
-        The jobs to run.
-    """
-    for _, of_model in groupby(items, key=lambda item: item.model.id):
-        wanted = [item for item in of_model if item.code != "removed" and not _is_settled(registry, item)]
-        if not wanted:
-            continue
-        files = registry.catalogue.file_rows(SOURCE, str(wanted[0].model.id))  # once: a model may have thousands
-        for item in wanted:
-            try:
-                job = _enqueue_item(registry, civitai, folder, item, files[str(item.version.id), str(item.file.id)])
-            except Exception as error:
-                failed(BadRecord(item.model.id, str(failure_of(error, printable(item.file.name)[:100]))))
-                continue
-            if job is not None:
-                yield job
-
-
-def _is_settled(registry: Registry, item: SyncItem) -> bool:
-    """Whether the file is here, perhaps installed since the plan was made, and all its jobs are done.
-
-    A job that is not done was killed just before its end, or failed before another one installed the same bytes; one
-    with the code `BARE` has sidecars to write.
-    """
-    here = item.action == "have" or (item.action == "fetch" and _path_here(registry, item) is not None)
-    return here and all(job.state == "done" and job.code != BARE for job in registry.jobs.of(item.key))
-
-
-def _enqueue_item(registry: Registry, civitai: Civitai, folder: Path, item: SyncItem, row: int) -> Job | None:
-    numbers = item.version.id, item.file.id
-    values = job_values(civitai, folder, numbers, item.file.name, row, item.file.size_bytes)
-    job = registry.jobs.add(item.key, values | {"sha256": item.file.sha256})
-    if item.action == "skip":
-        if job.state not in ("refused", "failed"):
-            registry.jobs.set_state(job.id, "skipped", code=item.code, reason=item.reason, not_before=item.not_before)
-        return None
-    registry.jobs.requeue(job.id)
-    return registry.jobs.get(job.id)
-
-
-def job_values(
-    civitai: Civitai, folder: Path, numbers: tuple[int, int], name: str, row: int | None, size_bytes: int | None
-) -> dict[str, object]:
-    """Returns the values of the job that fetches a file, but for its sha256.
-
-    Args:
-        civitai: gives the URL.
-        folder: to install in.
-        numbers: of version and file.
-        name: of the file, as the site has it.
-        row: of the file in the catalog; None if it has none.
-        size_bytes: as the site states it; None if it does not.
-    """
-    stem, suffix = split_name(name)
-    return {
-        "source": SOURCE,
-        "url": civitai.download_url(*numbers),
-        "name": safe_stem(stem, f"civitai-{numbers[1]}"),
-        "suffix": suffix,
-        "folder": str(folder),
-        "remote_file_id": row,
-        "size_bytes": size_bytes,
-    }
-
-
 # --- planning a sync
 
 _AGAIN_S = 5.0  # until a model that seems gone is checked again: one answer may be a hiccup
 _ASKED_LATELY = timedelta(hours=24)
 MOST_CHECKED = 100
 """Unlisted models checked by one command: an imported list may name any number of them."""
-
-
-@dataclass(slots=True)
-class SyncPlan:
-    """What a sync will do; nothing has been touched yet.
-
-    Attributes:
-        filters: which models are wanted.
-        models: all listed models that match.
-        items: their files, with what to do.
-        failed: records, and parts of records, that cannot be used.
-    """
-
-    filters: Filters
-    models: list[CivitaiModel] = field(default_factory=list)
-    items: list[SyncItem] = field(default_factory=list)
-    failed: list[BadRecord] = field(default_factory=list)
-
-    @property
-    def to_fetch(self) -> list[SyncItem]:
-        return [item for item in self.items if item.action == "fetch"]
-
-    @property
-    def missing(self) -> list[int]:
-        """Numbers of the models wanted by number that the site does not have."""
-        there = {model.id for model in self.models}.union(*({bad.id, *bad.about} for bad in self.failed))
-        return [id for id in self.filters.ids if id not in there]
-
-    @property
-    def empty(self) -> list[CivitaiModel]:
-        """Models without any file that may be a network, as the site lists archived ones."""
-        told = {item.model.id for item in self.items} | {bad.id for bad in self.failed}
-        return [model for model in self.models if model.id not in told]
-
-    @property
-    def left_out(self) -> int:
-        """Number of files, versions and models that are neither here nor to be fetched."""
-        skipped = sum(item.action == "skip" for item in self.items)
-        return skipped + sum(bad.count for bad in self.failed) + len(self.missing) + len(self.empty)
-
-    @property
-    def unsized(self) -> int:
-        """Number of files to fetch of which the site states no size."""
-        return sum(item.file.size_bytes is None for item in self.to_fetch)
-
-    @property
-    def bytes_to_fetch(self) -> int:
-        """Approximate size in bytes; files of unknown size count as 0."""
-        return sum(item.file.size_bytes or 0 for item in self.to_fetch)
 
 
 def plan_sync(
@@ -339,7 +190,7 @@ def plan_sync(
     *,
     all_versions: bool = False,
     listed: Callable[[int], None] = lambda count: None,
-) -> SyncPlan:
+) -> FetchPlan:
     """Lists the wanted models, and returns what to fetch.
 
     Args:
@@ -352,19 +203,23 @@ def plan_sync(
     Raises:
         RemoteError: the listing failed.
     """
-    plan = SyncPlan(filters)
-    owners: dict[str, SyncItem] = {}
+    plan = FetchPlan(filters)
+    owners: dict[str, FetchItem] = {}
     for page in civitai.pages(filters, failed=plan.failed.append):
         for model in page:
             with isolate_failure(model.id, plan.failed):
                 if (other := other_kind(model)) is not None:
                     raise other
                 items = plan_items(
-                    registry, model, all_versions=all_versions, base_models=() if filters.ids else filters.base_models
+                    registry,
+                    civitai,
+                    model,
+                    all_versions=all_versions,
+                    base_models=() if filters.ids else filters.base_models,
                 )
                 own = [
                     item
-                    for item in (_unless_listed_before(registry, item, owners) for item in items)
+                    for item in (_unless_listed_before(registry, civitai, model, item, owners) for item in items)
                     if item is not None
                 ]
                 plan.items += own
@@ -374,38 +229,26 @@ def plan_sync(
                     plan.failed.append(BadRecord(model.id, reason, others, is_whole=False))
         listed(len(plan.models))
     removed = trashed(registry)
-    plan.items = [_unless_removed(registry, item, removed) for item in plan.items]
+    plan.items = [unless_removed(registry, item, removed) for item in plan.items]
     return plan
 
 
-def _unless_removed(registry: Registry, item: SyncItem, removed: Mapping[str, str]) -> SyncItem:
-    """Returns the item, skipped where its file is in the library's trash: who removed it does not want it again.
-
-    The same holds for an archive of which nothing is missing but what is in the trash.
-    """
-    if item.action != "fetch" or not removed:
-        return item
-    came = [sha256 for job in _done_for(registry, item) for sha256 in registry.jobs.networks_of(job.id)]
-    missing = [sha256 or "" for sha256 in came if find_network(registry, sha256) is None]
-    stated = item.file.sha256 or ""
-    keys = [stated] if stated in removed else missing or [item.key]  # by its key what was replaced at the site since
-    if not all(key in removed for key in keys):
-        return item
-    return replace(item, action="skip", code="removed", reason=said_of_trashed(removed[keys[0]]))
-
-
-def _unless_listed_before(registry: Registry, item: SyncItem, owners: dict[str, SyncItem]) -> SyncItem | None:
+def _unless_listed_before(
+    registry: Registry, civitai: Civitai, model: CivitaiModel, item: FetchItem, owners: dict[str, FetchItem]
+) -> FetchItem | None:
     """Returns the item, or None where a model listed earlier has the same file.
 
     A file with the same number but other bytes is an item of its own: otherwise whoever is listed first could block
     the files of others.
     """
     first = owners.setdefault(item.key, item)
-    if first.model.id == item.model.id:
+    if first.model_id == item.model_id:
         return item
-    if item.file.sha256 is None or item.file.sha256 == first.file.sha256:
+    if item.sha256 is None or item.sha256 == first.sha256:
         return None
-    return plan_item(registry, item.model, item.version, item.file, is_other=True)
+    version = next(version for version in model.versions if version.id == item.version_id)
+    file = next(file for file in version.files if file.id == item.file_id)
+    return plan_item(registry, civitai, model, version, file, is_other=True)
 
 
 @contextmanager
@@ -534,12 +377,14 @@ class Update:
     Attributes:
         have: names of the versions in the library.
         newest: a file of the version that is not; where it cannot be fetched now, its `reason` says why.
+        published_at: of this version, ISO 8601; None if unknown.
         is_replaced: whether the library has another file in place of `newest`, which its owner has replaced since.
     """
 
     model: CivitaiModel
     have: tuple[str, ...]
-    newest: SyncItem
+    newest: FetchItem
+    published_at: str | None
     is_replaced: bool = False
 
 
@@ -559,14 +404,15 @@ def find_updates(registry: Registry, civitai: Civitai, failed: list[BadRecord] |
         failed += store_models(registry, page)
         answered |= {model.id for model in page}
         for model in page:
-            items: list[SyncItem] = []
+            items: list[FetchItem] = []
             with isolate_failure(model.id, failed):
-                items = plan_items(registry, model)
+                items = plan_items(registry, civitai, model)
             have = here[str(model.id)]
+            published = {version.id: version.published_at for version in model.versions}
             for item in (item for item in items if item.action != "have"):
-                is_known = str(item.version.id) in have
+                is_known = str(item.version_id) in have
                 if not is_known or _has_former(registry, item, items):
-                    yield Update(model, tuple(have.values()), item, is_known)
+                    yield Update(model, tuple(have.values()), item, published[int(str(item.version_id))], is_known)
                     break
     unsure = {id for bad in failed for id in (bad.id, *bad.about)}
     with registry.write():
@@ -574,9 +420,9 @@ def find_updates(registry: Registry, civitai: Civitai, failed: list[BadRecord] |
             registry.catalogue.set_model_state(SOURCE, str(id), "gone")
 
 
-def _has_former(registry: Registry, item: SyncItem, items: list[SyncItem]) -> bool:
+def _has_former(registry: Registry, item: FetchItem, items: list[FetchItem]) -> bool:
     """Whether the library has another file in place of an item of a version that it has; `items`: of this version."""
     if done := registry.jobs.of(item.key, "done"):
-        return any(is_replaced(job, item.file) for job in done)
+        return any(is_replaced(job, item) for job in done)
     # only the site's answer about a hash told that this version is here
-    return item.file.sha256 is not None and all(other.action != "have" for other in items)
+    return item.sha256 is not None and all(other.action != "have" for other in items)

@@ -130,6 +130,45 @@ def test_pull_prints_where_it_put_what(sites: Sites, home: Path, capsys: Capture
     assert run(["pull", "what"]) == 2
 
 
+def test_a_dry_run_of_pull_shows_what_a_dry_run_of_sync_shows_and_makes_not_even_a_registry(
+    sites: Sites, home: Path, capsys: Capture
+) -> None:
+    ids = [model["id"] for model in sites.world.models[:3]]
+    assert run(["sync", "--dry-run", "--ids", ",".join(map(str, ids)), "--json"]) == 0
+    of_sync, total = rows_and_total(capsys)
+    assert run(["pull", "--dry-run", *[f"model:{id}" for id in ids], "--json"]) == 0
+    assert rows_and_total(capsys) == (of_sync, total)
+    assert {row["state"] for row in of_sync} == {"fetch"}
+    assert list(home.iterdir()) == []
+    assert run(["pull", "--dry-run", f"model:{ids[0]}", "model:5", "--json"]) == 1
+    told = capsys.readouterr()
+    assert [row["model_id"] for row in json.loads(told.out)] == ids[:1]
+    assert "model:5" in told.err
+
+
+def rows_and_total(capsys: Capture) -> tuple[list[dict[str, object]], str]:
+    told = capsys.readouterr()
+    found: list[dict[str, object]] = json.loads(told.out)
+    return sorted(found, key=lambda row: str(row["file_id"])), told.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("most", "asks"), [("1kB", True), ("0", True), ("1GB", False), ("off", False), (None, False)])
+def test_pull_asks_above_a_size_that_is_a_setting(
+    sites: Sites, home: Path, capsys: Capture, most: str | None, asks: bool
+) -> None:
+    if most is not None:
+        assert run(["config", "unasked", most]) == 0
+    model = f"model:{sites.world.models[0]['id']}"
+    sites.clear()
+    capsys.readouterr()
+    assert run(["pull", model]) == (2 if asks else 0)
+    told = capsys.readouterr().err
+    assert ("add -y to agree" in told) == asks
+    assert bool([r for r in sites.requests if "/download/" in r.path]) != asks
+    assert run(["pull", "-y", model]) == 0
+    assert run(["pull", model]) == 0, "there is nothing to agree to"
+
+
 def test_without_a_token_the_exit_code_is_3_and_the_hint_names_the_variable(
     sites: Sites, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -15,8 +15,9 @@ from support.odd_answers import OpenSession, answering, in_list, listed
 from hnetkit.errors import AuthRequired, Gone, RemoteError
 from hnetkit.sources.civitai import Civitai, Filters, is_past
 from hnetkit.sources.civitai_models import parse_model
+from hnetkit.sources.plans import FetchItem
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import SyncItem, plan_items
+from hnetkit.sources.sync import plan_items
 
 
 def test_short_and_empty_pages_and_cursors_with_a_bar_lose_nothing(long_list: Sites) -> None:
@@ -158,9 +159,9 @@ def test_a_login_that_is_needed_is_said_with_the_way_to_it(site: Sites, open_ses
 
 
 def test_early_access_in_the_past_is_over_and_in_the_future_is_waited_for(sites: Sites, session: FetchSession) -> None:
-    def items(quirk: str) -> list[SyncItem]:
+    def items(quirk: str) -> list[FetchItem]:
         model = session.civitai.model(sites.world.find(quirk)[0])
-        return plan_items(session.registry, model, all_versions=True)
+        return plan_items(session.registry, session.civitai, model, all_versions=True)
 
     assert {item.action for item in items("early access over")} == {"fetch"}
     (waiting,) = items("early access")

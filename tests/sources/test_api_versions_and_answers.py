@@ -113,7 +113,7 @@ def test_one_deleted_model_does_not_hide_the_updates_of_the_others(site: Sites, 
     deleted, other, _ = site.world.ids()
     version = site.world.add_version(other)
     site.world.remove(deleted)
-    assert [update.newest.version.id for update in find_updates(here.registry, here.civitai)] == [version["id"]]
+    assert [update.newest.version_id for update in find_updates(here.registry, here.civitai)] == [version["id"]]
 
 
 def test_one_deleted_model_of_several_asked_for_does_not_hide_the_others(site: Sites, here: FetchSession) -> None:

@@ -45,7 +45,7 @@ def test_what_was_converted_is_not_fetched_again_by_any_verb(site: Sites, conver
     assert {item.action for item in plan.items} == {"have"}
     assert {Path(str(item.path)).suffix for item in plan.items} == {".safetensors"}
     assert converted.carry_out(plan) == []
-    (result, *_) = converted.pull(f"version:{plan.items[0].version.id}")
+    (result, *_) = converted.pull(f"version:{plan.items[0].version_id}")
     assert (result.state, result.paths) == ("have", (plan.items[0].path,))
     assert converted.damages() == []
     assert converted.repair() == []
@@ -136,8 +136,8 @@ def test_a_damaged_original_is_still_fetched_again_where_its_conversion_lies_bes
 def test_where_bytes_matter_a_conversion_is_none_of_them(converted: FetchSession) -> None:
     item = converted.plan(EVERYTHING).items[0]
     with converted.registry.write():
-        assert find_bytes(converted.registry, item.file.sha256) is None
-        assert find_network(converted.registry, item.file.sha256) == item.path
+        assert find_bytes(converted.registry, item.sha256) is None
+        assert find_network(converted.registry, item.sha256) == item.path
 
 
 def test_a_fetched_file_that_claims_to_be_converted_from_another_does_not_take_its_place(
@@ -150,7 +150,7 @@ def test_a_fetched_file_that_claims_to_be_converted_from_another_does_not_take_i
     hnetkit.save(hnetkit.load(tmp_path / "a.pt"), tmp_path / "b.safetensors")
     give(site, second["files"][0], (tmp_path / "b.safetensors").read_bytes(), "claims.safetensors")
     here.pull(f"version:{second['id']}")
-    assert [item.action for item in here.plan(EVERYTHING).items if item.version.id == first["id"]] == ["fetch"]
+    assert [item.action for item in here.plan(EVERYTHING).items if item.version_id == first["id"]] == ["fetch"]
 
 
 def test_a_conversion_that_was_deleted_is_not_here(converted: FetchSession) -> None:

@@ -22,8 +22,9 @@ from hnetkit.sources.download import lock_download
 from hnetkit.sources.export import import_records
 from hnetkit.sources.http import ATTEMPTS, MOST_PATIENT, NoConnection, RateLimiter, TransientError, retry
 from hnetkit.sources.maintenance import identify_checkpoints
+from hnetkit.sources.plans import enqueue
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import MOST_CHECKED, enqueue_items, find_updates, store_models
+from hnetkit.sources.sync import MOST_CHECKED, find_updates, store_models
 
 OpenSession = Callable[..., FetchSession]
 
@@ -256,7 +257,7 @@ def test_half_a_character_in_a_date_is_no_failure(site: Sites, here: FetchSessio
     plan = here.plan(EVERYTHING, all_versions=True)
     assert store_models(here.registry, plan.models) == []
     with here.registry.write():
-        list(enqueue_items(here.registry, here.civitai, here.folder, plan.items, failed.append))
+        list(enqueue(here.registry, here.folder, plan.items, failed.append))
     assert failed == []
     assert any(job.state == "skipped" for job in here.registry.jobs.rows())
 

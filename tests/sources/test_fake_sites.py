@@ -378,6 +378,19 @@ def test_the_real_library_reads_the_hub(site: Sites, tmp_path: Path, monkeypatch
     moved = site.hub.commit(REPO, {"README.md": b"new"})
     assert hub.model_info(REPO).sha == moved
     assert hub.model_info(REPO, revision=info.sha).sha == info.sha
+    with pytest.raises(errors.GatedRepoError):
+        hub.auth_check("fake/gated", token=site.hub_token)
+    site.hub.repos["fake/gated"].admitted = True
+    hub.auth_check("fake/gated", token=site.hub_token)
+    site.hub.rename(REPO, "fake/moved")
+    assert hub.model_info(REPO).id == "fake/moved"
+    assert {each.path for each in hub.list_repo_tree(REPO)} == {"README.md"}
+    assert Path(hub.hf_hub_download(REPO, "README.md", local_dir=tmp_path / "moved")).read_bytes() == b"new"
+    site.hub.rename("fake/moved", REPO)
+    site.hub.renamed.clear()
+    site.hub.add("datasets/fake/set", {"a.pt": b"x"})
+    assert hub.dataset_info("fake/set").id == "fake/set"
+    assert [each.path for each in hub.list_repo_tree("fake/set", repo_type="dataset")] == ["a.pt"]
 
 
 def test_the_hub_says_how_long_to_wait(site: Sites, web: requests.Session) -> None:

@@ -212,7 +212,7 @@ def test_a_disk_without_room_is_said_before_anything_comes(
 
 def test_what_a_person_put_there_is_never_replaced(site: Sites, here: FetchSession) -> None:
     here.folder.mkdir()
-    stem, suffix = split_name(here.plan(EVERYTHING, all_versions=True).items[0].file.name)
+    stem, suffix = split_name(here.plan(EVERYTHING, all_versions=True).items[0].name)
     mine = here.folder / f"{safe_stem(stem, 'x')}{suffix}"
     mine.write_bytes(b"mine")
     (job,) = here.pull(only_model(site))

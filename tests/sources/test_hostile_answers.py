@@ -405,7 +405,7 @@ def test_a_failure_of_a_day_that_is_still_to_come_is_tried_again(site: Sites, he
         here.registry.catalogue._db.execute(
             "UPDATE jobs SET state = 'failed', code = 'gone', updated_at = '2099-01-01T00:00:00+00:00'"
         )
-    (item,) = [item for item in here.plan(EVERYTHING, all_versions=True).items if item.model.id == model["id"]]
+    (item,) = [item for item in here.plan(EVERYTHING, all_versions=True).items if item.model_id == model["id"]]
     assert item.action == "fetch"
 
 

@@ -30,8 +30,9 @@ from hnetkit.sources.civitai_models import BadRecord
 from hnetkit.sources.export import import_records
 from hnetkit.sources.http import ATTEMPTS, MOST_PATIENT
 from hnetkit.sources.maintenance import identify_files
+from hnetkit.sources.plans import enqueue
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import enqueue_items, store_models
+from hnetkit.sources.sync import store_models
 
 OpenSession = Callable[..., FetchSession]
 LIST = "/api/v1/models"
@@ -225,7 +226,7 @@ def test_a_file_that_is_said_to_have_the_bytes_of_another_does_not_keep_that_one
         plan = session.plan(EVERYTHING, all_versions=False)
         store_models(session.registry, plan.models)
         with session.registry.write():
-            ids = [j.id for j in enqueue_items(session.registry, session.civitai, session.folder, plan.items)]
+            ids = [job.id for _, job in enqueue(session.registry, session.folder, plan.items)]
         order = []
         for job in session.run(ids):
             order.append((job.key, job.state))

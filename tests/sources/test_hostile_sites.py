@@ -25,8 +25,9 @@ from hnetkit.registry.catalogue import MAX_RECORD
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.civitai_models import BadRecord
 from hnetkit.sources.download import max_bytes
+from hnetkit.sources.plans import enqueue
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import check_unlisted, enqueue_items, find_updates, plan_sync, store_models
+from hnetkit.sources.sync import check_unlisted, find_updates, plan_sync, store_models
 
 OpenSession = Callable[..., FetchSession]
 DEEP = ', "meta": ' + '{"a":[' * 50_000 + "]}" * 50_000 + "}"
@@ -312,7 +313,7 @@ def test_a_file_that_the_site_replaced_by_a_larger_one_meanwhile_is_fetched_once
     site.alter = unstated
     store_models(here.registry, plan.models)
     with here.registry.write():
-        jobs = [job.id for job in enqueue_items(here.registry, here.civitai, here.folder, plan.items)]
+        jobs = [job.id for _, job in enqueue(here.registry, here.folder, plan.items)]
     states = {job.key: job.state for job in here.run(jobs)}
     assert states[f"civitai:{file['id']}"] == "done"
     assert len([r for r in site.requests if r.path.startswith(f"/files/{file['id']}/")]) == 2

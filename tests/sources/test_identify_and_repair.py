@@ -24,7 +24,7 @@ from hnetkit.cli import run
 from hnetkit.errors import HnetkitError
 from hnetkit.library.scan import scan
 from hnetkit.registry import Registry
-from hnetkit.sources import huggingface
+from hnetkit.sources import hub_plans, huggingface
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.export import export_records, import_records
 from hnetkit.sources.maintenance import find_damage, identify_checkpoints, identify_files, requeue_damaged
@@ -159,14 +159,16 @@ def test_sidecars_and_a_preview_lie_beside_what_was_installed_and_a_persons_own_
 ) -> None:
     with Sites(World.make(4, plain=True)) as sites:
         session = open_session(sites)
-        (item,) = [item for item in session.plan(EVERYTHING, all_versions=True).items if item.version.images][:1]
+        plan = session.plan(EVERYTHING, all_versions=True)
+        pictured = {version.id for model in plan.models for version in model.versions if version.images}
+        item = next(item for item in plan.items if item.version_id in pictured)
         session.folder.mkdir()
-        stem = item.file.name.rsplit(".", 1)[0]
-        own = {"notes": "mine", "preferred weight": 0.4, "extra": 1, "modelVersionId": item.version.id}
+        stem = item.name.rsplit(".", 1)[0]
+        own = {"notes": "mine", "preferred weight": 0.4, "extra": 1, "modelVersionId": item.version_id}
         (session.folder / f"{stem}.json").write_text(json.dumps(own))
         session.sync(EVERYTHING, all_versions=True)
     info = json.loads((session.folder / f"{stem}.civitai.info").read_text())
-    assert (info["id"], info["modelId"]) == (item.version.id, item.model.id)
+    assert (info["id"], info["modelId"]) == (item.version_id, item.model_id)
     assert info["model"]["type"] == "Hypernetwork"
     merged = json.loads((session.folder / f"{stem}.json").read_text())
     assert (merged["notes"], merged["preferred weight"], merged["extra"]) == ("mine", 0.4, 1)
@@ -391,7 +393,7 @@ def test_several_exports_in_a_row_are_one(tmp_path: Path) -> None:
 def test_what_the_hub_says_of_a_repository_travels_too(tmp_path: Path) -> None:
     with Registry(tmp_path / "r.db") as registry, Registry(tmp_path / "other.db") as other:
         with registry.write():
-            huggingface.store_repo(registry, huggingface.Repo("a/b", "0a" * 20, ("ink",), 7))
+            hub_plans.store_repo(registry, huggingface.Repo("a/b", "0a" * 20, ("ink",), 7))
         lines = [json.dumps(record) for record in export_records(registry)]
         assert dict(import_records(other, lines).counts) == {"model": 1}
         assert [json.dumps(record) for record in export_records(other)] == lines

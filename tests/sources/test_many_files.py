@@ -13,11 +13,12 @@ from support.fake_sites.messages import Request, Response
 from support.fetching import EVERYTHING, installed, jobs_of
 
 from hnetkit.sources import install
-from hnetkit.sources.huggingface import HubFile, Repo, enqueue_hub_files
+from hnetkit.sources.hub_plans import hub_item
+from hnetkit.sources.huggingface import HubFile, Listing, Repo
 from hnetkit.sources.jobs import MOST_MISSED
-from hnetkit.sources.references import parse_reference
+from hnetkit.sources.plans import FetchPlan, enqueue
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import enqueue_items, store_models
+from hnetkit.sources.sync import store_models
 
 
 def with_many_files(site: Sites, count: int) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def test_a_model_of_many_files_is_kept_once_and_not_once_for_each_file(site: Sit
         def queue() -> None:
             store_models(here.registry, plan.models)
             with here.registry.write():
-                list(enqueue_items(here.registry, here.civitai, here.folder, plan.items))
+                list(enqueue(here.registry, here.folder, plan.items))
 
         return statements(here, queue)
 
@@ -66,7 +67,8 @@ def test_a_model_of_many_files_is_kept_once_and_not_once_for_each_file(site: Sit
 
 def test_a_repository_of_many_files_is_kept_once_and_not_once_for_each_file(here: FetchSession) -> None:
     repo = Repo("a/b", "0a" * 20, ("tag",) * 1000, None)
-    files = [HubFile(repo, f"{n}.pt", None, None, f"https://a.example/{n}") for n in range(100)]
+    listing = Listing(repo, None, tuple(HubFile(f"{n}.pt", None, None) for n in range(100)))
+    items = [hub_item(repo, file) for file in listing.files]
     put = 0
 
     def count(sql: str) -> None:
@@ -74,8 +76,7 @@ def test_a_repository_of_many_files_is_kept_once_and_not_once_for_each_file(here
         put += "INTO models" in sql
 
     here.registry.catalogue._db.set_trace_callback(count)
-    with here.registry.write():
-        assert len(list(enqueue_hub_files(here.registry, here.folder, files, parse_reference("hf:a/b")))) == 100
+    assert len(here.enqueue(FetchPlan(items=items, listings=[listing]), [])) == 100
     assert put == 1
 
 
@@ -106,7 +107,7 @@ def test_a_model_whose_files_are_not_there_is_given_up_and_the_others_come(
     again = {job.key: job.code for job in jobs_of(here, here.sync(EVERYTHING, all_versions=True))}
     assert not {job.key for job in gone} & again.keys(), "what is gone is not asked for on the same day"
     assert list(again.values()).count("gone") >= MOST_MISSED, "the next run goes on with the others"
-    assert model["id"] in {item.model.id for item in here.plan(EVERYTHING, all_versions=True).items}
+    assert model["id"] in {item.model_id for item in here.plan(EVERYTHING, all_versions=True).items}
 
 
 def test_what_bears_the_name_of_a_file_and_is_not_as_long_is_not_read_for_it(

@@ -354,10 +354,10 @@ def test_of_a_model_the_newest_version_for_the_wanted_base_model_comes(
 
         def versions(**more: Any) -> list[int]:
             plan = session.plan(Filters(base_models=("SD 1.5", "SD 1.4"), nsfw=True), **more)
-            return [item.version.id for item in plan.items]
+            return [item.version_id for item in plan.items]
 
         assert versions() == versions(all_versions=True) == [older["id"]]
-        assert [item.version.id for item in session.plan(EVERYTHING).items] == [newer["id"]]
+        assert [item.version_id for item in session.plan(EVERYTHING).items] == [newer["id"]]
 
 
 def test_a_checkpoint_that_a_list_of_numbers_names_is_refused_before_anything_is_fetched(
@@ -407,7 +407,7 @@ def test_a_newer_version_that_cannot_be_had_yet_is_an_update_with_the_reason(sit
     version = site.world.add_version(site.world.ids()[0])
     site.world.early_access(version["id"], "2099-01-01T00:00:00.000Z")
     (update,) = here.updates()
-    assert (update.newest.version.id, update.newest.reason) == (version["id"], "early access until 2099-01-01")
+    assert (update.newest.version_id, update.newest.reason) == (version["id"], "early access until 2099-01-01")
     assert not update.is_replaced
 
 
@@ -435,7 +435,7 @@ def test_updates_and_identify_do_not_take_an_unmounted_disk_for_an_empty_library
 def test_updates_says_that_the_hub_is_not_asked(hub: Sites, here: FetchSession) -> None:
     hub.hub.add("anna/nets", {"ink.pt": network_bytes()})
     here.pull("hf:anna/nets")
-    with pytest.warns(UserWarning, match="the hub is not asked; hnetkit pull fetches what is new in hf:anna/nets"):
+    with pytest.warns(UserWarning, match="the hub is not asked; what is new there comes by: hnetkit sync hf:anna/nets"):
         assert here.updates() == []
 
 

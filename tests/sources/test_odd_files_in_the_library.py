@@ -51,7 +51,7 @@ def test_repair_names_what_is_no_file_in_the_place_of_a_network_and_mends_the_ot
 def test_files_of_holes_under_the_names_of_networks_are_not_read(site: Sites, here: FetchSession) -> None:
     here.folder.mkdir(parents=True)
     for item in here.plan(EVERYTHING, all_versions=True).items:
-        holes(here.folder / item.file.name)
+        holes(here.folder / item.name)
     assert {job.state for job in here.sync(EVERYTHING, all_versions=True)} == {"done"}
     assert all(path.stat().st_size < MAX_FILE for path in installed(here).values())
 
@@ -61,6 +61,6 @@ def test_a_part_of_holes_is_begun_anew(site: Sites, here: FetchSession) -> None:
     item = here.plan(EVERYTHING, all_versions=True).items[0]
     part = here.folder / f".hnetkit-{hashlib.sha256(item.key.encode()).hexdigest()[:16]}.part"
     holes(part)
-    Path(f"{part}.json").write_text(json.dumps({"key": item.key, "sha256": item.file.sha256}))
+    Path(f"{part}.json").write_text(json.dumps({"key": item.key, "sha256": item.sha256}))
     assert {job.state for job in here.sync(EVERYTHING, all_versions=True)} == {"done"}
     assert not part.exists()

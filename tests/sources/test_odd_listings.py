@@ -14,7 +14,7 @@ from support.fetching import EVERYTHING, jobs_of
 from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed
 from hnetkit.sources.civitai_models import BadRecord, CivitaiModel, parse_id, parse_model
-from hnetkit.sources.references import parse_reference
+from hnetkit.sources.plans import FetchItem
 from hnetkit.sources.session import FetchSession
 from hnetkit.sources.sync import store_model, store_models
 
@@ -142,14 +142,14 @@ def test_a_file_that_two_models_list_is_fetched_once_and_the_second_is_named(sit
     plan = here.plan(EVERYTHING, all_versions=True)
     first, second = plan.models[:2]
     assert len({item.key for item in plan.items}) == len(plan.items)
-    assert second.id not in {item.model.id for item in plan.items}
+    assert second.id not in {item.model_id for item in plan.items}
     (bad,) = plan.failed
     assert (bad.id, bad.count, bad.is_whole) == (second.id, 1, False)
     assert bad.reason == "left out: files that an earlier model has (1)"
     assert plan.left_out == 1
     keys = [job.key for job in jobs_of(here, here.sync(EVERYTHING, all_versions=True))]
     assert len(set(keys)) == len(keys)
-    assert first.id in {item.model.id for item in plan.items}
+    assert first.id in {item.model_id for item in plan.items}
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -172,10 +172,9 @@ def test_a_model_that_is_listed_twice_counts_once_and_is_named_where_its_files_d
 # --- one model, one repository
 
 
-def failures_of(here: FetchSession, text: str) -> tuple[list[int], list[BadRecord]]:
-    failed: list[BadRecord] = []
-    jobs, _ = here.enqueue(parse_reference(text), failed=failed.append)
-    return jobs, failed
+def failures_of(here: FetchSession, text: str) -> tuple[list[FetchItem], list[BadRecord]]:
+    plan = here.plan_pull(text)
+    return plan.to_fetch, plan.failed
 
 
 def test_a_model_that_is_pulled_names_what_of_it_makes_no_sense(
@@ -190,11 +189,11 @@ def test_a_model_that_is_pulled_names_what_of_it_makes_no_sense(
         return response
 
     site.alter = odd
-    jobs, failed = failures_of(here, f"model:{model['id']}")
-    assert jobs
+    items, failed = failures_of(here, f"model:{model['id']}")
+    assert items
     assert [bad.reason for bad in failed] == ["left out: versions without a number (1)"]
-    jobs, failed = failures_of(here, f"version:{model['modelVersions'][0]['id']}")
-    assert (bool(jobs), failed) == (True, []), "what was asked for is whole"
+    items, failed = failures_of(here, f"version:{model['modelVersions'][0]['id']}")
+    assert (bool(items), failed) == (True, []), "what was asked for is whole"
     assert run(["pull", f"model:{model['id']}"]) == 1
     assert "versions without a number" in capsys.readouterr().out
     del versions[1:]
@@ -230,8 +229,8 @@ def test_files_of_a_repository_without_a_name_or_named_twice_are_counted(
         return Response(200, {"Content-Type": "application/json"}, body) if is_info else response
 
     site.alter = odd
-    jobs, failed = failures_of(here, "hf:a/b")
-    assert len(jobs) == 1
+    items, failed = failures_of(here, "hf:a/b")
+    assert len(items) == 1
     assert [bad.reason for bad in failed] == ["left out: files of a/b without a name of their own (3)"]
     info["siblings"] = "x"
     with pytest.raises(NetworkFailed, match="makes no sense"):

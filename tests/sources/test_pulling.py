@@ -20,7 +20,6 @@ from hnetkit.errors import Gone, HnetkitError, NotAHypernetwork, UsageError
 from hnetkit.library.scan import scan
 from hnetkit.sources.install import safe_stem
 from hnetkit.sources.jobs import Worker
-from hnetkit.sources.references import parse_reference
 from hnetkit.sources.session import FetchSession
 
 REPO = "someone/nets"
@@ -105,7 +104,7 @@ def test_what_a_repository_has_that_is_no_network_is_fetched_once_and_again_only
         assert bool(asked) == (len(states) != 2)
     assert states == [
         {"ink.pt": "done", "page.pt": "refused"},
-        {"ink.pt": "had", "page.pt": "skipped"},
+        {"styles/ink.pt": "have", "styles/page.pt": "skipped"},
         {"page.pt": "refused"},
     ]
 
@@ -114,11 +113,11 @@ def test_a_file_that_another_process_is_fetching_is_not_taken_from_it(
     hub_sites: Sites, open_session: Callable[..., FetchSession], tmp_path: Path
 ) -> None:
     session = open_session(hub_sites)
-    (job,), _ = session.enqueue(parse_reference(f"hf:{REPO}:styles/ink.pt"))
+    (job,) = session.enqueue(session.plan_pull(f"hf:{REPO}:styles/ink.pt"), [])
     with Worker(session.folder.parent / "workers") as other:
         with session.registry.write():
             assert session.registry.jobs.claim(job, other.name, None)
-        (same,), _ = session.enqueue(parse_reference(f"hf:{REPO}:styles/ink.pt"))
+        (same,) = session.enqueue(session.plan_pull(f"hf:{REPO}:styles/ink.pt"), [])
         assert (same, session.registry.jobs.get(job).owner) == (job, other.name)
     assert [done.state for done in session.run([job])] == ["done"]
 
@@ -280,11 +279,12 @@ def test_an_archive_is_fetched_again_only_when_something_of_it_is_gone(
         url = f"{sites.hub_url}/{REPO}/resolve/main/nets.zip"
 
         def pulled() -> tuple[str, str | None, int]:
-            (job,) = jobs_of(session, session.pull(url, sha256=hashlib.sha256(data).hexdigest()))
-            return job.state, job.code, sum(r.path.endswith("nets.zip") and r.method == "GET" for r in sites.requests)
+            (result,) = session.pull(url, sha256=hashlib.sha256(data).hexdigest())
+            asked = sum(r.path.endswith("nets.zip") and r.method == "GET" for r in sites.requests)
+            return result.state, result.code, asked
 
         assert pulled() == ("done", "unpacked", 1)
-        assert pulled() == ("done", "had", 1)
+        assert pulled() == ("have", None, 1)
         (session.folder / "one.pt").unlink()
         assert pulled() == ("done", "unpacked", 2)
         assert (session.folder / "one.pt").read_bytes() == ink

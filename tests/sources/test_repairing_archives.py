@@ -76,12 +76,12 @@ def test_an_archive_of_what_other_downloads_brought_is_not_fetched_again(site: S
     give(site, second, NIGHT, "night.pt")
     here.sync(EVERYTHING, all_versions=True)
     give(site, third, zipped({"sun.pt": DAY, "moon.pt": NIGHT}), "pack.zip")
-    assert [item.file.name for item in here.plan(EVERYTHING, all_versions=True).to_fetch] == ["pack.zip"]
+    assert [item.name for item in here.plan(EVERYTHING, all_versions=True).to_fetch] == ["pack.zip"]
     here.sync(EVERYTHING, all_versions=True)
     assert here.plan(EVERYTHING, all_versions=True).to_fetch == []
     (here.folder / "day.pt").unlink()
     here.survey()
-    names = {item.file.name for item in here.plan(EVERYTHING, all_versions=True).to_fetch}
+    names = {item.name for item in here.plan(EVERYTHING, all_versions=True).to_fetch}
     assert names == {"day.pt", "pack.zip"}
 
 
@@ -101,7 +101,7 @@ def test_an_archive_of_what_other_downloads_brought_does_not_bring_back_what_was
     left = networks_in(here)
     plan = here.plan(EVERYTHING, all_versions=True)
     assert plan.to_fetch == []
-    assert "hnetkit remove --undo" in str({item.file.name: item.reason for item in plan.items}["pack.zip"])
+    assert "hnetkit remove --undo" in str({item.name: item.reason for item in plan.items}["pack.zip"])
     here.sync(EVERYTHING, all_versions=True)
     assert networks_in(here) == left
     here.library.restore(*removed)
@@ -132,7 +132,7 @@ def test_a_pull_brings_back_the_one_that_was_removed(site: Sites, packed: FetchS
     packed.library.remove("night")
     packed.pull(f"version:{first_version(site)['id']}")
     assert networks_in(packed) == {"day.pt": DAY, "night.pt": NIGHT}
-    assert [item.action for item in packed.plan(EVERYTHING).items if item.file.name == "pack.zip"] == ["have"]
+    assert [item.action for item in packed.plan(EVERYTHING).items if item.name == "pack.zip"] == ["have"]
 
 
 def test_a_sync_fetches_an_archive_again_for_the_one_that_was_not_removed(packed: FetchSession) -> None:
@@ -141,7 +141,7 @@ def test_a_sync_fetches_an_archive_again_for_the_one_that_was_not_removed(packed
     (result,) = (result for result in packed.sync(EVERYTHING) if result.name == "pack.zip")
     assert [Path(path).name for path in result.paths] == ["day.pt"]
     assert "not installed: night.pt: removed from the library; hnetkit remove --undo night" in str(result.reason)
-    assert [item.action for item in packed.plan(EVERYTHING).items if item.file.name == "pack.zip"] == ["skip"]
+    assert [item.action for item in packed.plan(EVERYTHING).items if item.name == "pack.zip"] == ["skip"]
     packed.library.restore("night")
     assert {item.action for item in packed.plan(EVERYTHING).items} == {"have"}
     assert packed.repair() == []

@@ -85,7 +85,7 @@ def test_what_was_renamed_moved_or_copied_is_not_fetched_again_and_the_plan_says
     assert plan.to_fetch == []
     assert {Path(str(item.path)) for item in plan.items} == now
     assert mirror.carry_out(plan) == []
-    (result,) = mirror.pull(f"version:{plan.items[0].version.id}")[:1]
+    (result,) = mirror.pull(f"version:{plan.items[0].version_id}")[:1]
     assert (result.state, result.paths) == ("have", (plan.items[0].path,))
     assert mirror.repair() == []
     assert set(installed(mirror).values()) == now
@@ -149,7 +149,7 @@ def test_a_file_that_cannot_be_looked_at_counts_as_there(
 
     monkeypatch.setattr("hnetkit.sources.presence.os.stat", stat)
     plan = mirror.plan(EVERYTHING, all_versions=True)
-    assert [item.file.name for item in plan.to_fetch] == [gone.name]
+    assert [item.name for item in plan.to_fetch] == [gone.name]
 
 
 LOOKING: dict[str, Callable[[FetchSession], object]] = {
@@ -230,7 +230,7 @@ def test_who_removed_the_networks_alone_is_not_asked(mirror: FetchSession) -> No
 
 
 def test_a_pull_onto_a_disk_that_may_not_be_mounted_warns(mirror: FetchSession) -> None:
-    version = mirror.plan(EVERYTHING).items[0].version.id
+    version = mirror.plan(EVERYTHING).items[0].version_id
     shutil.rmtree(mirror.folder)
     with pytest.warns(UserWarning, match="is its disk mounted"):
         mirror.pull(f"version:{version}")

@@ -419,7 +419,7 @@ def test_a_hash_that_the_site_does_not_know_comes_from_a_mirror_under_its_name(
     (path,) = installed(here).values()
     assert path.read_bytes() == content
     assert path.stem == hnetkit.sources.install.safe_stem(Path(file["name"]).stem, "x")
-    assert [result.state for result in here.pull(sha256)] == ["had"]
+    assert [result.state for result in here.pull(sha256)] == ["have"]
     path.unlink()
     session = FetchSession(here.library, clock=here.clock, site=here.civitai)
     (result,), _ = told(lambda: session.repair(refill=True))

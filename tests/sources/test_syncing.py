@@ -23,8 +23,9 @@ from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.library.scan import recheck, scan
 from hnetkit.registry import Registry
 from hnetkit.sources.civitai import Filters
+from hnetkit.sources.plans import enqueue
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import check_unlisted, enqueue_items, find_updates, unlisted_models
+from hnetkit.sources.sync import check_unlisted, find_updates, unlisted_models
 
 PROCESS = Path(__file__).resolve().parents[1] / "support" / "sync_process.py"
 
@@ -146,8 +147,9 @@ def test_only_the_newest_version_comes_unless_all_are_asked_for(
     session = open_session(several)
     newest = session.plan(EVERYTHING, all_versions=False)
     for item in newest.items:
-        versions = several.world.model(item.model.id)["modelVersions"]
-        assert item.version.published_at == max(version["publishedAt"] for version in versions)
+        versions = several.world.model(item.model_id)["modelVersions"]
+        newest_of = max(versions, key=lambda version: version["publishedAt"])
+        assert item.version_id == newest_of["id"]
     assert len(newest.items) < len(session.plan(EVERYTHING, all_versions=True).items)
 
 
@@ -217,10 +219,10 @@ def test_what_another_sync_brought_since_the_plan_was_made_is_not_fetched_again(
 ) -> None:
     session = open_session(several)
     plan = session.plan(EVERYTHING, all_versions=True)
-    assert any(item.file.name.endswith(".zip") for item in plan.to_fetch)  # whose hash no file has
+    assert any(item.name.endswith(".zip") for item in plan.to_fetch)  # whose hash no file has
     session.sync(EVERYTHING, all_versions=True)
     with session.registry.write():
-        jobs = [job.id for job in enqueue_items(session.registry, session.civitai, session.folder, plan.items)]
+        jobs = [job.id for _, job in enqueue(session.registry, session.folder, plan.items)]
     list(session.run(jobs))
     assert max(downloads(several).values()) == 1
 
@@ -283,7 +285,7 @@ def test_a_newer_version_is_an_update_until_it_is_here(open_session: Callable[..
         id = sites.world.ids()[1]
         version = sites.world.add_version(id)
         (update,) = find_updates(session.registry, session.civitai)
-        assert (update.model.id, update.newest.version.id) == (id, version["id"])
+        assert (update.model.id, update.newest.version_id) == (id, version["id"])
         session.pull(f"version:{version['id']}")
         assert list(find_updates(session.registry, session.civitai)) == []
 
@@ -309,7 +311,7 @@ def test_a_file_that_its_owner_replaced_is_an_update_until_it_is_here(site: Site
     site.world.replace_file(file["id"])
     for _ in range(2):  # the site's new hash is stored by the first
         (update,) = here.updates()
-        assert (update.model.id, update.newest.file.id, update.is_replaced) == (model["id"], file["id"], True)
+        assert (update.model.id, update.newest.file_id, update.is_replaced) == (model["id"], file["id"], True)
     here.pull(f"version:{version['id']}")
     assert here.updates() == []
 
@@ -333,7 +335,7 @@ def test_what_a_network_was_unpacked_from_has_updates_too(
     session.pull(f"model:{model['id']}")
     version = several.world.add_version(model["id"])
     (update,) = session.updates()
-    assert (update.model.id, update.newest.version.id) == (model["id"], version["id"])
+    assert (update.model.id, update.newest.version_id) == (model["id"], version["id"])
 
 
 @pytest.mark.parametrize("field", ["nsfw", "nsfwLevel"])

@@ -1,4 +1,9 @@
-"""A fake Hugging Face hub, as far as `huggingface_hub` needs it to look at model repositories and fetch files."""
+"""A fake Hugging Face hub, as far as `huggingface_hub` needs it to look at repositories and fetch files.
+
+As at the real one, the record of a repository names its files, of many only some; the tree of a revision lists them in
+pages, whose `Link` headers name the next; a renamed repository redirects, and a gated one shows all but its contents.
+Large files are in LFS, which gives their sha256; what lies in a folder `git` is in git itself, whatever its suffix.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +22,21 @@ from support.fake_sites.storage import Signer, Storage, ranged
 Files = Mapping[str, bytes]
 _LFS = (".pt", ".ckpt", ".bin", ".safetensors", ".zip", ".png", ".jpg")
 _REPO = r"([^/]+/[^/]+)"
+_KINDS = (("/api/models/", "/"), ("/api/datasets/", "/datasets/"))
 
 
 @dataclass
 class Repo:
-    """One model repository: commit -> files, and what each branch points at."""
+    """One repository: commit -> files, and what each branch points at.
+
+    `admitted` says whether the holder of the good token may read the files of a gated one.
+    """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     gated: bool = False
     private: bool = False
+    admitted: bool = False
 
 
 class Hub:
@@ -34,18 +44,40 @@ class Hub:
 
     def __init__(self, storage: Storage, signer: Signer, token: str) -> None:
         self.repos: dict[str, Repo] = {}
+        self.renamed: dict[str, str] = {}  # former name -> name
+        self.most_siblings = 1_000_000  # files that the record of a repository names at most
         self.token = token
         self.page_size = 1000
         self._storage = storage
         self._signer = signer
-        self._routes: tuple[tuple[str, str, Callable[..., Response]], ...] = (
-            ("GET", r"/api/models", self._search),
-            ("GET", rf"/api/models/{_REPO}", self._info),
-            ("GET", rf"/api/models/{_REPO}/revision/(.+)", self._info),
-            ("GET", rf"/api/models/{_REPO}/tree/([^/]+)(?:/(.+))?", self._tree),
-            ("POST", rf"/api/models/{_REPO}/paths-info/(.+)", self._paths_info),
-            ("GET", rf"/{_REPO}/resolve/([^/]+)/(.+)", self._resolve),
-        )
+        self._routes: list[tuple[str, str, Callable[..., Response]]] = [("GET", r"/api/models", self._search)]
+        for api, files in _KINDS:
+            kind = files.strip("/")
+            prefix = f"{kind}/" if kind else ""
+            named = self._by_name(prefix)
+            self._routes += [
+                ("GET", rf"{api}{_REPO}", named(self._info)),
+                ("GET", rf"{api}{_REPO}/revision/(.+)", named(self._info)),
+                ("GET", rf"{api}{_REPO}/auth-check", named(self._auth_check)),
+                ("GET", rf"{api}{_REPO}/tree/([^/]+)(?:/(.+))?", named(self._tree)),
+                ("POST", rf"{api}{_REPO}/paths-info/(.+)", named(self._paths_info)),
+                ("GET", rf"{files}{_REPO}/resolve/([^/]+)/(.+)", named(self._resolve)),
+            ]
+
+    def _by_name(self, prefix: str) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
+        """Makes handlers of repositories of one kind, whose names begin with `prefix`; a former name redirects."""
+
+        def named(handler: Callable[..., Response]) -> Callable[..., Response]:
+            def handled(request: Request, name: str, *rest: str | None) -> Response:
+                now = self.renamed.get(prefix + name)
+                if now is None:
+                    return handler(request, prefix + name, *rest)
+                target = request.target.replace(name, now.removeprefix(prefix), 1)
+                return Response(307, {"Location": target, "Content-Type": "text/plain"}, b"Temporary Redirect")
+
+            return handled
+
+        return named
 
     def add(self, name: str, files: Files, *, gated: bool = False, private: bool = False) -> str:
         """Creates a repository `owner/name`; returns its first commit."""
@@ -64,6 +96,11 @@ class Hub:
         repo.commits[commit] = dict(files)
         repo.branches[branch] = commit
         return commit
+
+    def rename(self, name: str, to: str) -> None:
+        """Moves a repository to another name; requests for the former one are redirected."""
+        self.repos[to] = self.repos.pop(name)
+        self.renamed[name] = to
 
     def answer(self, request: Request) -> Response:
         method = "GET" if request.method == "HEAD" else request.method
@@ -94,9 +131,20 @@ class Hub:
         limit = int(request.one("limit") or self.page_size)
         return json_response([{"_id": name, "id": name, "modelId": name, "tags": []} for name in names[:limit]])
 
+    def _auth_check(self, request: Request, name: str) -> Response:
+        repo, _, _ = self._at(request, name, None)
+        self._require_admitted(request, name, repo)
+        return json_response({})
+
+    def _require_admitted(self, request: Request, name: str, repo: Repo) -> None:
+        is_known = request.token == self.token
+        if repo.gated and not (is_known and repo.admitted):
+            message = f"Access to model {name} is restricted."
+            raise _refused(403 if is_known else 401, "GatedRepo", message)
+
     def _info(self, request: Request, name: str, revision: str | None = None) -> Response:
         repo, commit, files = self._at(request, name, revision)
-        siblings: list[dict[str, Any]] = [{"rfilename": path} for path in sorted(files)]
+        siblings: list[dict[str, Any]] = [{"rfilename": path} for path in sorted(files)[: self.most_siblings]]
         if (request.one("blobs") or "").lower() in ("true", "1"):
             for sibling in siblings:
                 entry = _entry(sibling["rfilename"], files[sibling["rfilename"]])
@@ -106,9 +154,9 @@ class Hub:
                     sibling["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
         info = {
             "_id": hashlib.md5(name.encode()).hexdigest()[:24],
-            "id": name,
+            "id": name.removeprefix("datasets/"),
             "modelId": name,
-            "author": name.partition("/")[0],
+            "author": name.removeprefix("datasets/").partition("/")[0],
             "sha": commit,
             "lastModified": "2023-02-10T18:00:00.000Z",
             "private": repo.private,
@@ -138,11 +186,12 @@ class Hub:
             if recursive or len(parts) == 1:
                 entries[path] = _entry(path, content)
         start = int(request.one("cursor") or 0)
-        stop = start + self.page_size
+        limit = min(int(request.one("limit") or self.page_size), self.page_size)
+        stop = start + limit
         answer = json_response(list(entries.values())[start:stop], X_Repo_Commit=commit)
         if stop < len(entries):
             host = request.headers.get("host", "")
-            query = f"recursive={recursive}&cursor={stop}"
+            query = f"recursive={recursive}&limit={limit}&cursor={stop}"
             answer.headers["Link"] = f'<http://{host}{quote(request.path)}?{query}>; rel="next"'
         return answer
 
@@ -162,9 +211,7 @@ class Hub:
 
     def _resolve(self, request: Request, name: str, revision: str, path: str) -> Response:
         repo, commit, files = self._at(request, name, revision)
-        if repo.gated:
-            message = f"Access to model {name} is restricted."
-            raise _refused(403 if request.token == self.token else 401, "GatedRepo", message)
+        self._require_admitted(request, name, repo)
         if path not in files:
             refusal = _refused(404, "EntryNotFound", "Entry not found")
             refusal.response.headers["X-Repo-Commit"] = commit
@@ -184,7 +231,7 @@ class Hub:
 
 
 def _is_lfs(path: str) -> bool:
-    return path.lower().endswith(_LFS)
+    return path.lower().endswith(_LFS) and not path.startswith("git/")
 
 
 def _entry(path: str, content: bytes) -> dict[str, Any]:

@@ -1,0 +1,211 @@
+"""Files of the Hugging Face hub: what to do with each, and what the catalog keeps of their repositories.
+
+A job is about bytes for ever: its key names the commit and path at which the catalog first saw them. So after later
+commits, these bytes are neither fetched again nor, if they were refused, tried again; and a download that was stopped
+goes on, whatever else was committed meanwhile.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+from hnetkit.hub import endpoint
+from hnetkit.library.remove import trashed
+from hnetkit.registry.store import Registry
+from hnetkit.sources.huggingface import (
+    DATASETS,
+    SOURCE,
+    Hub,
+    HubFile,
+    Listing,
+    Repo,
+    is_wanted,
+    parse_repo,
+    wanted_files,
+)
+from hnetkit.sources.plans import FetchItem, FetchPlan, as_here, unless_removed
+from hnetkit.sources.references import Reference
+
+_GIT = "GIT"  # of the hashes that the catalog keeps: git's id of a file that is in git itself
+_MOST_KEPT = 8 << 20  # bytes of a listing as JSON; a larger one is asked for again each time
+
+
+def plan_repository(registry: Registry, hub: Hub, ref: Reference) -> FetchPlan:
+    """Returns what a sync of a repository will do; only reads.
+
+    Raises:
+        RemoteError: the hub does not list it; or there is something to fetch, and its owner does not let us in.
+        Gone: it has no model file that `ref` selects.
+    """
+    plan = FetchPlan(repository=ref)
+    add_repository(registry, hub, ref, plan)
+    removed = trashed(registry)
+    plan.items = [unless_removed(registry, item, removed) for item in plan.items]
+    if plan.to_fetch:
+        hub.require_access(ref, plan.listings[0].repo)
+    return plan
+
+
+def add_repository(registry: Registry, hub: Hub, ref: Reference, plan: FetchPlan) -> None:
+    """Adds to a plan what a reference selects of a repository, as `plan_repository` has it."""
+    known = known_listing(registry, ref.repo)
+    listing = hub.look_up(ref, known, failed=plan.failed.append)
+    plan.items += plan_hub(registry, listing.repo, wanted_files(listing, ref), ref)
+    plan.lost += _lost_files(registry, known, listing, ref)
+    plan.listings.append(listing)
+
+
+def plan_hub(registry: Registry, repo: Repo, files: Iterable[HubFile], ref: Reference) -> list[FetchItem]:
+    """Returns what to do with files of a repository, each content once; only reads.
+
+    A file that was refused for its content is fetched again only if `ref` names it.
+    """
+    first = _first_seen(registry, repo.name)
+    items: dict[str, FetchItem] = {}
+    for file in files:
+        here = f"{repo.commit}:{file.path}"  # the catalog has no content of what it saw long ago, nor of some mirrors
+        content = file.content if file.content in first or here not in first else here
+        commit, path = first.setdefault(content or here, (repo.commit, file.path))
+        item = hub_item(repo, file, commit, path)
+        if item.key not in items:
+            items[item.key] = _planned(registry, item, ref)
+    return list(items.values())
+
+
+def _first_seen(registry: Registry, name: str) -> dict[str, tuple[str, str]]:
+    """Returns content -> the commit and path at which the catalog first saw it."""
+    found: dict[str, tuple[str, str]] = {}
+    for commit, path, sha256, hashes in registry.catalogue.contents(SOURCE, name):
+        found.setdefault(sha256 or hashes.get(_GIT) or f"{commit}:{path}", (commit, path))
+    return found
+
+
+def _planned(registry: Registry, item: FetchItem, ref: Reference) -> FetchItem:
+    item = as_here(registry, item)
+    if item.action == "have" or ref.pattern in (item.name, glob.escape(item.name)):
+        return item
+    refused = (job for job in registry.jobs.of(item.key, "refused") if job.code in ("refused", "archive"))
+    job = next(refused, None)
+    return item if job is None else replace(item, action="skip", code=job.code, reason=job.reason)
+
+
+def hub_item(repo: Repo, file: HubFile, commit: str | None = None, path: str | None = None) -> FetchItem:
+    """Returns a file of a repository, which is to be fetched.
+
+    Args:
+        repo: at a commit that has it.
+        file: there.
+        commit, path: at which its bytes were first seen; None for the same.
+    """
+    commit, path = commit or repo.commit, path or file.path
+    return FetchItem(
+        SOURCE,
+        f"hf:{repo.name}@{commit}:{path}",
+        f"{endpoint()}/{repo.at}/resolve/{repo.commit}/{quote(file.path)}",
+        file.path,
+        model=repo.name,
+        version=commit[:10],
+        model_id=repo.name,
+        version_id=commit,
+        file_id=path,
+        sha256=file.sha256,
+        size_bytes=file.size_bytes,
+        hashes={} if file.blob is None else {_GIT: file.blob},
+    )
+
+
+def _lost_files(registry: Registry, before: Listing | None, now: Listing, ref: Reference) -> list[FetchItem]:
+    """Returns what the library has of files that a repository had when it was last listed, and does not have now."""
+    if before is None or before.revision != now.revision or before.repo.commit == now.repo.commit:
+        return []
+    there = {file.path for file in now.files} | {file.content for file in now.files if file.content}
+    lost = [file for file in before.files if not there & {file.path, file.content}]
+    chosen = [f for f in lost if is_wanted(f.path, ref.pattern) or is_wanted(f.path, f"{ref.pattern}/")]
+    return [item for item in plan_hub(registry, before.repo, chosen, ref) if item.action == "have"]
+
+
+# --- what the catalog keeps
+
+
+def repo_at(registry: Registry, name: str, commit: str) -> Repo:
+    """Returns a repository at a commit, with what the catalog knows of it."""
+    known = parse_repo(registry.catalogue.raw(SOURCE, name) or {})
+    return Repo(name, commit, (), None) if known is None else replace(known, commit=commit)
+
+
+def hub_repositories(registry: Registry) -> list[str]:
+    """Returns the names of the repositories that files of the library came from."""
+    return sorted({row["model_id"] for row in registry.catalogue.files(source=SOURCE, here=True)})
+
+
+def known_listing(registry: Registry, name: str) -> Listing | None:
+    """Returns the files of a repository as it was last listed; None where that was never, or is not kept."""
+    raw = registry.catalogue.raw(SOURCE, name) or {}
+    repo, listing = parse_repo(raw), raw.get("listing")
+    if repo is None or listing is None:
+        return None
+    try:
+        files = tuple(HubFile(*file) for file in listing["files"])
+        return Listing(replace(repo, commit=str(listing["commit"])), listing["revision"], files)
+    except (KeyError, TypeError):  # not as we keep it
+        return None
+
+
+def without_listing(raw: Any) -> Any:
+    """Returns the record of a repository that is worth telling another machine."""
+    return {key: value for key, value in raw.items() if key != "listing"} if isinstance(raw, Mapping) else raw
+
+
+def store_listings(registry: Registry, plan: FetchPlan) -> None:
+    """Stores the repositories of a plan, the lists of their files, and those of its items that are new."""
+    for listing in plan.listings:
+        _store_listing(registry, listing, [item for item in plan.items if item.model_id == listing.repo.name])
+
+
+def _store_listing(registry: Registry, listing: Listing, items: Iterable[FetchItem]) -> None:
+    kept = {
+        "commit": listing.repo.commit,
+        "revision": listing.revision,
+        "files": [[file.path, file.size_bytes, file.sha256, file.blob] for file in listing.files],
+    }
+    known = registry.catalogue.file_rows(SOURCE, listing.repo.name)
+    new = [item for item in items if (str(item.version_id), str(item.file_id)) not in known]
+    store_items(registry, listing.repo, new, kept if len(json.dumps(kept)) <= _MOST_KEPT else {})
+
+
+def store_repo(registry: Registry, repo: Repo, listing: Mapping[str, Any] | None = None) -> int:
+    """Stores a repository as a model; returns the model's row number.
+
+    Args:
+        registry: of the library.
+        repo: to be stored.
+        listing: of its files; an empty one forgets the earlier, None keeps it.
+    """
+    owner = repo.name.removeprefix(DATASETS).partition("/")[0]
+    about = {"name": repo.name, "creator": owner, "tags": repo.tags, "downloads": repo.downloads}
+    raw: dict[str, Any] = {"id": repo.name, "sha": repo.commit, "tags": repo.tags, "downloads": repo.downloads}
+    if listing is None:
+        listing = (registry.catalogue.raw(SOURCE, repo.name) or {}).get("listing")
+    raw |= {"listing": listing} if listing else {}
+    return registry.catalogue.put_model(SOURCE, repo.name, {**about, "state": "listed"}, raw)
+
+
+def store_items(
+    registry: Registry, repo: Repo, items: Iterable[FetchItem], listing: Mapping[str, Any] | None = None
+) -> dict[str, int]:
+    """Stores a repository and files of it, each with its commit as the version; returns file -> its row number."""
+    model = store_repo(registry, repo, listing)
+    versions: dict[str, int] = {}
+    rows = {}
+    for item in items:
+        commit, path = str(item.version_id), str(item.file_id)
+        if commit not in versions:  # once: a repository may have thousands of files
+            versions[commit] = registry.catalogue.put_version(model, commit, {"name": commit[:10]})
+        values = {"name": path, "size_bytes": item.size_bytes, "sha256": item.sha256, "hashes": item.hashes or None}
+        rows[path] = registry.catalogue.put_file(versions[commit], path, values)
+    return rows

@@ -1,0 +1,58 @@
+"""What a sync is of, filters of Civitai or a repository of the hub, and how the registry keeps it under a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from hnetkit.errors import UsageError
+from hnetkit.sources.civitai import Filters
+from hnetkit.sources.references import Reference, parse_reference
+from hnetkit.text import argument
+
+Wanted: TypeAlias = Filters | Reference
+_KEY = "repository"
+
+
+def repository_of(text: str) -> Reference | None:
+    """Returns the repository, folder or files of the hub that a text names; None where it is something else.
+
+    Raises:
+        UsageError: it begins with ``hf:`` and names none.
+    """
+    try:
+        ref = parse_reference(text)
+    except UsageError:
+        if text.startswith("hf:"):
+            raise
+        return None
+    if ref.kind != "hub":
+        return None
+    at = f"@{ref.revision}" if ref.revision else ""
+    of = f":{ref.pattern}" if ref.pattern else ""
+    return Reference("hub", f"hf:{ref.repo}{at}{of}", repo=ref.repo, revision=ref.revision, pattern=ref.pattern)
+
+
+def as_stored(wanted: Wanted) -> dict[str, Any]:
+    """Returns what is wanted as an object, for storing and showing."""
+    return wanted.as_dict() if isinstance(wanted, Filters) else {_KEY: wanted.text}
+
+
+def of_stored(stored: Mapping[str, Any]) -> Wanted:
+    """Returns what `as_stored` made an object of.
+
+    Raises:
+        UsageError: it is of a later hnetkit, or no repository.
+    """
+    if _KEY not in stored:
+        return Filters.of(stored)
+    repository = repository_of(str(stored[_KEY]))
+    if repository is None:
+        raise UsageError(f"{stored[_KEY]}: not a repository of the hub", hint="hf:owner/repo[@revision][:folder]")
+    return repository
+
+
+def saved_as(rows: Iterable[Mapping[str, Any]], repo: str) -> str:
+    """Returns what `sync` takes for a repository: the name of a subscription to all of it, or else its address."""
+    names = {row["filters"].get(_KEY): str(row["name"]) for row in rows}
+    return argument(names.get(f"hf:{repo}", f"hf:{repo}"))

@@ -1,0 +1,333 @@
+"""`sync hf:owner/repo`: a repository of the hub, its new and changed files alone, by what the hub states of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+from support.fake_sites import Fault, Sites, World
+from support.fake_sites.messages import Request, Response
+from support.fetching import installed
+from support.odd_answers import network_bytes, zipped
+
+from hnetkit.cli import run
+from hnetkit.errors import AuthRequired, Gone, NetworkFailed, NotFound, UsageError
+from hnetkit.sources.results import FetchResult
+from hnetkit.sources.session import FetchSession
+
+REPO = "anna/nets"
+OpenSession = Callable[..., FetchSession]
+Capture = pytest.CaptureFixture[str]
+INK, OIL, CHALK = (network_bytes(seed) for seed in (1, 2, 3))
+PAGE = b"<html>nothing</html>" * 400
+FILES = {"README.md": b"# nets\n", "styles/ink.pt": INK, "styles/page.pt": PAGE, "old/oil.pt": OIL}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sites]:
+    with Sites(World.make(2, plain=True), repos={REPO: FILES}) as sites:
+        monkeypatch.setenv("HF_ENDPOINT", sites.hub_url)
+        monkeypatch.setenv("HNETKIT_CIVITAI_URL", sites.civitai_url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield sites
+
+
+@pytest.fixture
+def here(hub: Sites, open_session: OpenSession) -> FetchSession:
+    return open_session(hub)
+
+
+def states(results: list[FetchResult]) -> dict[str, str]:
+    return {Path(result.name).name: result.state for result in results}
+
+
+def downloads(sites: Sites) -> list[str]:
+    """The files that were asked for since the last `clear`."""
+    return [entry.path.rpartition("/")[2] for entry in sites.requests if "/resolve/" in entry.path]
+
+
+# --- what is new
+
+
+def test_a_repository_comes_and_is_then_known_by_one_request(hub: Sites, here: FetchSession) -> None:
+    assert states(here.sync(f"hf:{REPO}")) == {"ink.pt": "done", "page.pt": "refused", "oil.pt": "done"}
+    hub.clear()
+    assert states(here.sync(f"hf:{REPO}")) == {"page.pt": "skipped"}
+    assert [(entry.origin, entry.path) for entry in hub.requests] == [("hub", f"/api/models/{REPO}")]
+
+
+def test_only_what_a_commit_adds_or_changes_is_fetched(hub: Sites, here: FetchSession) -> None:
+    here.sync(f"hf:{REPO}")
+    hub.clear()
+    hub.hub.commit(REPO, {**FILES, "README.md": b"more", "styles/chalk.pt": CHALK, "old/oil.pt": network_bytes(4)})
+    assert states(here.sync(f"hf:{REPO}")) == {"chalk.pt": "done", "oil.pt": "done", "page.pt": "skipped"}
+    assert sorted(downloads(hub)) == ["chalk.pt", "oil.pt"], "neither what is here nor what was refused"
+    assert len(installed(here)) == 4, "the former oil.pt is kept"
+
+
+def test_a_file_that_moves_is_here(hub: Sites, here: FetchSession) -> None:
+    here.sync(f"hf:{REPO}")
+    hub.clear()
+    hub.hub.commit(REPO, {"new/ink.pt": INK, "new/page.pt": PAGE, "oil.pt": OIL, "oil copy.pt": OIL})
+    assert states(here.sync(f"hf:{REPO}")) == {"page.pt": "skipped"}
+    assert downloads(hub) == []
+
+
+def test_a_file_in_git_itself_is_known_by_gits_own_hash(hub: Sites, here: FetchSession) -> None:
+    hub.hub.add("anna/small", {"git/ink.pt": INK, "git/page.pt": b"nothing" * 99})
+    assert all(file.sha256 is None for file in here.plan("hf:anna/small").listings[0].files)
+    assert states(here.sync("hf:anna/small")) == {"ink.pt": "done", "page.pt": "refused"}
+    assert len(installed(here)) == 1
+    hub.clear()
+    hub.hub.commit("anna/small", {"git/ink.pt": INK, "git/page.pt": b"nothing" * 99, "README.md": b"new"})
+    here.sync("hf:anna/small")
+    assert downloads(hub) == []
+    hub.hub.commit("anna/small", {"git/ink.pt": OIL})
+    here.sync("hf:anna/small")
+    assert downloads(hub) == ["ink.pt"]
+
+
+def test_what_is_missing_here_is_fetched_again_though_nothing_was_committed(hub: Sites, here: FetchSession) -> None:
+    here.sync(f"hf:{REPO}")
+    installed(here)[hashlib.sha256(INK).hexdigest()].unlink()
+    assert states(here.sync(f"hf:{REPO}"))["ink.pt"] == "done"
+
+
+def test_files_that_are_deleted_at_the_hub_are_kept_and_said_once(hub: Sites, here: FetchSession) -> None:
+    here.sync(f"hf:{REPO}")
+    hub.hub.commit(REPO, {"styles/ink.pt": INK})
+    (result,) = here.sync(f"hf:{REPO}")
+    assert (result.state, result.name, "kept here" in str(result.reason)) == ("gone", "old/oil.pt", True)
+    assert Path(result.paths[0]).read_bytes() == OIL
+    assert here.sync(f"hf:{REPO}") == []
+
+
+def test_what_was_removed_does_not_come_back(hub: Sites, here: FetchSession, capsys: Capture) -> None:
+    here.sync(f"hf:{REPO}")
+    assert run(["remove", "-y", "oil"]) == 0
+    results = {result.name: result.code for result in here.sync(f"hf:{REPO}")}
+    assert results["old/oil.pt"] == "removed"
+    assert states(here.pull(f"hf:{REPO}:old/oil.pt")) == {"oil.pt": "done"}, "who names it wants it"
+
+
+@pytest.mark.parametrize("chosen", ["styles", "styles/", "styles/i*.pt"])
+def test_a_folder_or_a_glob_chooses(hub: Sites, here: FetchSession, chosen: str) -> None:
+    assert "oil.pt" not in states(here.sync(f"hf:{REPO}:{chosen}"))
+    assert states(here.sync(f"{hub.hub_url}/{REPO}/tree/main/styles")) == (
+        {"page.pt": "skipped"} if "*" not in chosen else {"page.pt": "refused"}
+    )
+
+
+def test_a_data_set_and_a_revision(hub: Sites, here: FetchSession) -> None:
+    hub.hub.add("datasets/anna/more", {"chalk.pt": CHALK})
+    hub.hub.commit("datasets/anna/more", {"oil.pt": OIL}, branch="draft")
+    assert states(here.sync("hf:datasets/anna/more")) == {"chalk.pt": "done"}
+    assert states(here.sync("hf:datasets/anna/more@draft")) == {"oil.pt": "done"}
+    assert here.sync("hf:datasets/anna/more") == [], "a branch that lacks a file says nothing about another one"
+
+
+def test_an_archive_is_fetched_once(hub: Sites, here: FetchSession) -> None:
+    pack = zipped({"one.pt": INK, "two.pt": OIL})
+    hub.hub.add("anna/packed", {"pack.zip": pack})
+    assert states(here.sync("hf:anna/packed:*.zip")) == {"pack.zip": "done"}
+    hub.hub.commit("anna/packed", {"pack.zip": pack, "README.md": b"x"})
+    hub.clear()
+    assert here.sync("hf:anna/packed:*.zip") == []
+    assert downloads(hub) == []
+
+
+# --- many files
+
+
+def test_a_second_sync_of_two_thousand_files_makes_one_request(
+    hub: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = {f"Civitai/user{n % 50}/{n}.pt": b"%d" % n for n in range(2000)}
+    hub.hub.add("anna/many", {**many, "ink.pt": INK})
+    hub.hub.most_siblings = 1000
+    plan = here.plan("hf:anna/many")
+    assert len(plan.to_fetch) == 2001
+    assert [entry.path.partition("/tree/")[1] for entry in hub.requests] == ["", "/tree/", "/tree/", "/tree/"]
+    sha256s = {item.sha256: item for item in plan.items}
+    assert hashlib.sha256(INK).hexdigest() in sha256s
+    plan.items = [item for item in plan.items if item.name == "ink.pt"]  # what two thousand would be told of, one is
+    here.carry_out(plan)
+    for item in here.plan("hf:anna/many").to_fetch:
+        path = here.folder / f"{item.sha256}.pt"
+        path.write_bytes(many[item.name])
+    hub.clear()
+    again = here.plan("hf:anna/many")
+    assert len(again.items) == 2001
+    assert len(hub.requests) == 1
+    hub.hub.commit("anna/many", {**many, "ink.pt": INK, "README.md": b"x"})
+    hub.clear()
+    here.plan("hf:anna/many")
+    assert len(hub.requests) == 4, "one listing"
+    assert downloads(hub) == []
+
+
+def test_a_listing_that_repeats_itself_or_breaks_off_is_a_failure_and_the_next_one_goes_on(
+    hub: Sites, here: FetchSession
+) -> None:
+    hub.hub.add("anna/many", {f"{n}.pt": b"%d" % n for n in range(9)})
+    hub.hub.most_siblings, hub.hub.page_size = 0, 4
+
+    def siblings_cut(request: Request, response: Response) -> Response:
+        if request.path == "/api/models/anna/many" and response.status == 200:
+            response.body = json.dumps({**response.json(), "siblings": None}).encode()
+        return response
+
+    def circular(request: Request, response: Response) -> Response:
+        if "/tree/" in request.path:
+            response.headers["Link"] = f'<{hub.stranger_url}/x?cursor=4>; rel="next"'
+        return siblings_cut(request, response)
+
+    hub.alter = circular
+    with pytest.raises(NetworkFailed, match="repeats itself"):
+        here.plan("hf:anna/many")
+    assert not [entry for entry in hub.requests if entry.origin == "stranger"]
+    hub.alter = siblings_cut
+    assert len(here.plan("hf:anna/many").to_fetch) == 9
+    hub.faults.add(Fault("I", "hub", status=500, times=100))
+    with pytest.raises(NetworkFailed):
+        here.plan("hf:anna/many")
+    hub.faults.clear()
+    assert len(here.plan("hf:anna/many").to_fetch) == 9
+
+
+# --- what stands in the way
+
+
+def test_a_gated_repository_says_where_to_ask_and_goes_on_later(
+    hub: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.hub.add("anna/gated", {"ink.pt": INK}, gated=True)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for token in (None, hub.hub_token):
+        if token is not None:
+            monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(AuthRequired, match=f"{hub.hub_url}/anna/gated, with the account of HF_TOKEN") as error:
+            here.sync("hf:anna/gated")
+        assert ("export HF_TOKEN" in str(error.value.command_hint)) == (token is None)
+    assert downloads(hub) == []
+    hub.hub.repos["anna/gated"].admitted = True
+    assert states(here.sync("hf:anna/gated")) == {"ink.pt": "done"}
+    hub.hub.repos["anna/gated"].admitted = False
+    assert here.sync("hf:anna/gated") == [], "nothing is asked for where there is nothing to fetch"
+
+
+def test_a_renamed_repository_is_followed_and_its_new_name_is_said(hub: Sites, here: FetchSession) -> None:
+    here.sync(f"hf:{REPO}")
+    hub.hub.rename(REPO, "anna/networks")
+    hub.clear()
+    with pytest.warns(UserWarning, match=f"{REPO}: the repository is named anna/networks by now"):
+        assert states(here.sync(f"hf:{REPO}")) == {"page.pt": "skipped"}
+    hub.hub.commit("anna/networks", {**FILES, "chalk.pt": CHALK})
+    with pytest.warns(UserWarning, match="anna/networks"):
+        assert states(here.sync(f"hf:{REPO}")) == {"chalk.pt": "done", "page.pt": "skipped"}
+    assert downloads(hub) == ["chalk.pt"]
+
+
+def test_a_redirect_to_another_site_is_not_followed_for_a_listing(hub: Sites, here: FetchSession) -> None:
+    def elsewhere(request: Request, response: Response) -> Response:
+        is_info = request.path == f"/api/models/{REPO}"
+        return Response(307, {"Location": f"{hub.civitai_url}/models"}) if is_info else response
+
+    hub.alter = elsewhere
+    with pytest.raises(NetworkFailed, match="leads to another site"):
+        here.sync(f"hf:{REPO}")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        ("hf:anna/none", Gone, "no such repository"),
+        ("hf:anna/hidden", Gone, "or it is private"),
+        ("hf:anna/nets@v9", Gone, "no revision v9"),
+        ("hf:anna/empty", Gone, "it has no file"),
+        ("hf:anna/pictures", Gone, r"it has 3 files \(2 \.png, 1 \.md\)"),
+        ("hf:anna/nets:nowhere", Gone, "no model file matches"),
+        ("hf:anna", UsageError, "not a recognized reference"),
+        ("nothing", NotFound, "no filters were saved as nothing"),
+    ],
+)
+def test_what_cannot_be_synced_is_one_line(
+    hub: Sites, here: FetchSession, text: str, kind: type[Exception], said: str
+) -> None:
+    hub.hub.add("anna/hidden", {"ink.pt": INK}, private=True)
+    hub.hub.add("anna/empty", {})
+    hub.hub.add("anna/pictures", {"a.png": b"1", "b/c.png": b"2", "README.md": b"3"})
+    with pytest.raises(kind, match=said):
+        here.sync(text)
+
+
+def test_a_download_that_was_stopped_goes_on_after_another_commit(hub: Sites, here: FetchSession) -> None:
+    large = network_bytes(5)
+    hub.hub.add("anna/large", {"large.pt": large})
+    hub.faults.add(Fault("E", "storage", after=len(large) // 2, times=100))
+    (failed,) = here.sync("hf:anna/large")
+    assert failed.state == "failed"
+    hub.clear()
+    hub.hub.commit("anna/large", {"large.pt": large, "README.md": b"x"})
+    assert states(here.sync("hf:anna/large")) == {"large.pt": "done"}
+    ranges = [entry.headers.get("range", "bytes=0-") for entry in hub.requests if entry.origin == "storage"]
+    assert all(int(text[6:-1]) >= len(large) // 2 for text in ranges)
+
+
+# --- subscriptions, and the command
+
+
+def test_a_repository_is_saved_listed_synced_and_removed(hub: Sites, capsys: Capture, home: Path) -> None:
+    assert run(["sync", f"hf:{REPO}:styles", "--save", "anna", "--json"]) == 1, "page.pt is refused"
+    assert {row["state"] for row in json.loads(capsys.readouterr().out)} == {"done", "refused"}
+    assert run(["sync", "--subscriptions", "--json"]) == 0
+    (saved,) = json.loads(capsys.readouterr().out)
+    assert (saved["name"], saved["filters"]) == ("anna", {"repository": f"hf:{REPO}:styles"})
+    assert saved["synced_at"]
+    hub.hub.commit(REPO, {"styles/chalk.pt": CHALK})
+    assert run(["sync", "anna", "--json"]) == 0
+    told = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert told == {"chalk.pt": "done", "styles/ink.pt": "gone"}
+    assert run(["sync", "--remove", "anna", "-q"]) == 0
+    assert run(["sync", "anna"]) == 4
+
+
+@pytest.mark.parametrize(
+    "option", [["--creator", "x"], ["--tag", "x"], ["--query", "x"], ["--nsfw"], ["--favorites"], ["--all-versions"]]
+)
+def test_options_of_civitai_are_refused_beside_a_repository(hub: Sites, option: list[str], capsys: Capture) -> None:
+    assert run(["sync", f"hf:{REPO}", *option]) == 2
+    assert "Civitai" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(hub: Sites, home: Path, capsys: Capture) -> None:
+    assert run(["sync", f"hf:{REPO}", "--dry-run", "--save", "anna", "--json"]) == 0
+    told = capsys.readouterr()
+    plan = {row["name"]: (row["state"], row["size_bytes"]) for row in json.loads(told.out)}
+    assert plan == {path: ("fetch", len(content)) for path, content in FILES.items() if path.endswith(".pt")}
+    assert "1 repository, 3 files: 0 here, 3 to fetch" in told.err
+    assert list(home.iterdir()) == []
+    assert run(["pull", f"hf:{REPO}", "--dry-run", "--json"]) == 0
+    assert capsys.readouterr() == told
+
+
+def test_a_large_repository_is_agreed_to(hub: Sites, home: Path, capsys: Capture) -> None:
+    assert run(["config", "unasked", "1kB"]) == 0
+    assert run(["sync", f"hf:{REPO}"]) == 2
+    assert "add -y to agree" in capsys.readouterr().err
+    assert downloads(hub) == []
+    assert run(["sync", f"hf:{REPO}", "-y"]) == 1
+    assert run(["sync", f"hf:{REPO}"]) == 0, "there is nothing to agree to"
+
+
+def test_updates_names_the_sync_that_asks_the_hub(hub: Sites, here: FetchSession) -> None:
+    here.sync(f"hf:{REPO}")
+    with pytest.warns(UserWarning, match=f"the hub is not asked; what is new there comes by: hnetkit sync hf:{REPO}"):
+        here.updates()
+    here.subscribe("anna", f"hf:{REPO}")
+    with pytest.warns(UserWarning, match="hnetkit sync anna"):
+        here.updates()
