@@ -269,7 +269,7 @@ def _structure(row: Row) -> str:
 
 
 def _site(site: Row) -> Iterator[tuple[str, str | None]]:
-    name, people = _SITES.get(site["source"], (site["source"], None))
+    name, people = _SITES[site["source"]]
     is_known = site["model_state"] == site["version_state"] == "listed"
     version = "" if site["source"] == "huggingface" else f", {site['version']}"
     title = in_markdown(f"{site['model']}{version}")
@@ -307,7 +307,7 @@ def _description(sites: Iterable[Row]) -> Iterator[str]:
     """Yields a site's description as a quotation; the first of several."""
     for site in sites:
         if lines := without_markup(site["description"] or "").splitlines():
-            yield from [f"{_SITES.get(site['source'], (site['source'],))[0]} says:", ""]
+            yield from [f"{_SITES[site['source']][0]} says:", ""]
             yield "\n>\n".join(f"> {in_markdown(line)}" for line in lines)
             yield ""
             return
