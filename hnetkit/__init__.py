@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from hnetkit import errors as errors
     from hnetkit import generate as generate
+    from hnetkit import sharing as sharing
     from hnetkit import train as train
     from hnetkit.baking.api import bake as bake
     from hnetkit.formats import load as load
@@ -61,7 +62,7 @@ _HOME = {
     "set_progress": "hnetkit.runtime.adapters",
     "unload_hypernetworks": "hnetkit.runtime.adapters",
 }
-_MODULES = ("errors", "generate", "registry", "train")
+_MODULES = ("errors", "generate", "registry", "sharing", "train")
 
 __all__ = ["errors", *sorted(_HOME)]
 

@@ -36,6 +36,13 @@ def complete_tag(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     return _plain_words(lambda registry: registry.networks.tags(), incomplete)
 
 
+def complete_license(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Returns license ids of the hub for the shell's completion."""
+    from hnetkit.sharing.licenses import HUB_LICENSES
+
+    return sorted(id for id in HUB_LICENSES if id.startswith(incomplete.lower()))
+
+
 def complete_own_tag(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Returns the user's tags for the shell's completion, as `complete_name` does."""
     return _plain_words(lambda registry: registry.networks.own_tags(), incomplete)

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hnetkit import paths
+from hnetkit import paths, settings
 from hnetkit.cli.options import command, each_once, option, site_base_model_names
 from hnetkit.cli.output import Output, Row, confirm, is_terminal, output_options, say_failure
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import read_regular, stat_at
-from hnetkit.settings import asks_above
-from hnetkit.settings import get as configured
 from hnetkit.text import argument, counted, parse_size, size_text
 
 if TYPE_CHECKING:
@@ -105,12 +103,12 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
 
 
 @contextmanager
-def open_session(*, look_only: bool = False, **settings: Any) -> Iterator[FetchSession]:
+def open_session(*, look_only: bool = False, **fetching: Any) -> Iterator[FetchSession]:
     """Opens a `FetchSession` on the user's library; with `look_only` no registry is created where there is none."""
     from hnetkit.library.library import Library
     from hnetkit.sources.session import FetchSession
 
-    mirrors = (configured("mirrors") or "").split()
+    mirrors = (settings.get("mirrors") or "").split()
     with ExitStack() as stack:
         if look_only and stat_at(paths.registry_file()) is None:
             library = Library(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -118,7 +116,7 @@ def open_session(*, look_only: bool = False, **settings: Any) -> Iterator[FetchS
         else:
             library = Library()
         stack.enter_context(library)
-        yield FetchSession(library, mirrors=mirrors, **settings)
+        yield FetchSession(library, mirrors=mirrors, **fetching)
 
 
 @contextmanager
@@ -307,10 +305,10 @@ def pull_command(
     hf:owner/repo[@revision][:file, folder or glob], or a plain https address with --sha256. Each file is checked
     before it is installed; a file that is not a usable network goes to the library's folder .quarantine.
 
-    Asks before it fetches more than 1 GB in all; hnetkit config unasked changes this size.
-
     What Civitai has lost comes from whoever else has it, held against its sha256: files of the hub that the library
     knows, mirrors that CivArchive knows, and those of `hnetkit config mirrors`. No token goes to these mirrors.
+
+    Asks before it fetches more than 1 GB in all; hnetkit config unasked changes this size.
 
     \b
     Examples:
@@ -324,7 +322,7 @@ def pull_command(
         if dry_run:
             show_plan(plan, output)
             return
-        if asks_above(plan.bytes_to_fetch):
+        if settings.asks_above(plan.bytes_to_fetch):
             output.note(_plan_note(plan))
             _confirm_plan(plan, session, yes=yes)
         with fetching_progress(session, output) as progress:
@@ -456,7 +454,7 @@ def sync_command(
         output.note(_stored_note(plan) if metadata_only else _plan_note(plan))
         if plan.to_fetch and not metadata_only:
             refill = may_refill(session, refill=refill, yes=yes)
-            is_large = plan.repository is not None and asks_above(plan.bytes_to_fetch)
+            is_large = plan.repository is not None and settings.asks_above(plan.bytes_to_fetch)
             if is_large or (plan.filters is not None and plan.filters.is_everything):
                 _confirm_plan(plan, session, yes=yes)
         with fetching_progress(session, output) as progress:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hnetkit.cli.completion import complete_name
+from hnetkit.cli.completion import complete_license, complete_name
 from hnetkit.cli.library import open_library, tell
 from hnetkit.cli.options import OUTPUT, command, option
 from hnetkit.cli.output import Output, Row, confirm, output_options
@@ -41,6 +41,7 @@ _COLUMNS = ["path", "size_bytes", "sha256"]
     section=_SHARED,
     metavar="ID",
     show_default="what is known",
+    shell_complete=complete_license,
     help="State this license, an id of the hub's list such as mit, cc-by-4.0, creativeml-openrail-m or other.",
 )
 @option(

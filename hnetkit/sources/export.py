@@ -65,6 +65,7 @@ _NAMED = 3  # omitted parts of one line that its message names
 _HINT = "give a file that `hnetkit export` wrote"
 _CONTENT, _SHA256 = re.compile(r"h1:[0-9a-f]{64}"), re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_FILE = ("path", "size_bytes", "sha256")
 Record = Mapping[str, Any]
 
 
@@ -374,17 +375,11 @@ def _import_model(registry: Registry, record: Record) -> list[str]:
         if model is not None:
             store_model(registry, model)
         elif repo is not None:
-            files = record.get("files") or ()
-            store_items(
-                registry, repo, [hub_item(replace(repo, commit=file["commit"]), _hub_file(file)) for file in files]
-            )
+            files = [(HubFile(*map(file.get, _HUB_FILE)), file["commit"]) for file in record.get("files") or ()]
+            store_items(registry, repo, [hub_item(repo, file, commit) for file, commit in files])
         since = record.get("state_since")
         registry.catalogue.set_model_state(source, id, record.get("state") or "listed", since=since)
     return [bad.reason.removeprefix("left out: ") for bad in parts_left_out(model)] if model is not None else []
-
-
-def _hub_file(told: Mapping[str, Any]) -> HubFile:
-    return HubFile(told["path"], told.get("size_bytes"), told.get("sha256"))
 
 
 # --- checking records

@@ -286,13 +286,13 @@ class JobRunner:
         if self.second is None or sha256 is None:
             raise error
         try:
-            part, place, asked = self.second.fetch(job, sha256, self._came(job))
+            part, place = self.second.fetch(job, sha256, self._came(job))
         except NotElsewhere as nobody:
             if nobody.asked:
                 error.args = (f"{error}; also asked: {nobody}",)
             raise error from nobody
         why = str(error).removeprefix(f"{job.name}{job.suffix}: ")
-        return part, "; ".join([f"from {place.shown}, since {why}", *(f"left out {one}" for one in asked)])
+        return part, f"from {place.shown}, since {why}"
 
     def _sought(self, job: Job) -> str | None:
         """Returns the sha256 of the file that is wanted; None where only the site can tell which one it is."""

@@ -406,8 +406,8 @@ class SecondSource:
 
     # --- fetching
 
-    def fetch(self, job: Job, sha256: str, progress: Progress) -> tuple[PartialFile, Mirror, list[str]]:
-        """Fetches a file from the first place that gives the right bytes.
+    def fetch(self, job: Job, sha256: str, progress: Progress) -> tuple[PartialFile, Mirror]:
+        """Fetches a file from the first place that gives the right bytes; each one that does not is a warning.
 
         Args:
             job: whose own source did not give them.
@@ -415,7 +415,7 @@ class SecondSource:
             progress: called as bytes arrive.
 
         Returns:
-            The download, where it came from, and who was asked before, each with the reason.
+            The download, and where it came from.
 
         Raises:
             NotElsewhere: nobody gave them; it holds who was asked.
@@ -440,7 +440,7 @@ class SecondSource:
                 warnings.warn(f"{what}: left out {asked[-1]}", stacklevel=1)
                 continue
             self._note(place, sha256, "served")
-            return part, place, asked
+            return part, place
         raise NotElsewhere(asked)
 
     def _likely_first(self, job: Job, sha256: str, asked: list[str]) -> Iterator[Mirror]:

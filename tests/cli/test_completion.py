@@ -18,7 +18,7 @@ from click.shell_completion import ShellComplete
 from support import networks
 
 from hnetkit.cli import cli, run
-from hnetkit.cli.completion import complete_name, complete_own_tag, complete_tag
+from hnetkit.cli.completion import complete_license, complete_name, complete_own_tag, complete_tag
 
 PLAIN = ["ink", "ink-wash_2.5+x", "ink@v2", "ink=best", "ink水彩", "inkÉté", "ink❤️"]
 HOSTILE = [
@@ -91,6 +91,11 @@ def test_tags_are_completed_by_plain_words_alone(shell: Path) -> None:
     assert offered("tag", "ink", "--remove", "sh") == ["shade", "shapes", "sharp"]
 
 
+def test_licenses_are_those_of_the_hub() -> None:
+    offered = complete_license(click.Context(cli), click.Option(["--license"]), "CC-by-4")
+    assert offered == ["cc-by-4.0"]
+
+
 def test_nobody_waits_for_a_registry_that_is_busy(shell: Path, home: Path) -> None:
     context = click.Context(cli)
     assert complete_name(context, click.Argument(["name"]), "ink@")
@@ -114,7 +119,7 @@ def test_every_completion_of_names_is_that_one() -> None:
         for parameter in command.params
         if parameter._custom_shell_complete is not None
     }
-    assert own == {complete_name, complete_tag, complete_own_tag}
+    assert own - {complete_license} == {complete_name, complete_tag, complete_own_tag}
 
 
 def commands(group: click.Group, context: click.Context) -> Iterator[click.Command]:

@@ -22,7 +22,7 @@ from hnetkit import demo
 from hnetkit.cli import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/baking.md", "docs/fetching.md", "docs/grids.md", "docs/training.md")
+PAGES = ("README.md", "docs/baking.md", "docs/fetching.md", "docs/grids.md", "docs/sharing.md", "docs/training.md")
 
 SMALLER = {
     "--size 512": "--size 16",
@@ -38,6 +38,7 @@ QUICKER = {
     "generate": "--steps 2 --width 16 --height 16",
     "bake": "--steps 1",
     "grid": "--steps 1 --width 16 --height 16",
+    "share": "-y",
     "train sweep": "--max-steps 2 --preview-every 0 --no-guards",
     "train small": "--max-steps 2 --preview-every 0 --no-guards",
     "train pictures": "--max-steps 2 --preview-every 0 --no-guards",
@@ -76,6 +77,10 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with Sites(World.make(3, plain=True)) as sites:
         monkeypatch.setenv("HNETKIT_CIVITAI_URL", sites.civitai_url)
         monkeypatch.setenv("CIVITAI_TOKEN", sites.token)
+        monkeypatch.setenv("HF_ENDPOINT", sites.hub_url)
+        monkeypatch.setenv("HF_TOKEN", sites.hub_token)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         yield tmp_path
 
 

@@ -55,6 +55,27 @@ def test_the_version_kept_in_the_file_counts_the_steps() -> None:
     assert len(migrations.pending(Database(memory=True))) == SCHEMA_VERSION
 
 
+def test_what_was_gone_before_is_gone_since_it_was_last_looked_at(tmp_path: Path) -> None:
+    later = [step.name for step in migrations.pending(Database(memory=True))][12:]
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        migrations.apply(Database(connection), stop_before=later)
+        connection.execute("PRAGMA user_version = 12")
+        for number, state in enumerate(("gone", "listed"), 1):
+            values = (number, "civitai", str(number), "Ink", state, b"", "2024-01-01", "2025-02-02")
+            connection.execute(
+                "INSERT INTO models (id, source, remote_id, name, state, raw, first_seen, last_seen) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                values,
+            )
+        connection.commit()
+    with Registry(tmp_path / "old.db") as registry:
+        assert [(row["state"], row["state_since"]) for row in registry.catalogue.models()] == [
+            ("gone", "2025-02-02"),
+            ("listed", None),
+        ]
+        assert registry.mirrors.of(["0" * 64]) == []
+
+
 def test_whatever_refers_to_a_row_is_found_by_an_index(tmp_path: Path) -> None:
     Registry(tmp_path / "registry.db").close()
     with closing(sqlite3.connect(tmp_path / "registry.db")) as connection:

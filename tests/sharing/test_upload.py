@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +20,7 @@ from support.fake_sites.messages import Response
 from support.fake_sites.uploads import Account
 from support.pipelines import tiny_sd
 from support.told import told
+from support.waiting import wait_until
 
 import hnetkit
 from hnetkit.cli import run
@@ -115,6 +120,26 @@ def test_an_upload_that_was_interrupted_goes_on_and_sends_no_file_twice(
     assert folder.upload("me/ink") is not None
     assert len(sites.uploads.taken) == len(large)
     assert files_at(sites, "me/ink").keys() == folder.files.keys()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_upload_whose_process_ended_goes_on(sites: Sites, folder: ShareFolder, how: signal.Signals) -> None:
+    sites.uploads.instead = {"/commit/": Response(200, body=b"{}", stall_after=0, stall_seconds=60)}
+    line = [sys.executable, "-m", "hnetkit", "share", "--out", str(folder.path), "--upload", "me/ink", "-y"]
+    settings = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}
+    with subprocess.Popen(line, env={**os.environ, **settings}, stderr=subprocess.PIPE) as process:
+        wait_until(lambda: any("/commit/" in r.path for r in sites.requests), process)
+        process.send_signal(how)
+        said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == (130 if how is signal.SIGINT else -how), said
+    assert "Traceback" not in said
+    taken = list(sites.uploads.taken)
+    assert len(taken) == 4
+    assert files_at(sites, "me/ink") == {}
+    sites.uploads.instead = {}
+    assert folder.upload("me/ink") is not None
+    assert (sites.uploads.taken, files_at(sites, "me/ink").keys()) == (taken, folder.files.keys())
 
 
 def test_a_repository_is_made_private_on_request_and_a_public_one_is_not_taken_for_it(
