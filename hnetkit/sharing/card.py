@@ -276,9 +276,9 @@ def _site(site: Row) -> Iterator[tuple[str, str | None]]:
     yield "Source", f"[{title}]({site['link']}) at {name}{'' if is_known else ', which is no longer there'}"
     if site["creator"]:
         creator = in_markdown(site["creator"])
-        if site["source"] == "huggingface" and not site["model_id"].startswith(f"{site['creator']}/"):
-            people = None  # who made what somebody else archived there need not be there
-        yield "Creator", f"[{creator}]({people}{quote(site['creator'], safe='')})" if people else creator
+        # who made what somebody else archived on the hub need not be there
+        is_there = site["source"] != "huggingface" or site["model_id"].startswith(f"{site['creator']}/")
+        yield "Creator", f"[{creator}]({people}{quote(site['creator'], safe='')})" if is_there else creator
     if site["source"] == "civitai" and (said := permissions(site)):
         yield "Permissions", f"{in_markdown(said)} (as stated at {name})"
 
