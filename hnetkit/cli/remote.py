@@ -178,8 +178,8 @@ def show_plan(plan: FetchPlan, output: Output) -> None:
         raise PartlyFailed(f"{counted(len(plan.errors), 'reference')} not resolved", hint="the others would be fetched")
 
 
-def note_bad(failed: Iterable[BadRecord], output: Output) -> None:
-    """Prints the site's records that cannot be used.
+def note_bad(failed: Iterable[BadRecord], output: Output, *, of: str = "the site") -> None:
+    """Prints the records that cannot be used, of a site or of what else.
 
     Raises:
         PartlyFailed: there are any.
@@ -188,7 +188,7 @@ def note_bad(failed: Iterable[BadRecord], output: Output) -> None:
     for bad in failed:
         output.note(f"Error: {'' if bad.id is None else f'model:{bad.id}: '}{bad.reason}")
     if failed:
-        raise PartlyFailed(f"{counted(len(failed), 'record')} of the site cannot be used", hint="the others were used")
+        raise PartlyFailed(f"{counted(len(failed), 'record')} of {of} cannot be used", hint="the others were used")
 
 
 def result_row(result: FetchResult) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 
 from hnetkit.errors import Gone, HnetkitError, NotAHypernetwork, RemoteError, Unreachable
@@ -15,7 +16,7 @@ from hnetkit.sources.install import SUFFIXES
 from hnetkit.sources.mirrors import SecondSource, by_hash
 from hnetkit.sources.plans import FetchItem, FetchPlan, as_here
 from hnetkit.sources.presence import find_network
-from hnetkit.sources.references import Reference
+from hnetkit.sources.references import Reference, format_of
 from hnetkit.sources.sync import LARGE_TYPES, OTHER_FILES, job_key
 
 
@@ -104,9 +105,12 @@ def _catalogued(registry: Registry, ref: Reference, *, all_versions: bool) -> li
         rows = [row for row in _rows(registry, ref) if row["sha256"] and _may_be_network(row)]
     if ref.kind == "hash" and len({row["sha256"] for row in rows}) > 1:  # too few digits
         return []
-    if ref.kind == "model" and not all_versions:
+    if ref.kind == "model" and ref.file is None and not all_versions:
         newest = max((_age(row) for row in rows), default=None)
         rows = [row for row in rows if _age(row) == newest]
+    if ref.format is not None and ref.file is None:
+        several = Counter(row["version_id"] for row in rows)
+        rows = [row for row in rows if several[row["version_id"]] == 1 or _format(row) == ref.format]
     return list({row["sha256"]: row for row in reversed(rows)}.values())
 
 
@@ -134,10 +138,15 @@ def _rows(registry: Registry, ref: Reference) -> list[Row]:
     if ref.kind == "hash":
         return registry.catalogue.files_hashed(ref.digits)
     if ref.kind == "model":
-        return registry.catalogue.files_of(SOURCE, model=str(ref.id))
-    model = None if ref.model is None else str(ref.model)
-    rows = registry.catalogue.files_of(SOURCE, model=model, version=str(ref.id))
+        rows = registry.catalogue.files_of(SOURCE, model=str(ref.id))
+    else:
+        model = None if ref.model is None else str(ref.model)
+        rows = registry.catalogue.files_of(SOURCE, model=model, version=str(ref.id))
     return [row for row in rows if ref.file is None or row["file_id"] == str(ref.file)]
+
+
+def _format(row: Row) -> str:
+    return format_of(row["site_format"], row["file_name"])
 
 
 def _may_be_network(row: Row) -> bool:
@@ -163,6 +172,8 @@ def _of_archive(second: SecondSource, ref: Reference, asked: list[str]) -> Itera
         return
     _refuse_other_kind(found, ref)
     files = [file for file in found.files if ref.file is None and _has_model_suffix(file.name)]
+    if ref.format is not None and len(files) > 1:
+        files = [file for file in files if format_of(None, file.name or "") == ref.format]
     if files:
         warnings.warn(f"{ref.text}: the site does not say which bytes it had; {NAME} does", stacklevel=2)
     for file in files:
