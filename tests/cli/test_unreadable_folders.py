@@ -48,6 +48,7 @@ LISTS: dict[str, str] = {
     "files": "the remains of killed processes",
     "sources.install": "the remains of killed processes",
     "sources.download": "parts of a file that is here; they stay",
+    "sharing.folder": "what stands in the output folder; an error is raised",
     "demo": _OURS,
     "settings": "a hint",
     "webui.files": "the webui's own folder, of which the webui lists what it can",
