@@ -44,6 +44,7 @@ _MOST_LISTED = 10
 _WITHOUT_NAME = "without weight_name its one model file is taken, or all of them are named"
 _MOST_SAID = 300  # letters of what the hub says of a card
 _NO_ROOM = re.compile(r"storage (?:limit|quota|space)|quota|exceeded.{0,40}storage", re.IGNORECASE)
+_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")  # as hf_xet, which sends large files, reports a refusal
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -375,7 +376,8 @@ def _upload_failure(error: Exception, name: str, to: Repository | None) -> Hnetk
         causes.append(causes[-1].__cause__)
     refused = next((cause for cause in causes if isinstance(cause, errors.HfHubHTTPError)), None)
     said = " ".join(str(cause) for cause in causes)
-    status = None if refused is None else getattr(refused.response, "status_code", None)
+    stated = _STATUS.search(said)
+    status = getattr(refused.response, "status_code", None) if refused else int(stated[1]) if stated else None
     if status in (402, 413, 507) or (status in (None, 400, 403) and _NO_ROOM.search(said)):
         return StorageFull(
             f"{name}: the account has no room left at the hub", hint=f"make room: {endpoint()}/settings/billing"

@@ -18,6 +18,8 @@ from hnetkit.limits import MAX_MADE, json_size, parse_json
 from hnetkit.registry.columns import COLUMNS, Row, batches, broken, from_json, now, text_of, to_json, upsert
 from hnetkit.registry.files import CONVERTED
 
+TOLD = "0001-01-01T00:00:00+00:00"
+"""The time of what a site never said: a dump of its records told it, and the site's own answer replaces it."""
 MAX_RECORD = 16 << 20
 """Bytes of a site's record of one model, unpacked."""
 # column -> its table
@@ -154,6 +156,12 @@ class Catalogue:
             self._db.execute(
                 "UPDATE models SET state_since = ? WHERE source = ? AND remote_id = ?", [since, source, remote_id]
             )
+
+    def mark_told(self, source: str, remote_id: str) -> None:
+        """Marks a model as never seen at its site: a dump of its records told of it."""
+        self._db.execute(
+            "UPDATE models SET last_seen = ? WHERE source = ? AND remote_id = ?", [TOLD, source, remote_id]
+        )
 
     def set_file_state(self, remote_file: int, state: str) -> None:
         """Marks a file as ``listed`` or ``gone``: a site may list one that it does not have."""
@@ -387,6 +395,15 @@ class Catalogue:
             "looked_up_at = excluded.looked_up_at, model_id = coalesce(excluded.model_id, model_id), "
             "version_id = coalesce(excluded.version_id, version_id)",
             [sha256, model_id, version_id, now()],
+        )
+
+    def put_told_lookup(self, sha256: str, model_id: str, version_id: str) -> None:
+        """Stores what a dump of a site's records says about a hash; what the site itself says of it is kept."""
+        self._db.execute(
+            "INSERT INTO lookups VALUES (?, ?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET model_id = excluded.model_id, "
+            "version_id = excluded.version_id, looked_up_at = excluded.looked_up_at "
+            "WHERE lookups.version_id IS NULL OR lookups.looked_up_at = excluded.looked_up_at",
+            [sha256, model_id, version_id, TOLD],
         )
 
     def lookups(self) -> dict[str, Row]:

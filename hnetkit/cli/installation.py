@@ -43,8 +43,9 @@ def path_command(what: str) -> None:
 def config_command(key: str | None, value: str | None, remove: bool, output: Output) -> None:
     """Show settings, or set one.
 
-    KEY is model, vae, tokenizer, device, dtype, capture, loras, embeddings, mirrors, hypernetworks or unasked. Without
-    KEY, lists all settings with what they mean. With KEY, prints its value; with KEY and VALUE, checks and stores it.
+    KEY is model, vae, tokenizer, device, dtype, capture, loras, embeddings, mirrors, hypernetworks or unasked.
+    Without KEY, lists all settings with what they mean. With KEY, prints its value; with KEY and VALUE, checks and
+    stores it.
 
     \b
     Examples:

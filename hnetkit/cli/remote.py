@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hnetkit import paths, settings
+from hnetkit import paths
 from hnetkit.cli.options import command, each_once, option, site_base_model_names
 from hnetkit.cli.output import Output, Row, confirm, is_terminal, output_options, say_failure
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import read_regular, stat_at
+from hnetkit.settings import asks_above
+from hnetkit.settings import get as configured
 from hnetkit.text import argument, counted, parse_size, size_text
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ def open_session(*, look_only: bool = False, **fetching: Any) -> Iterator[FetchS
     from hnetkit.library.library import Library
     from hnetkit.sources.session import FetchSession
 
-    mirrors = (settings.get("mirrors") or "").split()
+    mirrors = (configured("mirrors") or "").split()
     with ExitStack() as stack:
         if look_only and stat_at(paths.registry_file()) is None:
             library = Library(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -176,8 +178,8 @@ def show_plan(plan: FetchPlan, output: Output) -> None:
         raise PartlyFailed(f"{counted(len(plan.errors), 'reference')} not resolved", hint="the others would be fetched")
 
 
-def note_bad(failed: Iterable[BadRecord], output: Output) -> None:
-    """Prints the site's records that cannot be used.
+def note_bad(failed: Iterable[BadRecord], output: Output, *, of: str = "the site") -> None:
+    """Prints the records that cannot be used, of a site or of what else.
 
     Raises:
         PartlyFailed: there are any.
@@ -186,7 +188,7 @@ def note_bad(failed: Iterable[BadRecord], output: Output) -> None:
     for bad in failed:
         output.note(f"Error: {'' if bad.id is None else f'model:{bad.id}: '}{bad.reason}")
     if failed:
-        raise PartlyFailed(f"{counted(len(failed), 'record')} of the site cannot be used", hint="the others were used")
+        raise PartlyFailed(f"{counted(len(failed), 'record')} of {of} cannot be used", hint="the others were used")
 
 
 def result_row(result: FetchResult) -> Row:
@@ -305,10 +307,10 @@ def pull_command(
     hf:owner/repo[@revision][:file, folder or glob], or a plain https address with --sha256. Each file is checked
     before it is installed; a file that is not a usable network goes to the library's folder .quarantine.
 
+    Asks before it fetches more than 1 GB in all; hnetkit config unasked changes this size.
+
     What Civitai has lost comes from whoever else has it, held against its sha256: files of the hub that the library
     knows, mirrors that CivArchive knows, and those of `hnetkit config mirrors`. No token goes to these mirrors.
-
-    Asks before it fetches more than 1 GB in all; hnetkit config unasked changes this size.
 
     \b
     Examples:
@@ -322,7 +324,7 @@ def pull_command(
         if dry_run:
             show_plan(plan, output)
             return
-        if settings.asks_above(plan.bytes_to_fetch):
+        if asks_above(plan.bytes_to_fetch):
             output.note(_plan_note(plan))
             _confirm_plan(plan, session, yes=yes)
         with fetching_progress(session, output) as progress:
@@ -454,7 +456,7 @@ def sync_command(
         output.note(_stored_note(plan) if metadata_only else _plan_note(plan))
         if plan.to_fetch and not metadata_only:
             refill = may_refill(session, refill=refill, yes=yes)
-            is_large = plan.repository is not None and settings.asks_above(plan.bytes_to_fetch)
+            is_large = plan.repository is not None and asks_above(plan.bytes_to_fetch)
             if is_large or (plan.filters is not None and plan.filters.is_everything):
                 _confirm_plan(plan, session, yes=yes)
         with fetching_progress(session, output) as progress:

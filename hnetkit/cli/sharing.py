@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from hnetkit.cli.completion import complete_license, complete_name
 from hnetkit.cli.library import open_library, tell
 from hnetkit.cli.options import OUTPUT, command, option
-from hnetkit.cli.output import Output, Row, confirm, output_options
+from hnetkit.cli.output import Output, Row, confirm, is_terminal, output_options
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import UsageError
 from hnetkit.text import argument, counted, size_text
@@ -87,83 +88,54 @@ def share_command(
       hnetkit share outline --out outline-repo --license mit --dry-run
       hnetkit share outline --out outline-repo --license mit --upload me/outline
     """
-    from hnetkit.sharing.folder import ShareFolder
+    from hnetkit.sharing.folder import ShareFolder, made_before
 
     if private and upload is None:
         raise UsageError("--private is for an upload", hint="--upload OWNER/REPO")
     if not names and (upload is None or pictures or license is not None or overwrite or dry_run):
         raise UsageError("say what to share", hint="hnetkit share NAME --out FOLDER")
-    if names:
-        folder = _made(names, pictures, license, upload, yes, out, overwrite, dry_run, output)
-    else:
+    plan = _plan(names, pictures, license, output) if names else None
+    if plan is None:
         folder = ShareFolder.read(out)
-    if folder is None:
+    elif dry_run:
+        _show_plan(plan, out, upload, output, overwrite=overwrite)
         return
-    address = None if upload is None else _upload(folder, upload, private, yes, output)
+    elif upload is not None and not overwrite and (earlier := made_before(out, plan.contents)) is not None:
+        output.note(f"{out} is there: it is uploaded as it is; --overwrite makes it anew")
+        folder = earlier
+    else:
+        folder = _written(plan, out, output, overwrite=overwrite, yes=yes)
+    address = None if upload is None else _upload(folder, upload, output, private=private, yes=yes)
+    hashes = folder.hashes()
     rows = [
-        {"path": str(path), "size_bytes": path.stat().st_size, "sha256": folder.files[name], "uploaded": address}
+        {"path": str(path), "size_bytes": path.stat().st_size, "sha256": hashes[name], "uploaded": address}
         for name, path in folder.paths().items()
     ]
     output.rows(rows, columns=_COLUMNS, text=lambda row: f"{row['path']}  {size_text(row['size_bytes'])}")
     if upload is None:
-        folder_word = argument(out, is_path=True)
-        output.note(f"README.md is yours to edit; then: hnetkit share --out {folder_word} --upload OWNER/REPO")
+        again = f"hnetkit share --out {argument(out, is_path=True)} --upload OWNER/REPO"
+        output.note(f"README.md is yours to edit; then: {again}")
 
 
-def _made(
-    names: Sequence[str],
-    pictures: Sequence[str],
-    license: str | None,
-    upload: str | None,
-    yes: bool,
-    out: str,
-    overwrite: bool,
-    dry_run: bool,
-    output: Output,
-) -> ShareFolder | None:
-    """Makes the folder, or takes that of the same networks which is to be uploaded; None for a dry run."""
+def _plan(names: Sequence[str], pictures: Sequence[str], license: str | None, output: Output) -> Share:
     from hnetkit.sharing.api import plan_share
-    from hnetkit.sharing.folder import made_before, require_writable
 
     with open_library() as library:
         tell(library, names, output)
         plan = plan_share(library, names, pictures=pictures, license=license)
-        for note in plan.notes:
-            output.note(note)
-        if upload is not None and not overwrite and (earlier := made_before(out, plan.contents)) is not None:
-            output.note(f"{out} is there: it is uploaded as it is; --overwrite makes it anew")
-            return earlier
-        require_writable(out, overwrite=overwrite)
-        if dry_run:
-            _show_plan(plan, out, output)
-            return None
-        if plan.doubts:
-            confirm(_question(plan), yes=yes)
-        with step_progress("Writing", quiet=output.quiet) as progress:
-            return plan.write(out, overwrite=overwrite, progress=progress)
+    for note in plan.notes:
+        output.note(note)
+    return plan
 
 
-def _show_plan(plan: Share, out: str, output: Output) -> None:
-    for doubt in plan.doubts:
-        output.note(f"would be asked about: {doubt}")
-    rows: list[Row] = [{"path": str(Path(out, name)), "card": None} for name in plan.files()]
-    rows[-1]["card"] = plan.card()
-    output.rows(rows, columns=["path"], text=_planned_lines)
-    output.note(f"would be: {counted(len(rows), 'file')}")
+def _written(plan: Share, out: str, output: Output, *, overwrite: bool, yes: bool) -> ShareFolder:
+    from hnetkit.sharing.folder import require_writable
 
-
-def _planned_lines(row: Row) -> list[str]:
-    return [row["path"], *(f"    {line}" for line in (row["card"] or "").splitlines())]
-
-
-def _upload(folder: ShareFolder, repo: str, private: bool, yes: bool, output: Output) -> str:
-    uploading = folder.uploading(repo, private=private)
-    if others := folder.others():
-        output.note(f"not uploaded, because `share` did not make it: {', '.join(others)}")
-    confirm(uploading.question, yes=yes)
-    commit = uploading.carry_out(bars=not output.quiet)
-    output.note(f"{uploading.repository.url} has it" if commit else f"{uploading.repository.url} had all of it already")
-    return uploading.repository.url
+    require_writable(out, overwrite=overwrite)
+    if plan.doubts:
+        confirm(_question(plan), yes=yes)
+    with step_progress("Writing", quiet=output.quiet) as progress:
+        return plan.write(out, overwrite=overwrite, progress=progress)
 
 
 def _question(plan: Share) -> str:
@@ -171,3 +143,29 @@ def _question(plan: Share) -> str:
     known = all(network.license.id is not None for network in plan.networks)
     them = "it" if len(plan.networks) == 1 else "them"
     return f"{said}{'' if known else ' --license ID states one.'} Share {them} all the same?"
+
+
+def _show_plan(plan: Share, out: str, upload: str | None, output: Output, *, overwrite: bool) -> None:
+    from hnetkit.sharing.folder import require_writable
+
+    require_writable(out, overwrite=overwrite)
+    for doubt in plan.doubts:
+        output.note(f"would be asked about: {doubt}")
+    rows: list[Row] = [{"path": str(Path(out, name)), "card": None} for name in plan.files()]
+    rows[-1]["card"] = plan.card()
+    output.rows(rows, columns=["path"], text=_planned_lines)
+    output.note(f"would be: {counted(len(rows), 'file')}{'' if upload is None else f', uploaded to {upload}'}")
+
+
+def _planned_lines(row: Row) -> list[str]:
+    return [row["path"], *(f"    {line}" for line in (row["card"] or "").splitlines())]
+
+
+def _upload(folder: ShareFolder, repo: str, output: Output, *, private: bool, yes: bool) -> str:
+    uploading = folder.uploading(repo, private=private)
+    if others := folder.others():
+        output.note(f"not uploaded, because `share` did not make it: {', '.join(others)}")
+    confirm(uploading.question, yes=yes)
+    commit = uploading.carry_out(bars=not output.quiet and is_terminal(sys.stderr))
+    output.note(f"{uploading.repository.url} has it" if commit else f"{uploading.repository.url} had all of it already")
+    return uploading.repository.url

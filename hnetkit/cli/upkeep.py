@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options
-from hnetkit.cli.progress import step_progress
+from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.remote import (
     downloads_option,
     fetch_options,
@@ -18,6 +20,7 @@ from hnetkit.cli.remote import (
     refill_option,
     show_results,
 )
+from hnetkit.errors import UsageError
 from hnetkit.text import counted
 
 if TYPE_CHECKING:
@@ -59,8 +62,15 @@ def updates_command(output: Output) -> None:
 
 @command("identify")
 @option("--again", is_flag=True, help="Ask again about files that the site did not know last time.")
+@option(
+    "--dump",
+    metavar="FILE",
+    type=click.Path(),
+    help="Look the files up in this dump of Civitai's records, and ask no site: the SQLite database of a metadata "
+    "archive, or the records as JSON lines, as the site's API or `hnetkit export` gives them.",
+)
 @output_options
-def identify_command(again: bool, output: Output) -> None:
+def identify_command(again: bool, dump: str | None, output: Output) -> None:
     """Ask Civitai what the library's files are, by their hashes.
 
     Sends only hashes, of up to 10,000 files in one request. Also finds the checkpoints that networks were trained on.
@@ -69,19 +79,24 @@ def identify_command(again: bool, output: Output) -> None:
     Examples:
       hnetkit identify
       hnetkit identify --json
+      hnetkit identify --dump civitai.sqlite
     """
+    if dump is not None and again:
+        raise UsageError("--again is about the site, which --dump does not ask", hint="leave out one of the two")
     failed: list[BadRecord] = []
-    with open_session() as session:
-        found = session.identify(again=again, failed=failed.append)
+    with open_session() as session, byte_progress("reading", quiet=output.quiet or dump is None) as report:
+        found = session.identify(again=again, dump=dump, progress=report, failed=failed.append)
     output.rows(
         found.files, columns=["path", "model", "version", "creator", "model_id", "version_id"], text=_identity_line
     )
     files, checkpoints = (sum(row["model_id"] is not None for row in rows) for rows in (found.files, found.checkpoints))
+    known = f"{files} of {counted(len(found.files), 'file')} known"
     output.note(
-        f"{files} of {counted(len(found.files), 'file')} known to the site; "
-        f"{checkpoints} of {counted(len(found.checkpoints), 'checkpoint')}"
+        f"{known} to the site; {checkpoints} of {counted(len(found.checkpoints), 'checkpoint')}"
+        if dump is None
+        else f"{known}; hnetkit identify also asks the site"
     )
-    note_bad(failed, output)
+    note_bad(failed, output, of="the site" if dump is None else "the dump")
 
 
 @command("repair")
@@ -138,6 +153,6 @@ def _damage_line(row: Row) -> str:
 
 def _identity_line(row: dict[str, Any]) -> str:
     if row["model_id"] is None:
-        return f"{row['path']}  not known to the site"
+        return f"{row['path']}  not known"
     creator = f" by {row['creator']}" if row["creator"] else ""
     return f"{row['path']}  {row['model']} {row['version']}{creator}"

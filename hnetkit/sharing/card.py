@@ -269,16 +269,16 @@ def _structure(row: Row) -> str:
 
 
 def _site(site: Row) -> Iterator[tuple[str, str | None]]:
-    name, people = _SITES.get(site["source"], (site["source"], None))
+    name, people = _SITES[site["source"]]
     is_known = site["model_state"] == site["version_state"] == "listed"
     version = "" if site["source"] == "huggingface" else f", {site['version']}"
     title = in_markdown(f"{site['model']}{version}")
     yield "Source", f"[{title}]({site['link']}) at {name}{'' if is_known else ', which is no longer there'}"
     if site["creator"]:
         creator = in_markdown(site["creator"])
-        if site["source"] == "huggingface" and not site["model_id"].startswith(f"{site['creator']}/"):
-            people = None  # who made what somebody else archived there need not be there
-        yield "Creator", f"[{creator}]({people}{quote(site['creator'], safe='')})" if people else creator
+        owner = site["model_id"].removeprefix("datasets/").partition("/")[0]
+        has_page = site["source"] != "huggingface" or owner == site["creator"]  # not of what somebody else archived
+        yield "Creator", f"[{creator}]({people}{quote(site['creator'], safe='')})" if has_page else creator
     if site["source"] == "civitai" and (said := permissions(site)):
         yield "Permissions", f"{in_markdown(said)} (as stated at {name})"
 
@@ -307,7 +307,7 @@ def _description(sites: Iterable[Row]) -> Iterator[str]:
     """Yields a site's description as a quotation; the first of several."""
     for site in sites:
         if lines := without_markup(site["description"] or "").splitlines():
-            yield from [f"{_SITES.get(site['source'], (site['source'],))[0]} says:", ""]
+            yield from [f"{_SITES[site['source']][0]} says:", ""]
             yield "\n>\n".join(f"> {in_markdown(line)}" for line in lines)
             yield ""
             return

@@ -91,6 +91,10 @@ class ShareFolder:
                 raise NotFound(f"{path}: no longer there as a file", hint="--overwrite makes the folder anew")
         return paths
 
+    def hashes(self) -> dict[str, str]:
+        """Returns name -> sha256 of its files; that of the card as it is now."""
+        return {**self.files, CARD: _sha256(self.path / CARD)}
+
     def others(self) -> list[str]:
         """Returns the names of what else is in the folder, which stays there and is not uploaded."""
         own = {RECORD, *self.files, *(name.partition("/")[0] for name in self.files if "/" in name)}
@@ -103,10 +107,7 @@ class ShareFolder:
     def is_edited(self) -> bool:
         """Whether somebody changed the card since it was written."""
         card = self.path / CARD
-        if not is_file_at(card):
-            return False
-        with OpenFile(card) as file:
-            return sha256_of(file) != self.files.get(CARD)
+        return is_file_at(card) and _sha256(card) != self.files.get(CARD)
 
     def upload(self, repo: str, *, private: bool = False, token: hub.Token = None, bars: bool = False) -> str | None:
         """Uploads its files; see `Upload.carry_out`. An upload that was interrupted is continued by the same call."""
@@ -179,10 +180,8 @@ class Upload:
             with new_file(card, overwrite=True) as file:
                 file.write(named)
             if not is_edited:
-                with OpenFile(card) as written:
-                    files = {**self.folder.files, CARD: sha256_of(written)}
                 with new_file(self.folder.path / RECORD, overwrite=True) as file:
-                    file.write(_as_record(self.folder.contents, files))
+                    file.write(_as_record(self.folder.contents, self.folder.hashes()))
 
 
 @contextmanager
@@ -271,11 +270,13 @@ def _names_in(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def _sha256(path: Path) -> str:
+    with OpenFile(path) as file:
+        return sha256_of(file)
+
+
 def _write_record(folder: Path, contents: tuple[str, ...]) -> None:
-    files = {}
-    for name in _names_in(folder):
-        with OpenFile(folder / name) as file:
-            files[name] = sha256_of(file)
+    files = {name: _sha256(folder / name) for name in _names_in(folder)}
     with new_file(folder / RECORD) as file:
         file.write(_as_record(contents, files))
 
@@ -296,7 +297,9 @@ def _read_record(folder: Path) -> ShareFolder | None:
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
         return None
     contents, files = record.get("networks"), record.get("files")
-    if not isinstance(contents, list) or not isinstance(files, dict) or not all(map(_is_entry, files.items())):
+    if not isinstance(contents, list) or not isinstance(files, dict) or CARD not in files:
+        return None
+    if not all(map(_is_entry, files.items())):
         return None
     return ShareFolder(folder, tuple(map(str, contents)), files)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from dataclasses import replace
 from hnetkit.errors import Archived, Gone, NetworkFailed, NotAHypernetwork, UsageError
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Failed
-from hnetkit.sources.civitai_models import CivitaiFile, CivitaiModel, CivitaiVersion, parse_model, parts_left_out
+from hnetkit.sources.civitai_models import CivitaiModel, CivitaiVersion, parse_model, parts_left_out
 from hnetkit.sources.plans import FetchItem
 from hnetkit.sources.references import Reference, format_of
 from hnetkit.sources.sync import model_files, other_kind, plan_items
@@ -80,15 +79,9 @@ def _chosen(model: CivitaiModel, ref: Reference) -> set[int]:
         elif ref.file is not None:
             files = [file for file in files if file.id == ref.file]
         elif ref.format is not None and len(files) > 1:
-            files = [file for file in files if _format(file) == ref.format]
+            files = [file for file in files if format_of(file.format, file.name) == ref.format]
         chosen.update(file.id for file in files)
     return chosen
-
-
-def _format(file: CivitaiFile) -> str:
-    """Returns the format that the site declares, or, where it says nothing of use, what the name ends with."""
-    declared = format_of(file.format or "")
-    return declared if declared in ("pickle", "safetensors") else format_of(os.path.splitext(file.name)[1])
 
 
 def _few(names: Iterable[str]) -> str:

@@ -9,37 +9,33 @@ from __future__ import annotations
 import codecs
 import json
 import os
-import re
 import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta, timezone
 from pathlib import PurePath
 from typing import IO, Any, cast
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError, failure_of
 from hnetkit.files import new_file, refuse_all_but
-from hnetkit.formats.a1111 import MAX_METADATA_TEXT
 from hnetkit.library.examining import Progress
 from hnetkit.library.library import AnyPath, Library
 from hnetkit.library.resolve import require_alias
 from hnetkit.limits import parse_json
 from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.columns import text_of
-from hnetkit.registry.mirrors import SOURCES, STATES
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE
 from hnetkit.sources.civitai_models import parse_model, parts_left_out
+from hnetkit.sources.export_shapes import MOST_FILES, MOST_NAME, SHAPES, is_sha256
 from hnetkit.sources.hub_plans import hub_item, store_items, without_listing
 from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import HubFile, parse_repo
 from hnetkit.sources.single_files import References
 from hnetkit.sources.subscriptions import as_stored, of_stored
 from hnetkit.sources.sync import store_model
-from hnetkit.sources.trust import redact
 from hnetkit.text import argument, counted, shorten, size_text
 
 VERSION = 1
@@ -52,20 +48,11 @@ MOST_FAILURES = 1000
 MOST_MESSAGE = 300
 """Characters of the message for a failed line."""
 
-MOST_TOLD = 1000
-"""Mirrors of one network."""
-MOST_FILES = 10_000
-"""Files of one repository of the hub."""
-MOST_NAME, MOST_REFERENCE = 1000, 4000
-"""Characters of a file's name, and of what `pull` takes to fetch it."""
 STEP_S = 0.5
 """Seconds of a transaction: what an interruption loses."""
 
 _NAMED = 3  # omitted parts of one line that its message names
 _HINT = "give a file that `hnetkit export` wrote"
-_CONTENT, _SHA256 = re.compile(r"h1:[0-9a-f]{64}"), re.compile(r"[0-9a-f]{64}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_HUB_FILE = ("path", "size_bytes", "sha256")
 Record = Mapping[str, Any]
 
 
@@ -100,7 +87,7 @@ def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
     for row in networks:
         held = files.get(row["content_hash"], [])
         hashes = {file[key] for file in held for key in ("sha256", "reference_sha256")} - {None}
-        record = {"kind": "network"} | {key: row[key] for key in _SHAPES["network"] if key not in ("files", "mirrors")}
+        record = {"kind": "network"} | {key: row[key] for key in SHAPES["network"] if key not in ("files", "mirrors")}
         yield record | {
             "sha256": sorted({file["sha256"] for file in held}),
             "files": held,
@@ -288,12 +275,12 @@ def _parse_line(line: str | bytes, *, is_first: bool) -> Record:
     kind = record.get("kind")
     if not isinstance(kind, str) or (is_first and kind != "hnetkit"):
         raise HnetkitError("not a record of hnetkit", hint=_HINT)
-    if kind not in _SHAPES:
+    if kind not in SHAPES:
         raise HnetkitError(f"a record of an unknown kind: {shorten(kind)}", hint="pip install --upgrade hnetkit")
     if kind == "hnetkit" and record.get("version") != VERSION:  # also later headers: concatenated exports are fine
         version = shorten(record.get("version"))
         raise HnetkitError(f"unknown format version {version}", hint="pip install --upgrade hnetkit")
-    for key, (is_fit, what) in _SHAPES[kind].items():
+    for key, (is_fit, what) in SHAPES[kind].items():
         if not is_fit(record.get(key)):
             raise HnetkitError(f"a {kind} whose {key} is not {what}", hint=_HINT)
     return record
@@ -360,7 +347,7 @@ def _files_told(record: Record) -> list[dict[str, Any]]:
     if "files" in record:
         return record["files"] or []
     hashes = record.get("sha256")
-    known = filter(_is_sha256, hashes if isinstance(hashes, list) else ())
+    known = filter(is_sha256, hashes if isinstance(hashes, list) else ())
     return [{"name": f"{record['name'][:MOST_NAME]}.pt", "sha256": sha256} for sha256 in known]
 
 
@@ -375,160 +362,17 @@ def _import_model(registry: Registry, record: Record) -> list[str]:
         if model is not None:
             store_model(registry, model)
         elif repo is not None:
-            files = [(HubFile(*map(file.get, _HUB_FILE)), file["commit"]) for file in record.get("files") or ()]
-            store_items(registry, repo, [hub_item(repo, file, commit) for file, commit in files])
+            files = record.get("files") or ()
+            store_items(
+                registry, repo, [hub_item(replace(repo, commit=file["commit"]), _hub_file(file)) for file in files]
+            )
         since = record.get("state_since")
         registry.catalogue.set_model_state(source, id, record.get("state") or "listed", since=since)
     return [bad.reason.removeprefix("left out: ") for bad in parts_left_out(model)] if model is not None else []
 
 
-# --- checking records
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_name(value: Any) -> bool:
-    return _is_text(value) and len(value) <= MAX_METADATA_TEXT
-
-
-def _is_text_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_query_value(value: Any) -> bool:
-    """Whether it can be part of a URL's query: JSON may hold characters that cannot."""
-    return value is None or (isinstance(value, str) and value.isprintable())
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) in (int, float) and abs(item) < 2**53 for item in value)
-
-
-def _is_sha256(value: Any) -> bool:
-    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
-
-
-def _are_records(value: Any, kinds: Mapping[str, Callable[[Any], bool]], most: int | None = None) -> bool:
-    """Whether it is a list of objects, `most` at most, each with a fitting value for each key."""
-    if not isinstance(value, list) or (most is not None and len(value) > most):
-        return False
-    return all(isinstance(one, dict) and all(fits(one.get(key)) for key, fits in kinds.items()) for one in value)
-
-
-def _are_files(value: Any) -> bool:
-    """Whether it is a list of what `export_records` tells of files, as `ImportedFile` has it."""
-    kinds: dict[str, Callable[[Any], bool]] = {
-        "name": lambda name: _is_text(name) and len(name) <= MOST_NAME,
-        "sha256": _is_sha256,
-        "autov1": _is_text_or_none,
-        "size_bytes": lambda size: size is None or _is_count(size),
-        "reference": lambda text: text is None or (_is_text(text) and len(text) <= MOST_REFERENCE),
-        "reference_sha256": lambda text: text is None or _is_sha256(text),
-    }
-    return _are_records(value, kinds)
-
-
-def _are_hub_files(value: Any) -> bool:
-    """Whether it is a list of what `export_records` tells of the files of a repository."""
-    kinds: dict[str, Callable[[Any], bool]] = {
-        "commit": lambda text: isinstance(text, str) and _COMMIT.fullmatch(text) is not None,
-        "path": lambda path: _is_text(path) and len(path) <= MOST_REFERENCE,
-        "sha256": lambda text: text is None or _is_sha256(text),
-        "size_bytes": lambda size: size is None or _is_count(size),
-    }
-    return _are_records(value, kinds, MOST_FILES)
-
-
-def _are_mirrors(value: Any) -> bool:
-    """Whether it is a list of rows as `Mirrors.of` returns them, without more than host and path in an address."""
-    kinds: dict[str, Callable[[Any], bool]] = {
-        "sha256": _is_sha256,
-        "url": lambda url: _is_text(url) and len(url) <= MOST_REFERENCE and redact(url) == url,
-        "source": lambda source: source in SOURCES,
-        "state": lambda state: state in STATES,
-        "seen_at": _is_time,
-    }
-    return _are_records(value, kinds, MOST_TOLD)
-
-
-def _is_time(value: Any) -> bool:
-    """Whether it is a time as the registry stores it; one that is yet to come would outlast all news."""
-    try:
-        at = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return False
-    return at.tzinfo is not None and at <= datetime.now(timezone.utc) + timedelta(days=1)
-
-
-def _is_filters(value: Any) -> bool:
-    """Whether it is a result of `Filters.as_dict`; filters of a later hnetkit are accepted."""
-    kinds: dict[str, Callable[[Any], bool]] = {
-        "query": _is_query_value,
-        "username": _is_query_value,
-        "tag": _is_query_value,
-        "favorites": _is_flag,
-        "nsfw": _is_flag,
-        "base_models": lambda names: _is_texts(names) and all(map(_is_query_value, names)),
-        "ids": lambda ids: isinstance(ids, list) and all(map(_is_count, ids)),
-    }
-    return isinstance(value, dict) and all(kinds.get(key, lambda _: True)(item) for key, item in value.items())
-
-
-_TEXT, _TEXT_OR_NONE = (_is_text, "a text"), (_is_text_or_none, "a text")
-_NAME = (_is_name, "a text as a network's file holds")
-_FLAG = (_is_flag, "true or false")
-_NUMBERS = (_is_numbers, "a list of numbers")
-_TEXTS_OR_NONE = (lambda value: value is None or _is_texts(value), "a list of texts")
-_OBJECT = (lambda value: isinstance(value, dict), "an object")
-
-# kind -> key -> check of the value, and what it should be
-_SHAPES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
-    "hnetkit": {"records": (lambda value: value is None or _is_count(value), "a number")},
-    "network": {
-        "content_hash": (lambda value: isinstance(value, str) and bool(_CONTENT.fullmatch(value)), "a content hash"),
-        "name": _NAME,
-        "activation": _NAME,
-        "dtype": _NAME,
-        "base_model": _NAME,
-        "widths": (lambda value: isinstance(value, list) and all(map(_is_count, value)), "a list of widths"),
-        "layer_structure": _NUMBERS,
-        "dropout": _NUMBERS,
-        "layer_norm": _FLAG,
-        "activate_output": _FLAG,
-        "parameters": (_is_count, "a number"),
-        "step": (lambda value: value is None or type(value) is int, "a number"),
-        "sd_checkpoint": _TEXT_OR_NONE,
-        "sd_checkpoint_name": _TEXT_OR_NONE,
-        "note": _TEXT_OR_NONE,
-        "metadata": _OBJECT,
-        "tags": _TEXTS_OR_NONE,
-        "aliases": _TEXTS_OR_NONE,
-        "files": (lambda value: value is None or _are_files(value), "a list of files"),
-        "mirrors": (lambda value: value is None or _are_mirrors(value), "a list of mirrors"),
-    },
-    "model": {
-        "source": _TEXT,
-        "raw": _OBJECT,
-        "state": _TEXT_OR_NONE,
-        "state_since": (lambda value: value is None or _is_time(value), "a time"),
-        "files": (lambda value: value is None or _are_hub_files(value), "a list of files"),
-    },
-    "subscription": {"name": _TEXT, "filters": (_is_filters, "an object of filters")},
-}
+def _hub_file(told: Mapping[str, Any]) -> HubFile:
+    return HubFile(told["path"], told.get("size_bytes"), told.get("sha256"))
 
 
 # --- files

@@ -1,8 +1,9 @@
-"""What Civitai does not have any more, by the catalog's records of it, by CivArchive's, or by a hash alone."""
+"""What Civitai does not have any more: by the catalog's records of it, by CivArchive's, or by a hash alone."""
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 
 from hnetkit.errors import Gone, HnetkitError, NotAHypernetwork, RemoteError, Unreachable
@@ -14,7 +15,8 @@ from hnetkit.sources.civitai_references import resolve_civitai
 from hnetkit.sources.install import SUFFIXES
 from hnetkit.sources.mirrors import SecondSource, by_hash
 from hnetkit.sources.plans import FetchItem, FetchPlan, as_here
-from hnetkit.sources.references import Reference
+from hnetkit.sources.presence import find_network
+from hnetkit.sources.references import Reference, format_of
 from hnetkit.sources.sync import LARGE_TYPES, OTHER_FILES, job_key
 
 
@@ -50,10 +52,10 @@ def plan_lost(
     *,
     all_versions: bool = False,
 ) -> list[FetchItem]:
-    """Returns the files that a reference to Civitai means, for others to give, since the site does not have it.
+    """Returns what a reference to Civitai means, to be fetched from others, since the site does not have it.
 
     Args:
-        registry: whose catalog may know what the site had.
+        registry: its catalog may know what the site had.
         civitai: gives the URLs, of which one may still serve its file.
         second: knows who else may have a file.
         ref: to a model, a version or a hash.
@@ -66,38 +68,35 @@ def plan_lost(
     """
     asked: list[str] = []
     rows = _catalogued(registry, ref, all_versions=all_versions)
-    items = [as_here(registry, _item_of(civitai, row)) for row in rows]
-    if items and ref.kind != "hash" and all(item.action == "have" for item in items):
+    if rows and ref.kind != "hash" and all(find_network(registry, row["sha256"]) is not None for row in rows):
         raise error  # that it is here already is no answer to the question for a model
-    if not items and ref.kind == "hash" and len(ref.digits) == 64:
-        item = as_here(registry, by_hash_item(ref.digits, name=None, size_bytes=None))
-        found = second.look(ref.digits) if item.action == "fetch" else None
-        if found is None:
-            items.append(item)
-        elif found.places:
-            items.append(by_hash_item(ref.digits, name=found.name, size_bytes=found.size_bytes))
-        asked += [] if found is None else found.asked
+    items = [_planned(civitai, row) for row in rows]
+    if not items and ref.kind == "hash" and find_network(registry, ref.digits) is not None:
+        items.append(plan_by_hash(ref.digits, name=None, size_bytes=None))
+    elif not items and ref.kind == "hash" and len(ref.digits) == 64:
+        found = second.look(ref.digits)
+        asked += found.asked
+        if found.places:
+            items.append(plan_by_hash(ref.digits, name=found.name, size_bytes=found.size_bytes))
     elif not items:
-        items += map(lambda item: as_here(registry, item), _of_archive(second, ref, asked))
+        items += _of_archive(second, ref, asked)
     if not items:
         if asked:
             error.args = (f"{error}; also asked: {'; '.join(asked)}",)
         raise error
-    return items
+    return [as_here(registry, item) for item in items]
 
 
-def by_hash_item(sha256: str, *, name: str | None, size_bytes: int | None) -> FetchItem:
-    """Returns a file that has no other address than its hash.
+def plan_by_hash(sha256: str, *, name: str | None, size_bytes: int | None) -> FetchItem:
+    """Returns a file that is to be fetched by its hash, from whoever has it.
 
     Args:
         sha256: that the file must have.
         name: of the file; None takes the first digits of the hash.
         size_bytes: None where it is unknown.
     """
-    address = by_hash(sha256)
-    return FetchItem(
-        "url", address, address, name or f"{sha256[:10]}.pt", sha256=sha256, size_bytes=size_bytes, digits=sha256
-    )
+    address, name = by_hash(sha256), name or f"{sha256[:10]}.pt"
+    return FetchItem("url", address, address, name, sha256=sha256, size_bytes=size_bytes, digits=sha256)
 
 
 def _catalogued(registry: Registry, ref: Reference, *, all_versions: bool) -> list[Row]:
@@ -106,18 +105,19 @@ def _catalogued(registry: Registry, ref: Reference, *, all_versions: bool) -> li
         rows = [row for row in _rows(registry, ref) if row["sha256"] and _may_be_network(row)]
     if ref.kind == "hash" and len({row["sha256"] for row in rows}) > 1:  # too few digits
         return []
-    if ref.kind == "model" and not all_versions:
+    if ref.kind == "model" and ref.file is None and not all_versions:
         newest = max((_age(row) for row in rows), default=None)
         rows = [row for row in rows if _age(row) == newest]
+    if ref.format is not None and ref.file is None:
+        several = Counter(row["version_id"] for row in rows)
+        rows = [row for row in rows if several[row["version_id"]] == 1 or _format(row) == ref.format]
     return list({row["sha256"]: row for row in reversed(rows)}.values())
 
 
-def _item_of(civitai: Civitai, row: Row) -> FetchItem:
-    """Returns a file of the catalog: by its record at Civitai, or else by its hash."""
+def _planned(civitai: Civitai, row: Row) -> FetchItem:
     if row["source"] != SOURCE:
-        name = row["file_name"].rpartition("/")[2]
-        return by_hash_item(row["sha256"], name=name, size_bytes=row["size_bytes"])
-    model, version, file = (int(row[key]) for key in ("model_id", "version_id", "file_id"))
+        return plan_by_hash(row["sha256"], name=row["file_name"].rpartition("/")[2], size_bytes=row["size_bytes"])
+    version, file = int(row["version_id"]), int(row["file_id"])
     return FetchItem(
         SOURCE,
         job_key(file),
@@ -125,7 +125,7 @@ def _item_of(civitai: Civitai, row: Row) -> FetchItem:
         row["file_name"],
         model=row["model"],
         version=row["version"],
-        model_id=model,
+        model_id=int(row["model_id"]),
         version_id=version,
         file_id=file,
         sha256=row["sha256"],
@@ -138,10 +138,15 @@ def _rows(registry: Registry, ref: Reference) -> list[Row]:
     if ref.kind == "hash":
         return registry.catalogue.files_hashed(ref.digits)
     if ref.kind == "model":
-        return registry.catalogue.files_of(SOURCE, model=str(ref.id))
-    model = None if ref.model is None else str(ref.model)
-    rows = registry.catalogue.files_of(SOURCE, model=model, version=str(ref.id))
+        rows = registry.catalogue.files_of(SOURCE, model=str(ref.id))
+    else:
+        model = None if ref.model is None else str(ref.model)
+        rows = registry.catalogue.files_of(SOURCE, model=model, version=str(ref.id))
     return [row for row in rows if ref.file is None or row["file_id"] == str(ref.file)]
+
+
+def _format(row: Row) -> str:
+    return format_of(row["site_format"], row["file_name"])
 
 
 def _may_be_network(row: Row) -> bool:
@@ -154,7 +159,7 @@ def _age(row: Row) -> tuple[str, int]:
 
 
 def _of_archive(second: SecondSource, ref: Reference, asked: list[str]) -> Iterator[FetchItem]:
-    """Yields the files of a version that CivArchive knows. Which bytes these are, it alone says."""
+    """Yields each file of a version that CivArchive knows. Which bytes these are, it alone says."""
     model = ref.id if ref.kind == "model" else ref.model
     if model is None:  # the archive numbers versions within models
         return
@@ -167,10 +172,12 @@ def _of_archive(second: SecondSource, ref: Reference, asked: list[str]) -> Itera
         return
     _refuse_other_kind(found, ref)
     files = [file for file in found.files if ref.file is None and _has_model_suffix(file.name)]
+    if ref.format is not None and len(files) > 1:
+        files = [file for file in files if format_of(None, file.name or "") == ref.format]
     if files:
         warnings.warn(f"{ref.text}: the site does not say which bytes it had; {NAME} does", stacklevel=2)
     for file in files:
-        yield by_hash_item(file.sha256, name=file.name, size_bytes=file.size_bytes)
+        yield plan_by_hash(file.sha256, name=file.name, size_bytes=file.size_bytes)
 
 
 def _refuse_other_kind(found: ArchivedVersion, ref: Reference) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -15,14 +15,17 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, load
 from hnetkit.hashes import damaged_parts, sha256_of
 from hnetkit.library.library import Row
+from hnetkit.registry.catalogue import TOLD
 from hnetkit.registry.imported import ImportedFile
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters
-from hnetkit.sources.civitai_models import BadRecord, parse_id
+from hnetkit.sources.civitai_models import BadRecord, parse_id, parts_left_out
+from hnetkit.sources.dumps import Wanted, find_in_dump
 from hnetkit.sources.install import Replacement, quarantine
+from hnetkit.sources.mirrors import by_hash as address_of
 from hnetkit.sources.presence import find_bytes, find_network
-from hnetkit.sources.sync import isolate_failure, store_models
+from hnetkit.sources.sync import isolate_failure, store_models, store_told
 
 # --- identifying by hash
 
@@ -50,7 +53,48 @@ def identify_library(
 ) -> Identification:
     """Identifies files and checkpoints; see `identify_files` and `identify_checkpoints`."""
     files = list(identify_files(registry, civitai, again=again, failed=failed))
-    bases = list(identify_checkpoints(registry, civitai, failed))
+    return _with_checkpoints(files, list(identify_checkpoints(registry, civitai, failed)))
+
+
+def identify_by_dump(
+    registry: Registry,
+    dump: Path,
+    *,
+    failed: list[BadRecord] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Identification:
+    """Looks up in a dump of the site's records what the library's files are, and stores these; no site is asked.
+
+    What the site itself said is kept, and what it says later replaces what the dump told.
+
+    Args:
+        registry: of the library.
+        dump: see `find_in_dump`.
+        failed: receives what cannot be read of the dump, or not stored.
+        progress: called with the bytes of a dump of lines that were read, and with all.
+
+    Raises:
+        NotFound, FileRefused: there is no such dump.
+    """
+    failed = [] if failed is None else failed
+    files, asked = _network_files(registry)
+    oldest: dict[str, tuple[int, int]] = {}
+    for match in find_in_dump(dump, Wanted(asked.values()), failed.append, progress):
+        with isolate_failure(match.model.id, failed), registry.write():
+            store_told(registry, match.model)
+            failed += parts_left_out(match.model)
+            for sha256, version in match.versions.items():
+                oldest[sha256] = min(oldest.get(sha256, (version, match.model.id)), (version, match.model.id))
+    with registry.write():
+        for sha256, (version, model) in oldest.items():
+            registry.catalogue.put_told_lookup(sha256, str(model), str(version))
+    known = registry.catalogue.lookups()
+    bases = [{"checkpoint": digits, **{k: row[k] for k in ("model_id", "version_id")}} for digits, row in known.items()]
+    found = _with_checkpoints(list(_identified(registry, files, asked)), bases)
+    return Identification(found.files, [])
+
+
+def _with_checkpoints(files: list[Row], bases: list[Row]) -> Identification:
     trained = {base["checkpoint"]: base for base in bases}
     for row in files:
         base = trained.get((row.pop("sd_checkpoint") or "").lower(), {})
@@ -71,16 +115,28 @@ def identify_files(
         again: ask also about files that the site did not know lately.
         failed: receives the records that cannot be used.
     """
-    files = [row for row in registry.files.of_networks() if row["state"] == "present"]
-    asked = {row["id"]: _known_as(row) for row in files}
+    files, asked = _network_files(registry)
     known = registry.catalogue.lookups()
     unknown = sorted({sha for sha in asked.values() if again or _is_due(known.get(sha))})
     failed = [] if failed is None else failed
+    answered: set[str | None] = set()
     for found in civitai.ids_by_hash(unknown, failed=failed.append):
         with registry.write():
             for sha256, (model, version) in found.items():
                 registry.catalogue.put_lookup(sha256, _text(model), _text(version))
-    _fetch_records(registry, civitai, failed)
+                answered.add(_text(model))
+    _fetch_records(registry, civitai, answered, failed)
+    yield from _identified(registry, files, asked)
+
+
+def _network_files(registry: Registry) -> tuple[list[Row], dict[int, str]]:
+    """Returns the network files that are here, and id of each -> the hash by which a site may know it."""
+    files = [row for row in registry.files.of_networks() if row["state"] == "present"]
+    return files, {row["id"]: str(row["source_sha256"] or row["sha256"]) for row in files}
+
+
+def _identified(registry: Registry, files: list[Row], asked: dict[int, str]) -> Iterator[Row]:
+    """Yields what is known of each file by now."""
     known = registry.catalogue.lookups()
     names = _names(registry)
     trained = {row["content_hash"]: row["sd_checkpoint"] for row in registry.networks.with_checkpoint()}
@@ -96,21 +152,24 @@ def identify_files(
         }
 
 
-def _known_as(row: Row) -> str:
-    """Returns the hash by which the site may know a file."""
-    return str(row["source_sha256"] or row["sha256"])
-
-
 def _is_due(answer: Row | None) -> bool:
-    if answer is None:
+    if answer is None or answer["looked_up_at"] == TOLD:
         return True
     age = datetime.now(timezone.utc) - datetime.fromisoformat(answer["looked_up_at"])
     return answer["model_id"] is None and abs(age) > _AGAIN  # abs: the clock may have been wrong
 
 
-def _fetch_records(registry: Registry, civitai: Civitai, failed: list[BadRecord]) -> None:
-    """Fetches the records of models that the site recognized and that the catalog lacks."""
-    have = {row["remote_id"] for row in registry.catalogue.models(source=SOURCE)}
+def _fetch_records(registry: Registry, civitai: Civitai, answered: set[str | None], failed: list[BadRecord]) -> None:
+    """Fetches the records of models that the site recognized and that the catalog lacks, or has from a dump.
+
+    Args:
+        registry: of the library.
+        civitai: is asked.
+        answered: numbers of the models that the site recognized just now.
+        failed: receives the records that cannot be used.
+    """
+    rows = registry.catalogue.models(source=SOURCE)
+    have = {row["remote_id"] for row in rows if row["last_seen"] != TOLD or row["remote_id"] not in answered}
     wanted = {answer["model_id"] for answer in registry.catalogue.lookups().values() if answer["model_id"]} - have
     ids = tuple(sorted(filter(None, map(parse_id, wanted))))
     for page in civitai.pages(Filters(ids=ids), failed=failed.append) if ids else ():
@@ -193,13 +252,14 @@ class Damage:
 
 
 def find_damage(
-    registry: Registry, progress: Callable[[int, int], None] = lambda done, total: None
+    registry: Registry, progress: Callable[[int, int], None] = lambda done, total: None, *, by_hash: bool = False
 ) -> Iterator[Damage]:
     """Reads every installed file, and yields those that are missing or changed; then what imports told of, as missing.
 
     Args:
         registry: of the library.
         progress: called with the number of files read, and of all.
+        by_hash: a network of an import of which no source is known is to be looked for by its sha256.
     """
     installs = [install for install in registry.jobs.installs(kind="network") if install["job_id"] is not None]
     for done, install in enumerate(installs):
@@ -208,6 +268,8 @@ def find_damage(
         if damage is not None:
             yield damage
     for file in _imported(registry):
+        if by_hash and not file.reference:
+            file = replace(file, reference=address_of(file.sha256), reference_sha256=file.sha256)
         yield Damage("missing" if file.reference else "unknown", file.name, None, file.sha256, imported=file)
 
 

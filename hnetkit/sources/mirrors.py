@@ -247,6 +247,11 @@ class SecondSource:
     _clients: dict[str, Any] = field(default_factory=dict)
     _silent: int = 0
 
+    @property
+    def is_set(self) -> bool:
+        """Whether the user has mirrors of their own, which may have any file."""
+        return bool(self.settings)
+
     # --- looking
 
     def look(self, sha256: str) -> Elsewhere:
@@ -404,6 +409,13 @@ class SecondSource:
             hub: Hub = self._clients[HUB]
             return hub
 
+    def _online_hub(self) -> Hub:
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_OFFLINE:
+            raise NetworkFailed("HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE")
+        return self._hub()
+
     # --- fetching
 
     def fetch(self, job: Job, sha256: str, progress: Progress) -> tuple[PartialFile, Mirror]:
@@ -462,7 +474,8 @@ class SecondSource:
         Raises:
             WrongBytes: they are others; what was left of an earlier run was not the reason.
         """
-        what, size = f"{job.name}{job.suffix}", None if is_by_hash(job) else job.size_bytes
+        is_listed = sha256 == job.sha256 and not is_by_hash(job)  # what a stranger says of the size bounds nothing
+        what, size = f"{job.name}{job.suffix}", job.size_bytes if is_listed else None
         downloader = self._downloader(place)
         progress(part.size)
         is_resumed = part.size > 0
@@ -479,7 +492,7 @@ class SecondSource:
         if place.source == CIVITAI:
             client, error_of = self.civitai.client, civitai_error
         elif place.source == HUB:
-            client, error_of = self._hub().client, hub_error
+            client, error_of = self._online_hub().client, hub_error
         else:
             origin = Origin.of(place.url)
             if place.source == ARCHIVE:  # a stranger may name any address

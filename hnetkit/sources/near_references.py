@@ -30,58 +30,68 @@ _BROWSE = "hnetkit browse WORDS, or the address of the model's own page"
 _SCAN = "download it there, then: hnetkit scan FOLDER"
 
 
+def may_be_token(text: str) -> bool:
+    """Whether a text looks like a token for a site that was pasted in place of a reference."""
+    is_sha256 = re.fullmatch(r"(?:0x)?[0-9a-f]{64}", text, re.IGNORECASE) is not None
+    return not is_sha256 and re.fullmatch(r"hf_\w{16,}|(?=\w*[0-9])[A-Za-z0-9_]{28,}", text) is not None
+
+
+def _refused(shown: str, what: str, hint: str) -> UsageError:
+    return UsageError(f"{shown[:200]}: {what}", hint=hint)
+
+
+def _unknown(shown: str, hint: str) -> UsageError:
+    return UsageError(f"{shown[:200]}: not a recognized reference", hint=hint)
+
+
 def refusal_of_text(text: str, shown: str, sites: Iterable[str]) -> UsageError:
     """Returns the refusal of a text that is no address."""
-    shown = shown[:200]
-
-    def refused(what: str, hint: str) -> UsageError:
-        return UsageError(f"{shown}: {what}", hint=hint)
-
     if re.fullmatch(r"[0-9]{1,10}", text):
-        return refused("a number alone may be a model's or a version's", f"use model:{text} or version:{text}")
+        return _refused(shown, "a number alone may be a model's or a version's", f"use model:{text} or version:{text}")
     if re.fullmatch(r"(?:0x)?[0-9a-f]+|(?:sha-?256|autov[123]|blake3|crc32)\s*[:=]?\s*[0-9a-fx]*", text, re.IGNORECASE):
         return _refusal_of_digits(text)
     if match := re.fullmatch(r"([0-9]{1,10})@([0-9]{1,10})", text):
-        return refused("not a recognized reference", f"hnetkit pull {argument(f'civitai:{match[0]}')}")
+        return _unknown(shown, f"hnetkit pull {argument(f'civitai:{match[0]}')}")
     if match := _TAG.fullmatch(text):
-        return refused("a tag of a prompt names a network of the library", _named(match[1]))
+        return _refused(shown, "a tag of a prompt names a network of the library", _named(match[1]))
     if match := _HUB_COMMAND.fullmatch(text):
         path = f":{match[2]}" if match[2] else ""
-        return refused("a command of the hub's own program", f"hnetkit pull {argument(f'hf:{match[1]}{path}')}")
+        return _refused(shown, "a command of the hub's own program", f"hnetkit pull {argument(f'hf:{match[1]}{path}')}")
     if re.search(r"\s", text) and "://" in text:
-        return refused("more than an address", "give the address alone")
+        return _refused(shown, "more than an address", "give the address alone")
     if match := re.match(r"(?:urn:|air:)+(?:[\w/-]+:){0,2}([\w-]+):", text, re.IGNORECASE):
-        return refused(
+        return _refused(
+            shown,
             f"an AIR of the source {match[1]}, from which nothing can be fetched",
             "use urn:air:sd1:hypernet:civitai:MODEL@VERSION",
         )
     if match := re.match(r"(magnet|ftp|ftps|sftp|ipfs|s3|gs|ssh|git|torrent):", text, re.IGNORECASE):
-        return refused(
-            f"nothing is fetched over {match[1].lower()}", "fetch it with a program for that, then: hnetkit scan FOLDER"
+        return _refused(
+            shown,
+            f"nothing is fetched over {match[1].lower()}",
+            "fetch it with a program for that, then: hnetkit scan FOLDER",
         )
     if _LOCAL.match(text) or (text.lower().endswith(MODEL_SUFFIXES) and "/" not in text):
-        return refused("a file or folder of this machine", "hnetkit scan FOLDER takes up what is here already")
+        return _refused(shown, "a file or folder of this machine", "hnetkit scan FOLDER takes up what is here already")
     if match := re.match(r"(?:hf|huggingface)(?::/?/?)", text, re.IGNORECASE):
         return _refusal_of_hub_name(text, shown)
     if (match := _ADDRESS.fullmatch(text)) and not text.startswith("@"):
         near = _lookalike(match["host"].lower().removeprefix("www."), sites)
         if near is not None:
-            return refused(
-                f"not a recognized reference: {match['host']} is not {near}", _at_site(near, match["path"] or "")
-            )
-        return refused("not a recognized reference", "an address begins with https://, and a plain one needs --sha256")
+            return _refused(shown, f"{match['host']} is not {near}", _at_site(near, match["path"] or ""))
+        return _unknown(shown, "an address begins with https://, and a plain one needs --sha256")
     if match := re.fullmatch(r"([\w.-]+/[\w.-]+)", text):
-        return refused(
-            "not a recognized reference", f"for a repository at Hugging Face: hnetkit pull {argument(f'hf:{match[1]}')}"
-        )
+        return _unknown(shown, f"for a repository at Hugging Face: hnetkit pull {argument(f'hf:{match[1]}')}")
     if "@" in text and _AT_HASH.fullmatch(text):
-        return refused(
-            "not a recognized reference",
+        return _unknown(
+            shown,
             "hnetkit show NAME@HASH shows a network of the library; hnetkit pull HASH fetches one",
         )
+    if may_be_token(text):
+        return _unknown(shown, "a token goes into the environment variable HF_TOKEN or CIVITAI_TOKEN")
     if _WORD.fullmatch(text):
-        return refused("not a recognized reference", f"hnetkit browse {argument(text)} looks for it at Civitai")
-    return refused("not a recognized reference", f"use {FORMS}")
+        return _unknown(shown, f"hnetkit browse {argument(text)} looks for it at Civitai")
+    return _unknown(shown, f"use {FORMS}")
 
 
 def _refusal_of_digits(text: str) -> UsageError:
@@ -96,7 +106,7 @@ def _refusal_of_digits(text: str) -> UsageError:
     hint = "a hash has 8, 10, 12 or 64"
     if len(digits) == 32:
         hint += "; an API key goes into the environment variable CIVITAI_TOKEN"
-    return UsageError(f"{said}: not a recognized reference", hint=hint)
+    return _unknown(said, hint)
 
 
 def _named(name: str) -> str:
@@ -110,16 +120,12 @@ def _named(name: str) -> str:
 def _refusal_of_hub_name(text: str, shown: str) -> UsageError:
     rest = re.sub(r"(?i)^(?:hf|huggingface):(?://)?", "", text)
     if rest.startswith("spaces/"):
-        return UsageError(
-            f"{shown}: a Space is a program, not a repository of networks", hint="hnetkit pull hf:owner/repo"
-        )
+        return _refused(shown, "a Space is a program, not a repository of networks", "hnetkit pull hf:owner/repo")
     match = _HUB_REPO.fullmatch(rest)
     if match and match[2] and not rest.startswith(NO_OWNERS[1]):
         near = f"hnetkit pull {argument(f'hf:{match[1]}:{match[2]}')}"
-        return UsageError(f"{shown}: not a recognized reference", hint=near)
-    return UsageError(
-        f"{shown}: not a recognized reference", hint="use hf:owner/repo[@revision][:file, folder or glob]"
-    )
+        return _unknown(shown, near)
+    return _unknown(shown, "use hf:owner/repo[@revision][:file, folder or glob]")
 
 
 # --- hosts that are no source
@@ -172,33 +178,33 @@ def refusal_of_host(host: str, parts: SplitResult, shown: str, sites: Iterable[s
         sites: hosts whose pages are understood.
     """
 
-    def refused(what: str, hint: str) -> UsageError:
-        return UsageError(f"{shown}: {what}", hint=hint)
-
     if (name := _SHARES.get(host)) is not None:
-        return refused(f"{name} gives its files to browsers only", _SCAN)
+        return _refused(shown, f"{name} gives its files to browsers only", _SCAN)
     if host == "dropbox.com" and "dl=1" not in parts.query:
-        return refused("Dropbox shows a page here", "end the address with dl=1, and add --sha256")
+        return _refused(shown, "Dropbox shows a page here", "end the address with dl=1, and add --sha256")
     if (name := _PLATFORMS.get(host)) is not None:
-        return refused(f"{name} gives its files to its own pages only", _BY_HASH)
+        return _refused(shown, f"{name} gives its files to its own pages only", _BY_HASH)
     if (name := _TALKS.get(host)) is not None:
-        return refused(f"a page at {name}, and no file", "copy the address of the model or of the file from the page")
+        return _refused(
+            shown, f"a page at {name}, and no file", "copy the address of the model or of the file from the page"
+        )
     if host in ("github.com", "gist.github.com"):
         return _refusal_of_github(parts.path, shown)
     if re.fullmatch(r"cdn-lfs[\w-]*\.(?:huggingface|hf)\.co|[\w.-]+\.xethub\.hf\.co", host):
-        return refused(
+        return _refused(
+            shown,
             "the address of one download, which expires",
             "copy the address of the file's page: https://huggingface.co/...",
         )
     if host.endswith(".hf.space"):
-        return refused("a Space is a program, not a repository of networks", "hnetkit pull hf:owner/repo")
+        return _refused(shown, "a Space is a program, not a repository of networks", "hnetkit pull hf:owner/repo")
     if host == "hf-mirror.com":
-        return refused("a mirror of the hub", "export HF_ENDPOINT=https://hf-mirror.com, then the same command")
+        return _refused(shown, "a mirror of the hub", "export HF_ENDPOINT=https://hf-mirror.com, then the same command")
     if host in ("image.civitai.com", "imagecache.civitai.com", "media.civitai.com"):
-        return refused("a picture at Civitai", _BROWSE)
+        return _refused(shown, "a picture at Civitai", _BROWSE)
     if (near := _lookalike(host, sites)) is not None:
         also = "; a plain file there needs #sha256= and its 64 digits at the end"
-        return refused(f"{host} is not {near}", f"{_at_site(near, parts.path)}{also}")
+        return _refused(shown, f"{host} is not {near}", f"{_at_site(near, parts.path)}{also}")
     return None
 
 
@@ -208,9 +214,9 @@ def _refusal_of_github(path: str, shown: str) -> UsageError | None:
         return None
     if segments[2:3] == ["blob"] and all(_NAME.fullmatch(segment) for segment in segments):
         raw = f"https://github.com/{'/'.join([*segments[:2], 'raw', *segments[3:]])}"
-        return UsageError(f"{shown}: GitHub shows a page here", hint=f"hnetkit pull {argument(raw)} --sha256 HASH")
+        return _refused(shown, "GitHub shows a page here", f"hnetkit pull {argument(raw)} --sha256 HASH")
     hint = "copy the address of the file's Download button, and add --sha256"
-    return UsageError(f"{shown}: a page at GitHub, and no file", hint=hint)
+    return _refused(shown, "a page at GitHub, and no file", hint)
 
 
 def _at_site(site: str, path: str) -> str:
@@ -268,20 +274,19 @@ def refusal_of_civitai_page(path: str, shown: str) -> UsageError:
     segments = [segment for segment in unquote(path).split("/") if segment]
     first = segments[0] if segments else ""
 
-    def refused(what: str, hint: str) -> UsageError:
-        return UsageError(f"{shown}: {what}", hint=hint)
-
     if match := re.search(r"/api/download/(?:models|training-data)/([0-9]{1,10})(?:/|$)", path):
-        return refused(
-            "training data, and no network", f"hnetkit pull {argument(f'version:{match[1]}')} fetches its networks"
+        return _refused(
+            shown,
+            "training data, and no network",
+            f"hnetkit pull {argument(f'version:{match[1]}')} fetches its networks",
         )
     if first in ("user", "tag") and len(segments) > 1 and _WORD.fullmatch(segments[1]):
         option, what = ("--creator", "a creator") if first == "user" else ("--tag", "a tag")
-        return refused(f"the page of {what}", f"hnetkit sync {option} {argument(segments[1])} --dry-run")
+        return _refused(shown, f"the page of {what}", f"hnetkit sync {option} {argument(segments[1])} --dry-run")
     if segments[:3] == ["api", "v1", "models"]:
-        return refused("a list of models", _BROWSE)
+        return _refused(shown, "a list of models", _BROWSE)
     what = _CIVITAI_PAGES.get(first, "no page of a model or version")
-    return refused(what if what.startswith("no ") else f"{what}, and no page of a model or version", _BROWSE)
+    return _refused(shown, what if what.startswith("no ") else f"{what}, and no page of a model or version", _BROWSE)
 
 
 _ARCHIVED = {"tensorart": "TensorArt", "seaart": "SeaArt", "huggingface": "Hugging Face", "pixai": "PixAI"}
@@ -292,11 +297,9 @@ def refusal_of_civarchive_page(path: str, shown: str) -> UsageError:
     first = path.strip("/").split("/")[0].lower()
     hint = "copy the SHA256 of the file that the page shows: hnetkit pull HASH"
     if first in _ARCHIVED and path.strip("/") != first:
-        return UsageError(f"{shown}: a model of {_ARCHIVED[first]}, whose numbers lead to no file", hint=hint)
-    return UsageError(
-        f"{shown}: no page of a model or of a file",
-        hint="copy the address of the model's page, or the SHA256 of its file",
-    )
+        return _refused(shown, f"a model of {_ARCHIVED[first]}, whose numbers lead to no file", hint)
+    hint = "copy the address of the model's page, or the SHA256 of its file"
+    return _refused(shown, "no page of a model or of a file", hint)
 
 
 _HUB_PAGES = {
@@ -310,6 +313,7 @@ _HUB_PAGES = {
     "spaces": "a Space, which is a program",
     "api": "an address of the hub's API",
 }
+_NO_REPO = "not a page of a repository or of its file"
 _HUB_FORM = "copy the address of the repository or of its file, or use hf:owner/repo[@rev][:glob]"
 
 
@@ -318,9 +322,8 @@ def refusal_of_hub_page(segments: list[str], shown: str) -> UsageError:
     what = _HUB_PAGES.get(segments[0]) if segments else None
     if what is None and len(segments) == 1 and _NAME.fullmatch(segments[0]):
         hint = f"hnetkit pull {argument(f'hf:{segments[0]}/REPO')}"
-        return UsageError(f"{shown}: the page of an owner, not a page of a repository or of its file", hint=hint)
-    said = f"{what}, " if what else ""
-    return UsageError(f"{shown}: {said}not a page of a repository or of its file", hint=_HUB_FORM)
+        return _refused(shown, f"the page of an owner, {_NO_REPO}", hint)
+    return _refused(shown, f"{what}, {_NO_REPO}" if what else _NO_REPO, _HUB_FORM)
 
 
 def refusal_of_hub_repo_page(repo: str, view: str, revision: str, path: str, shown: str) -> UsageError:
@@ -328,8 +331,5 @@ def refusal_of_hub_repo_page(repo: str, view: str, revision: str, path: str, sho
     what = {"commit": "a commit", "commits": "a history", "discussions": "a discussion", "blame": "a history"}.get(view)
     at = f"@{revision}" if view != "discussions" and re.fullmatch(r"[\w./-]+", revision) else ""
     within = f":{path}" if at and path else ""
-    said = f"{what}, " if what else ""
-    return UsageError(
-        f"{shown}: {said}not a page of a repository or of its file",
-        hint=f"hnetkit pull {argument(f'hf:{repo}{at}{within}')}",
-    )
+    hint = f"hnetkit pull {argument(f'hf:{repo}{at}{within}')}"
+    return _refused(shown, f"{what}, {_NO_REPO}" if what else _NO_REPO, hint)

@@ -84,6 +84,8 @@ def redact_reference(text: str) -> str:
     """Returns a text without what may be a secret: people paste URLs with ``?token=`` or a password."""
     if _COMMAND.match(text):
         return f"{redact(text.split()[0].partition('=')[0])} ..."
+    if near_references.may_be_token(text):
+        return f"{text[:3]}..."
     short = re.split(r"[?#&]", text, maxsplit=1)[0]
     if _WITH_AT.match(short):
         return short
@@ -149,10 +151,16 @@ _FORMATS = {
 }
 
 
-def format_of(word: str) -> str:
-    """Returns the format that a suffix, an AIR or the site names: ``"pickle"``, ``"safetensors"`` or the word."""
-    word = word.lower().lstrip(".")
-    return _FORMATS.get(word, word)
+def format_of(word: str | None, name: str = "") -> str:
+    """Returns a format: ``"pickle"``, ``"safetensors"`` or another word.
+
+    Args:
+        word: for it, of an AIR, an address or the site.
+        name: of the file, which tells the format by its suffix where the word says nothing of use.
+    """
+    known = _FORMATS.get((word or "").lower())
+    suffix = os.path.splitext(name)[1].lower().lstrip(".")
+    return known or _FORMATS.get(suffix) or suffix or (word or "").lower()
 
 
 def _parse_number(text: str, shown: str) -> Reference | None:
@@ -208,11 +216,11 @@ def _parse_address(text: str) -> Reference:
         raise UsageError(f"{shown}: give no user or password in an address", hint="leave out all before the @")
     query = {key: values[0] for key, values in parse_qs(parts.query).items()}
     host = origin.host.removeprefix("www.")
-    if host in HUB_HOSTS or _is_at(origin, os.environ.get("HF_ENDPOINT", "").strip()):
+    if host in HUB_HOSTS or _is_at(origin, "HF_ENDPOINT"):
         return _parse_hub_page(parts, shown)
     if host in CIVITAI_HOSTS or origin == Origin.of(civitai_base()):
         return _parse_civitai_page(parts.path, query, shown)
-    if host in CIVARCHIVE_HOSTS:
+    if host in CIVARCHIVE_HOSTS or _is_at(origin, "HNETKIT_CIVARCHIVE_URL"):
         return _parse_civarchive_page(parts.path, query, shown)
     url, _, fragment = text.partition("#")
     pinned = _PINNED.fullmatch(fragment)
@@ -221,8 +229,9 @@ def _parse_address(text: str) -> Reference:
     return Reference("url", shown, url=url, sha256=pinned[1].lower() if pinned else None)
 
 
-def _is_at(origin: Origin, url: str) -> bool:
-    """Whether an address is one of the site with a URL; a broken URL is reported when that site is used."""
+def _is_at(origin: Origin, variable: str) -> bool:
+    """Whether an address is one of the site that a variable names; a broken URL is reported when that site is used."""
+    url = os.environ.get(variable, "").strip()
     try:
         return bool(url) and origin == Origin.of(url)
     except HnetkitError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 
 from hnetkit.errors import (
@@ -13,7 +14,7 @@ from hnetkit.errors import (
     UsageError,
     failure_of,
 )
-from hnetkit.library.library import Library, Row
+from hnetkit.library.library import AnyPath, Library, Row
 from hnetkit.library.remove import trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.sources import results
@@ -35,6 +36,7 @@ from hnetkit.sources.maintenance import (
     damaged_by,
     find_damage,
     forget_moved,
+    identify_by_dump,
     identify_library,
     imported_with_source,
 )
@@ -193,7 +195,7 @@ class FetchSession:
         """Returns the models of Civitai of which the library has some version but not the newest.
 
         What the site is not asked about is a warning: networks of unknown source, those of an import that are not here,
-        and repositories of the Hugging Face hub.
+        and repositories of the Hugging Face hub. So is that networks are gone at their source.
 
         Raises:
             RemoteError: as `browse`.
@@ -211,25 +213,41 @@ class FetchSession:
             warnings.warn(f"{what} of an import not here, and not asked about: hnetkit repair", stacklevel=2)
         bad: list[BadRecord] = []
         found = list(find_updates(self.registry, self.civitai, bad))
+        if lost := self.registry.catalogue.lost():
+            warnings.warn(f"{counted(len(lost), 'network')} gone at the source, kept here: hnetkit list", stacklevel=2)
         for record in bad:
             failed(record)
         return found
 
-    def identify(self, *, again: bool = False, failed: Failed = _warn) -> Identification:
+    def identify(
+        self,
+        *,
+        again: bool = False,
+        dump: AnyPath | None = None,
+        progress: Progress | None = None,
+        failed: Failed = _warn,
+    ) -> Identification:
         """Looks up by hash what the library's files are, and which checkpoints they were trained on.
 
         Args:
             again: ask also about files that the site did not know lately.
+            dump: of the site's records, to look them up in; no site is asked then, and of checkpoints nothing new is
+                told. It is the SQLite database of a metadata archive, or JSON lines of the records.
+            progress: called with the bytes of a dump of lines that were read, and with all.
             failed: as in `browse`.
 
         Raises:
             RemoteError: as `browse`.
-            NotFound: as `updates`.
+            NotFound: as `updates`, or there is no such dump.
+            FileRefused: the dump is none.
         """
         self.survey()
         self.require_library()
         bad: list[BadRecord] = []
-        found = identify_library(self.registry, self.civitai, again=again, failed=bad)
+        if dump is None:
+            found = identify_library(self.registry, self.civitai, again=again, failed=bad)
+        else:
+            found = identify_by_dump(self.registry, Path(dump), failed=bad, progress=progress or _unheard)
         for record in bad:
             failed(record)
         return found
@@ -448,7 +466,7 @@ class FetchSession:
             progress: called with the number of files read, and of all.
         """
         self.survey()
-        return list(find_damage(self.registry, progress))
+        return list(find_damage(self.registry, progress, by_hash=self._second.is_set))
 
     def repair(
         self, damaged: Iterable[Damage] | None = None, *, refill: bool = False, progress: Progress | None = None

@@ -19,7 +19,7 @@ from hnetkit.sources.civitai import SOURCE, Civitai
 from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import HubFile
 from hnetkit.sources.install import split_name
-from hnetkit.sources.lost import by_hash_item
+from hnetkit.sources.lost import plan_by_hash
 from hnetkit.sources.plans import FetchItem, add_job
 from hnetkit.sources.presence import requeue_unless_here
 from hnetkit.sources.references import Reference, parse_reference
@@ -75,7 +75,7 @@ def enqueue_imported(registry: Registry, civitai: Civitai, folder: Path, file: I
             placed = hub_plans.store_items(registry, repo, [item])[path]
             return requeue_unless_here(registry, add_job(registry, folder, item, placed))
     if ref.kind == "hash" and len(ref.digits) == 64:
-        item = by_hash_item(ref.digits, name=file.name, size_bytes=_size(file))
+        item = plan_by_hash(ref.digits, name=file.name, size_bytes=_size(file))
         with registry.write():
             return requeue_unless_here(registry, add_job(registry, folder, item, None))
     if ref.kind != "version" or ref.file is None:

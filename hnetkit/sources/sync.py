@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 
 from hnetkit.errors import Gone, NetworkFailed, NotAHypernetwork, failure_of
 from hnetkit.library.remove import trashed
+from hnetkit.registry.catalogue import TOLD
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters, halts_everything, is_nsfw, is_past
 from hnetkit.sources.civitai_models import BadRecord, CivitaiFile, CivitaiModel, CivitaiVersion, parse_id
@@ -71,6 +72,20 @@ def _store_version(registry: Registry, model: int, version: CivitaiVersion) -> N
     registry.catalogue.put_images(row, [{key: getattr(image, key) for key in _IMAGE} for image in version.images])
     for file in version.files:
         registry.catalogue.put_file(row, str(file.id), {key: getattr(file, key) for key in _FILE})
+
+
+def store_told(registry: Registry, model: CivitaiModel) -> None:
+    """Stores a model as a dump tells of it, and keeps what the site itself said; call it inside `registry.write()`."""
+    id = str(model.id)
+    known = registry.catalogue.model(SOURCE, id)
+    if known is None or known["last_seen"] == TOLD:
+        store_model(registry, model)
+        registry.catalogue.mark_told(SOURCE, id)
+        return
+    listed = {version for version, _ in registry.catalogue.file_rows(SOURCE, id)}
+    for version in model.versions:
+        if str(version.id) not in listed:
+            _store_version(registry, known["id"], version)
 
 
 # --- planning the files of a model

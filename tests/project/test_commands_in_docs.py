@@ -77,6 +77,8 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with Sites(World.make(3, plain=True)) as sites:
         monkeypatch.setenv("HNETKIT_CIVITAI_URL", sites.civitai_url)
         monkeypatch.setenv("CIVITAI_TOKEN", sites.token)
+        wash = network_file(tmp_path, "wash.pt", seed=7).read_bytes()
+        sites.hub.add("someone/hypernetworks", {"styles/wash.pt": wash})
         monkeypatch.setenv("HF_ENDPOINT", sites.hub_url)
         monkeypatch.setenv("HF_TOKEN", sites.hub_token)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

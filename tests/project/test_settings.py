@@ -32,8 +32,8 @@ def values(folder: Path) -> dict[str, str]:
     """A value for each setting."""
     model_folder(folder)
     choices = {"device": "cpu", "dtype": "fp32", "capture": "off", "hypernetworks": "<hypernet:ink:0.5>"}
-    choices["mirrors"] = "https://example.org/{sha256} hf:me/backup"
     choices["unasked"] = "2 GB"
+    choices["mirrors"] = "https://example.org/{sha256} hf:me/backup"
     made = {key: choices.get(key, str(folder)) for key in settings.KEYS}
     assert len(made) > 7
     return made

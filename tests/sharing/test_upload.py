@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -244,6 +245,19 @@ def test_a_refusal_anywhere_is_one_error_without_the_token(
             assert isinstance(caught.value, kind), part
 
 
+@pytest.mark.parametrize(("status", "kind"), [(401, AuthRequired), (402, StorageFull), (403, NoAccess)])
+def test_a_refusal_of_the_storage_that_the_hub_has_now_is_the_same_error(
+    sites: Sites, folder: ShareFolder, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[HnetkitError]
+) -> None:
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    sites.uploads.instead = {"xet-write-token": Response(status, body=b"{}")}
+    with pytest.raises(kind) as caught:
+        folder.upload("me/ink")
+    assert sites.hub_token not in told(caught.value)
+    assert files_at(sites, "me/ink") == {}
+
+
 def test_a_token_is_heard_by_the_hub_alone(sites: Sites, folder: ShareFolder) -> None:
     folder.upload("me/ink")
     assert {r.origin for r in sites.requests if sites.hub_token in str((r.headers, r.query))} == {"hub"}
@@ -264,7 +278,9 @@ def test_one_command_makes_and_uploads_and_the_same_one_goes_on(
     capsys.readouterr()
     assert run([*words, "-y", "--json"]) == 0
     told = capsys.readouterr()
-    assert f"{sites.hub_url}/me/ink" in told.out
+    rows = {Path(row["path"]).name: row for row in json.loads(told.out)}
+    assert {row["uploaded"] for row in rows.values()} == {f"{sites.hub_url}/me/ink"}
+    assert rows["README.md"]["sha256"] == hashlib.sha256(files_at(sites, "me/ink")["README.md"]).hexdigest()
     assert "it is uploaded as it is; --overwrite makes it anew" in told.err
     assert run([*words, "-y"]) == 0
     assert "had all of it already" in capsys.readouterr().err

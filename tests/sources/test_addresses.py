@@ -147,3 +147,10 @@ def test_any_text_made_of_pieces_of_addresses_is_a_reference_or_a_usage_error(te
 @given(st.sampled_from(sorted(ROWS)), st.integers(0, 200), st.text(max_size=2))
 def test_an_address_with_a_slip_is_a_reference_or_a_usage_error(address: str, at: int, typed: str) -> None:
     _parsed(address[:at] + typed + address[at + 1 :])
+
+
+@pytest.mark.parametrize("token", [f"hf_{SECRET * 3}", SECRET * 4, "9f" * 16])
+def test_a_token_in_place_of_a_reference_is_not_shown(token: str) -> None:
+    said = _parsed(token)
+    assert token not in said
+    assert "CIVITAI_TOKEN" in said

@@ -10,6 +10,7 @@ from support.fake_sites import Sites, World
 from support.fake_sites.messages import Request, Response, json_response
 
 from hnetkit.errors import Gone, UsageError
+from hnetkit.sources.civitai import Filters
 from hnetkit.sources.session import FetchSession
 
 Model = dict[str, Any]
@@ -148,6 +149,17 @@ def test_a_format_chooses_among_several_files(site: Sites, here: FetchSession, t
         wanted = {str(file["id"]) for file in files if file["name"].endswith(suffix)}
         assert 0 < len(wanted) < len(files)
         assert fetched(here, text.format(m=model["id"], v=version["id"])) == wanted
+
+
+def test_a_format_and_a_number_choose_among_the_files_of_what_the_site_has_lost(
+    site: Sites, here: FetchSession
+) -> None:
+    here.sync(Filters(nsfw=True), all_versions=True, metadata_only=True)
+    model, version, files = of(site, "three files")
+    lose(site, f"/models/{model['id']}", f"/model-versions/{version['id']}")
+    texts = [f"civitai:{model['id']}@{version['id']}.safetensors", f"civitai:{model['id']}+{files[0]['id']}"]
+    for text, file in zip(texts, (files[2], files[0]), strict=True):
+        assert fetched(here, text) == {str(file["id"])}
 
 
 def test_a_format_is_not_asked_of_a_single_file(site: Sites, here: FetchSession) -> None:

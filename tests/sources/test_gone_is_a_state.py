@@ -56,7 +56,8 @@ def test_updates_notes_what_is_gone_and_lists_say_since_when(
     assert "gone" not in capsys.readouterr().out
     archived.world.remove(first)
     archived.world.archive(second)
-    here.updates()
+    with pytest.warns(UserWarning, match="2 networks gone at the source, kept here: hnetkit list"):
+        here.updates()
     listed = {row["name"]: row["gone"] for row in rows(capsys, "list")}
     assert (listed[names[first]]["source"], listed[names[first]]["state"]) == ("civitai", "gone")
     assert listed[names[second]]["state"] == "archived"

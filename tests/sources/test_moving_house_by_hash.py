@@ -119,3 +119,20 @@ def test_a_sync_brings_what_is_listed_and_a_repair_the_rest(sites: Sites, tmp_pa
     assert set(new.holds()) < set(before)
     new.do("repair", "--no-previews")
     assert new.holds() == before
+
+
+def test_a_network_of_ones_own_comes_from_ones_own_mirror_by_its_hash(sites: Sites, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    own = networks.network_file(tmp_path / "mine", "own words.pt", seed=77)
+    old = Machine(sites, tmp_path / "old")
+    old.do("scan", str(own.parent))
+    old.do("export", str(tmp_path / "library.jsonl"))
+    sites.hub.add("me/backup", {"some/where.pt": own.read_bytes()})
+    new = Machine(sites, tmp_path / "new")
+    new.do("import", str(tmp_path / "library.jsonl"))
+    assert new.do("repair")[0].startswith("unknown")
+    new.do("config", "mirrors", "hf:me/backup")
+    assert "from sha256:" in new.do("repair", "--dry-run")[0]
+    new.do("repair")
+    assert new.holds() == {"own words.pt": hashlib.sha256(own.read_bytes()).hexdigest()}
+    assert new.do("repair")[1].strip() == "nothing is missing or damaged"

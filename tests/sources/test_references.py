@@ -160,6 +160,15 @@ def test_the_hub_that_the_environment_names_is_one_too(monkeypatch: pytest.Monke
     assert parse_reference(url).kind == "hub"
 
 
+def test_the_archive_that_the_environment_names_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://archive.example/models/5?modelVersionId=6"
+    assert parse_reference(url).kind == "url"
+    monkeypatch.setenv("HNETKIT_CIVARCHIVE_URL", "https://archive.example/api")
+    assert meant(url) == ("version", 6)
+    monkeypatch.setenv("HNETKIT_CIVARCHIVE_URL", "off")
+    assert parse_reference(url).kind == "url"
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -307,7 +316,7 @@ def test_whatever_follows_a_host_of_civitai_is_no_plain_file(rest: str) -> None:
     ],
 )
 def test_what_means_nothing_is_shown_without_what_may_be_secret(text: str) -> None:
-    with pytest.raises(UsageError, match="not a recognized reference") as caught:
+    with pytest.raises(UsageError, match=r"not a recognized reference|is not civitai\.com") as caught:
         parse_reference(text)
     assert "SeCrEt0123" not in f"{caught.value} {caught.value.hint}"
 

@@ -610,9 +610,12 @@ def test_one_answer_of_the_archive_serves_a_session_and_its_failures_end_the_ask
 # --- resuming
 
 
-def test_a_stopped_download_from_a_mirror_goes_on_at_its_byte(archived: Sites, here: FetchSession) -> None:
+@pytest.mark.parametrize("order", [("lying", "right"), ("right", "lying")])
+def test_a_stopped_download_from_a_mirror_goes_on_at_its_byte(
+    archived: Sites, here: FetchSession, order: tuple[str, str]
+) -> None:
     _, file, content = first(archived)
-    archived.civarchive.keep(file["id"], "lying", "right")
+    archived.civarchive.keep(file["id"], *order)
     path, _ = lose(here, archived)
     cut = [True]
 
@@ -628,6 +631,7 @@ def test_a_stopped_download_from_a_mirror_goes_on_at_its_byte(archived: Sites, h
     (result,), _ = told(here.repair)
     assert result.state == "failed"
     assert [part.stat().st_size for part in here.folder.glob("*.part")] == [1000]
+    assert all("range" not in r.headers for r in archived.requests if r.path.startswith("/lying/"))
     archived.clear()
     (result,), _ = told(FetchSession(here.library, clock=here.clock, site=here.civitai).repair)
     assert (result.state, path.read_bytes()) == ("done", content)
@@ -635,3 +639,27 @@ def test_a_stopped_download_from_a_mirror_goes_on_at_its_byte(archived: Sites, h
     assert request.headers["range"] == "bytes=1000-", "and the liar was not asked again"
     assert request.sent == len(content) - 1000
     all_is_right(here)
+
+
+# --- what the machine says
+
+
+def test_a_machine_that_keeps_off_the_hub_does_not_ask_it_for_others(
+    archived: Sites, hub: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, file, content = first(hub)
+    hub.civarchive.keep(file["id"], "right")
+    hub.hub.add("someone/copies", {"ink.pt": content})
+    here.pull("hf:someone/copies")
+    here.sync(EVERYTHING, all_versions=True)
+    model, _, _ = first(hub)
+    path = installed(here)[sha(content)]
+    path.unlink()
+    hub.world.remove(model)
+    hub.alter = lambda request, response: error(404, "no") if request.origin == "hub" else response
+    hub.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    session = FetchSession(here.library, clock=here.clock, site=here.civitai)
+    results, _ = told(session.repair)
+    assert "done" in {result.state for result in results}
+    assert sha(path.read_bytes()) == sha(content)
