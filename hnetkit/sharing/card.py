@@ -276,9 +276,9 @@ def _site(site: Row) -> Iterator[tuple[str, str | None]]:
     yield "Source", f"[{title}]({site['link']}) at {name}{'' if is_known else ', which is no longer there'}"
     if site["creator"]:
         creator = in_markdown(site["creator"])
-        owner = site["model_id"].removeprefix("datasets/").partition("/")[0]
-        has_page = site["source"] != "huggingface" or owner == site["creator"]  # not of what somebody else archived
-        yield "Creator", f"[{creator}]({people}{quote(site['creator'], safe='')})" if has_page else creator
+        # who made what somebody else archived on the hub need not be there
+        is_there = site["source"] != "huggingface" or site["model_id"].startswith(f"{site['creator']}/")
+        yield "Creator", f"[{creator}]({people}{quote(site['creator'], safe='')})" if is_there else creator
     if site["source"] == "civitai" and (said := permissions(site)):
         yield "Permissions", f"{in_markdown(said)} (as stated at {name})"
 
