@@ -57,7 +57,8 @@ def add_repository(registry: Registry, hub: Hub, ref: Reference, plan: FetchPlan
     known = known_listing(registry, ref.repo)
     listing = hub.look_up(ref, known, failed=plan.failed.append)
     plan.items += plan_hub(registry, listing.repo, wanted_files(listing, ref), ref)
-    plan.lost += _lost_files(registry, known, listing, ref)
+    if not any(bad.cuts_list for bad in plan.failed):
+        plan.lost += _lost_files(registry, known, listing, ref)
     plan.listings.append(listing)
 
 

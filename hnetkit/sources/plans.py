@@ -5,12 +5,12 @@ A plan is made by looking things up alone. Carrying it out stores the sites' rec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
-from hnetkit.errors import HnetkitError, failure_of, printable
+from hnetkit.errors import HnetkitError, UsageError, failure_of, printable
 from hnetkit.library.remove import said_of_trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
@@ -19,7 +19,7 @@ from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
 from hnetkit.sources.huggingface import Listing
 from hnetkit.sources.install import BARE, safe_stem, split_name
 from hnetkit.sources.presence import find_network, path_of_job
-from hnetkit.sources.references import Reference
+from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.trust import redact
 
 
@@ -124,6 +124,35 @@ class FetchPlan:
     def bytes_to_fetch(self) -> int:
         """Approximate size in bytes; files of unknown size count as 0."""
         return sum(item.size_bytes or 0 for item in self.to_fetch)
+
+
+def parse_references(texts: Sequence[str], sha256: str | None, plan: FetchPlan) -> list[Reference]:
+    """Returns what references mean; one bad one among several goes into the errors of a plan.
+
+    Args:
+        texts: as typed.
+        sha256: that the files at plain addresses must have.
+        plan: receives the errors.
+
+    Raises:
+        UsageError: none is recognized, or there is a `sha256` for something else than a plain address.
+    """
+    parsed: list[Reference] = []
+    for text in texts:
+        try:
+            parsed.append(parse_reference(text))
+        except HnetkitError as error:
+            if len(texts) == 1:
+                raise
+            plan.errors.append((redact_reference(text), error))
+    if plan.errors and not parsed:
+        raise UsageError("none of the references is recognized", hint=f"use {FORMS}")
+    if sha256 is not None and (other := next((ref for ref in parsed if not ref.url), None)) is not None:
+        raise UsageError(
+            f"{other.text}: --sha256 is for plain addresses; listed files are checked against the site's own hash",
+            hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
+        )
+    return parsed
 
 
 def each_once(items: Iterable[FetchItem]) -> list[FetchItem]:

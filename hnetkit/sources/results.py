@@ -128,8 +128,8 @@ def of_job(registry: Registry, job: Job) -> FetchResult:
         about = registry.catalogue.file(job.remote_file_id) if job.remote_file_id else {}
     had = job.state == "done" and job.code == "had"
     code, reason = job.code, job.reason
-    if job.state == "done" and code is None and (stems := [Path(p).stem for p in found if p]) and job.name not in stems:
-        apart = [stem for stem in stems if stem.startswith(f"{job.name}-")]
+    if job.source == "huggingface" and (job.state, code) == ("done", None):
+        apart = [path for path in found if path is not None and Path(path).stem.startswith(f"{job.name}-")]
         code, reason = ("named", f"another network has the name {job.name}") if apart else (code, reason)
     here = [job.reason or ""] if had else [path for path in found if path is not None]
     return FetchResult(

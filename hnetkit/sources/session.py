@@ -9,9 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from hnetkit.errors import (
-    HnetkitError,
     NotFound,
-    UsageError,
     failure_of,
 )
 from hnetkit.library.library import AnyPath, Library, Row
@@ -41,12 +39,12 @@ from hnetkit.sources.maintenance import (
     imported_with_source,
 )
 from hnetkit.sources.mirrors import SecondSource, parse_mirrors
-from hnetkit.sources.plans import FetchPlan, as_here, each_once, enqueue
+from hnetkit.sources.plans import FetchPlan, as_here, each_once, enqueue, parse_references
 from hnetkit.sources.presence import require_library, survey
-from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
+from hnetkit.sources.references import Reference
 from hnetkit.sources.results import FetchResult
 from hnetkit.sources.single_files import enqueue_imported, plan_plain
-from hnetkit.sources.subscriptions import Wanted, as_stored, of_stored, repository_of, syncs_of
+from hnetkit.sources.subscriptions import Wanted, as_stored, not_saved, of_stored, repository_of, syncs_of
 from hnetkit.sources.sync import (
     MOST_CHECKED,
     Update,
@@ -262,21 +260,7 @@ class FetchSession:
             RemoteError: the site does not have what the only reference names, or does not serve it.
         """
         plan = FetchPlan()
-        parsed: list[Reference] = []
-        for text in refs:
-            try:
-                parsed.append(parse_reference(text))
-            except HnetkitError as error:  # one bad reference among several does not stop the others
-                if len(refs) == 1:
-                    raise
-                plan.errors.append((redact_reference(text), error))
-        if plan.errors and not parsed:
-            raise UsageError("none of the references is recognized", hint=f"use {FORMS}")
-        if sha256 is not None and (other := next((ref for ref in parsed if not ref.url), None)) is not None:
-            raise UsageError(
-                f"{other.text}: --sha256 is for plain addresses; listed files are checked against the site's own hash",
-                hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
-            )
+        parsed = parse_references(refs, sha256, plan)
         self.survey()
         try:
             self.require_library()
@@ -440,7 +424,7 @@ class FetchSession:
         for row in self.subscriptions():
             if row["name"] == name:
                 return of_stored(row["filters"])
-        raise NotFound(f"no filters were saved as {name}", hint="hnetkit sync --subscriptions lists them")
+        raise not_saved(name)
 
     def subscribe(self, name: str, filters: Wanted | str) -> None:
         """Saves filters or a repository under a name, in place of earlier ones."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from hnetkit.errors import UsageError
+from hnetkit.errors import NotFound, UsageError
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.references import Reference, parse_reference
 from hnetkit.text import argument
@@ -57,3 +58,10 @@ def syncs_of(rows: Iterable[Mapping[str, Any]], repos: Sequence[str]) -> str:
     names = {row["filters"].get(_KEY): str(row["name"]) for row in rows}
     some = ", ".join(f"hnetkit sync {argument(names.get(f'hf:{repo}', f'hf:{repo}'))}" for repo in repos[:_FEW])
     return some + (f", and so for {len(repos) - _FEW} more" if len(repos) > _FEW else "")
+
+
+def not_saved(name: str) -> NotFound:
+    """Returns the error for a name under which nothing is saved; it may be that of a repository."""
+    is_like_one = re.fullmatch(r"(?:datasets/)?[\w.-]+/[\w.-]+(?:[@:].*)?", name)
+    command = f"hnetkit sync {argument(f'hf:{name}')}" if is_like_one else "hnetkit sync --subscriptions lists them"
+    return NotFound(f"no filters were saved as {name}", hint=command)

@@ -315,6 +315,11 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(hub: Sites, home: Path, cap
     assert capsys.readouterr() == told
 
 
+def test_a_repository_without_hf_in_front_gets_the_form_that_would_do(hub: Sites, capsys: Capture, home: Path) -> None:
+    assert run(["sync", f"{REPO}:styles"]) == 4
+    assert f"Hint: hnetkit sync hf:{REPO}:styles" in capsys.readouterr().err
+
+
 def test_a_large_repository_is_agreed_to(hub: Sites, home: Path, capsys: Capture) -> None:
     assert run(["config", "unasked", "1kB"]) == 0
     assert run(["sync", f"hf:{REPO}"]) == 2
