@@ -59,9 +59,10 @@ from hnetkit.sources.download import (
     max_bytes,
 )
 from hnetkit.sources.http import RealClock, Stopped
-from hnetkit.sources.install import BARE, Installed, Replacement, SidecarWriter, has_room, install, quarantine
+from hnetkit.sources.install import Installed, Replacement, has_room, install, quarantine
 from hnetkit.sources.mirrors import NotElsewhere, SecondSource, is_by_hash, remake
 from hnetkit.sources.presence import find_bytes, has_bytes
+from hnetkit.sources.sidecar_writer import BARE, SidecarWriter
 
 # --- processes
 

@@ -17,9 +17,10 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Failed, Filters, ignore_record
 from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
 from hnetkit.sources.huggingface import Listing
-from hnetkit.sources.install import BARE, safe_stem, split_name
+from hnetkit.sources.install import safe_stem, split_name
 from hnetkit.sources.presence import find_network, path_of_job
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
+from hnetkit.sources.sidecar_writer import BARE
 from hnetkit.sources.trust import redact
 
 

@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from hnetkit.errors import (
-    NotFound,
-    failure_of,
-)
+from hnetkit.errors import NotFound, failure_of
 from hnetkit.library.library import AnyPath, Library, Row
 from hnetkit.library.remove import trashed
 from hnetkit.registry.jobs import Job
@@ -23,7 +20,7 @@ from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
 from hnetkit.sources.hub_plans import add_repository, hub_repositories, plan_repository, store_listings
 from hnetkit.sources.huggingface import Hub, hub_error
-from hnetkit.sources.install import Replacement, SidecarWriter
+from hnetkit.sources.install import Replacement
 from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
 from hnetkit.sources.lost import add_civitai
 from hnetkit.sources.maintenance import (
@@ -43,6 +40,7 @@ from hnetkit.sources.plans import FetchPlan, as_here, each_once, enqueue, parse_
 from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import Reference
 from hnetkit.sources.results import FetchResult
+from hnetkit.sources.sidecar_writer import SidecarWriter
 from hnetkit.sources.single_files import enqueue_imported, plan_plain
 from hnetkit.sources.subscriptions import Wanted, as_stored, not_saved, of_stored, repository_of, syncs_of
 from hnetkit.sources.sync import (

@@ -318,7 +318,7 @@ def test_a_record_whose_own_page_asks_for_a_pause_holds_up_no_other(site: Sites,
 
 
 def test_pictures_that_drip_hold_no_network_back(open_session: OpenSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hnetkit.sources.install.WHOLE_S", 0.5)
+    monkeypatch.setattr("hnetkit.sources.sidecar_writer.WHOLE_S", 0.5)
     with Sites(World.make(5, plain=True)) as site:
 
         def drip(request: Request, response: Response) -> Response:

@@ -25,9 +25,10 @@ from hnetkit.errors import Gone, NetworkFailed, UsageError
 from hnetkit.hub import hub_token
 from hnetkit.library.scan import scan
 from hnetkit.registry import Registry
-from hnetkit.sources.install import MOST_BYTES, MOST_MISSED, safe_stem
+from hnetkit.sources.install import MOST_BYTES, safe_stem
 from hnetkit.sources.maintenance import identify_checkpoints
 from hnetkit.sources.session import FetchSession
+from hnetkit.sources.sidecar_writer import MOST_MISSED
 
 OpenSession = Callable[..., FetchSession]
 
