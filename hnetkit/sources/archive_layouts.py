@@ -17,7 +17,7 @@ _TITLE = re.compile(r"(?P<name>.*?\S)\s*\[[^\[\]]*\]")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ArchiveEntry:
     """A network, or several versions of one, in an archive.
 
     Attributes:
@@ -31,17 +31,17 @@ class Entry:
     creator: str | None
 
 
-def entry_of(repo: str, path: str) -> Entry | None:
+def entry_of(repo: str, path: str) -> ArchiveEntry | None:
     """Returns what the layout of an archive says of a file; None where the repository has none that is known."""
     name = repo.rpartition("/")[2].lower()
     parts = path.split("/")
     if parts[0].lower() == _OF_CIVITAI and len(parts) >= 3:
-        return Entry("/".join(parts[:3]), _title(parts[2], is_file=len(parts) == 3), parts[1])
+        return ArchiveEntry("/".join(parts[:3]), _title(parts[2], is_file=len(parts) == 3), parts[1])
     if name.startswith(_ARCHIVE) and parts[0].lower() in _ELSEWHERE and len(parts) >= 2:
         place = parts[:-1] if len(parts) > 2 else parts
-        return Entry("/".join(place), _title(place[-1], is_file=len(parts) == 2), None)
+        return ArchiveEntry("/".join(place), _title(place[-1], is_file=len(parts) == 2), None)
     if name.startswith(_COLLECTION) and "hypernetworks" in map(str.lower, parts[:-1]):
-        return Entry(path, _title(parts[-1], is_file=True), None)
+        return ArchiveEntry(path, _title(parts[-1], is_file=True), None)
     return None
 
 

@@ -14,7 +14,7 @@ from support.odd_answers import network_bytes
 
 from hnetkit.cli import run
 from hnetkit.library.library import Library
-from hnetkit.sources.archive_layouts import Entry, entry_of
+from hnetkit.sources.archive_layouts import ArchiveEntry, entry_of
 from hnetkit.sources.export import export_records, import_records
 from hnetkit.sources.session import FetchSession
 
@@ -51,13 +51,17 @@ def here(hub: Sites, open_session: Callable[..., FetchSession]) -> FetchSession:
 @pytest.mark.parametrize(
     ("repo", "path", "said"),
     [
-        (REPO, NAMES[0], Entry('Civitai/anna/"Ink wash [ink-wash]"', "Ink wash", "anna")),
-        ("me/copy", "Civitai/anna/Ink [a] [b]/x/1.pt", Entry("Civitai/anna/Ink [a] [b]", "Ink [a]", "anna")),
-        (REPO, "Civitai/anna/Ink [ink].pt", Entry("Civitai/anna/Ink [ink].pt", "Ink", "anna")),
-        (REPO, "Civitai/anna/[ink]/1.pt", Entry("Civitai/anna/[ink]", "[ink]", "anna")),
-        (REPO, "MEGA/pack/chalk/v2.pt", Entry("MEGA/pack/chalk", "chalk", None)),
-        (REPO, "nai/furry.pt", Entry("nai/furry.pt", "furry", None)),
-        (COLLECTION, "a/hypernetworks/terada tera.pt", Entry("a/hypernetworks/terada tera.pt", "terada tera", None)),
+        (REPO, NAMES[0], ArchiveEntry('Civitai/anna/"Ink wash [ink-wash]"', "Ink wash", "anna")),
+        ("me/copy", "Civitai/anna/Ink [a] [b]/x/1.pt", ArchiveEntry("Civitai/anna/Ink [a] [b]", "Ink [a]", "anna")),
+        (REPO, "Civitai/anna/Ink [ink].pt", ArchiveEntry("Civitai/anna/Ink [ink].pt", "Ink", "anna")),
+        (REPO, "Civitai/anna/[ink]/1.pt", ArchiveEntry("Civitai/anna/[ink]", "[ink]", "anna")),
+        (REPO, "MEGA/pack/chalk/v2.pt", ArchiveEntry("MEGA/pack/chalk", "chalk", None)),
+        (REPO, "nai/furry.pt", ArchiveEntry("nai/furry.pt", "furry", None)),
+        (
+            COLLECTION,
+            "a/hypernetworks/terada tera.pt",
+            ArchiveEntry("a/hypernetworks/terada tera.pt", "terada tera", None),
+        ),
         (REPO, "README.md", None),
         (REPO, "Civitai/loose.pt", None),
         ("anna/nets", "hypernetworks/ink.pt", None),
@@ -65,7 +69,7 @@ def here(hub: Sites, open_session: Callable[..., FetchSession]) -> FetchSession:
     ],
 )
 def test_folders_say_who_made_a_file_and_its_title_where_the_layout_is_known(
-    repo: str, path: str, said: Entry | None
+    repo: str, path: str, said: ArchiveEntry | None
 ) -> None:
     assert entry_of(repo, path) == said
 
