@@ -13,18 +13,19 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import DamagedFile, FileRefused
+from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile
 from hnetkit.files import stat_at
-from hnetkit.limits import parse_json
+from hnetkit.limits import Budget, json_size, parse_json
 from hnetkit.registry.columns import Row
 
 MOST_RECORD = 32 << 20
 """Bytes of one record; that of the largest model takes a few MB."""
 MOST_MADE = 4 * MOST_RECORD
-"""Bytes that a record may take in memory."""
+"""Bytes that a record may take in memory, with its versions and files."""
 HINT = "give the civitai.sqlite of a metadata archive, or JSON lines of the site's records"
 _MOST_ROWS = 1000  # with one key: files of one hash, versions of a model, files of a version
 _STEPS, _STEPS_PER_BYTE = 1_000_000, 4  # of SQLite; a pass over a table takes less than one for each byte of the file
+_ROW = 1000  # bytes that a part of a record takes at least
 _LARGEST_ID = 2**31
 _TABLES = {
     "models": ("id", "name", "type", "username", "data"),
@@ -89,7 +90,7 @@ class _Dump:
     """
 
     def __init__(self, db: sqlite3.Connection, path: Path, left_out: LeftOut) -> None:
-        self._db, self._path, self._left_out = db, path, left_out
+        self._db, self._path, self._left_out, self._budget = db, path, left_out, Budget()
         for table, columns in _TABLES.items():
             self._require_table(table, columns)
 
@@ -116,11 +117,12 @@ class _Dump:
         numbers = {row: self._number("model_versions", row, "id") for rows in versions.values() for row in rows}
         files = self._rows("model_files", "version_id", set(numbers.values()) - {0})
         for owner in sorted(owners):
+            self._budget = Budget(made=MOST_MADE)
             try:
                 (row, *_) = models.get(owner) or [0]
                 parts = {version: files.get(numbers[version], []) for version in versions.get(owner, [])}
                 record = self._model(owner, row, parts)
-            except (sqlite3.Error, ValueError) as error:
+            except (sqlite3.Error, ValueError, UnsafeFile) as error:
                 self._left_out(owner, f"its record in the dump cannot be read: {error}")
                 continue
             yield record
@@ -166,7 +168,7 @@ class _Dump:
         name, kind, user, data = self._values("models", row, "name", "type", "username", "data")
         stated = {"id": id, "name": name, "type": kind, "creator": {"username": user} if user else None}
         parts = [part for version, files in versions.items() for part in self._version(id, version, files)]
-        return {**_object(data), **_known(stated), "modelVersions": parts}
+        return {**self._object(data), **_known(stated), "modelVersions": parts}
 
     def _version(self, owner: int, row: int, files: list[int]) -> Iterator[Row]:
         with self._unless_odd(owner, "a version"):
@@ -176,15 +178,20 @@ class _Dump:
             date = published if isinstance(published, str) else None
             stated = {"id": id, "name": name, "baseModel": base, "publishedAt": date}
             parts = [part for file in files for part in self._file(owner, file)]
-            yield {**_known(stated), **_known(_object(data)), "files": parts}
+            yield {**_known(stated), **_known(self._object(data)), "files": parts}
 
     def _file(self, owner: int, row: int) -> Iterator[Row]:
         with self._unless_odd(owner, "a file"):
             id, kind, sha256, data = self._values("model_files", row, "id", "type", "sha256", "data")
-            record = _object(data)
+            record = self._object(data)
             hashes = record.get("hashes")
             stated = {**(hashes if isinstance(hashes, dict) else {}), **_known({"SHA256": sha256})}
             yield {"id": id, "type": kind, **_known(record), "hashes": stated}
+
+    def _object(self, data: Any) -> Row:
+        """Returns a part of a model's record; many rows may hold one number, and so be parts of each other's."""
+        self._budget.make(_ROW + (json_size(data) if isinstance(data, str | bytes) else 0))
+        return _object(data)
 
     @contextmanager
     def _unless_odd(self, owner: int, what: str) -> Iterator[None]:

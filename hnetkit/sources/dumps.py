@@ -25,7 +25,7 @@ from hnetkit.sources.civitai import SOURCE, Failed
 from hnetkit.sources.civitai_models import BadRecord, CivitaiModel, parse_id, parse_model
 
 MOST_NAMED = 1000
-"""Lines without a record that are named; further ones are only counted."""
+"""Lines without a record, and records that cannot be read, that are named; further ones are only counted."""
 _DIGITS = re.compile(rb'"([0-9a-fA-F]{64}|[0-9a-fA-F]{10})"')
 
 
@@ -88,7 +88,7 @@ def find_in_dump(
         NotFound: there is no such file, or it cannot be read.
         FileRefused: it is no such dump, or is damaged.
     """
-    with _opened(path) as file:
+    with _opened(path) as file, _named(failed) as failed:
         beginning = file.read(64)
         file.seek(0)
         models: Iterator[CivitaiModel]
@@ -104,6 +104,22 @@ def find_in_dump(
         for model in models:
             if versions := wanted.versions_of(model):
                 yield Match(model, versions)
+
+
+@contextmanager
+def _named(failed: Failed) -> Iterator[Failed]:
+    """Gives a function that passes on what it is called with to `failed`; of very many, further ones are counted."""
+    count = 0
+
+    def passed_on(bad: BadRecord) -> None:
+        nonlocal count
+        count += 1
+        if count <= MOST_NAMED:
+            failed(bad)
+
+    yield passed_on
+    if (more := count - MOST_NAMED) > 0:
+        failed(BadRecord(None, f"further records, or parts of them, that cannot be read ({more:,})", more))
 
 
 @contextmanager
@@ -140,7 +156,7 @@ def _models_of_lines(
 
     The first records are, and so are lines that are not whole: it may be no dump, or a damaged one.
     """
-    total, good, bad, models = os.fstat(file.fileno()).st_size, 0, 0, 0
+    total, good, models = os.fstat(file.fileno()).st_size, 0, 0
     for number, line in _lines(file):
         progress(file.tell(), total)
         if models and line is not None and _WHOLE.fullmatch(line) and not wanted.may_be_in(line):
@@ -150,15 +166,11 @@ def _models_of_lines(
         except ValueError as error:
             if not good:
                 raise FileRefused(f"{path}: line {number}: {error}", hint=HINT) from error
-            bad += 1
-            if bad <= MOST_NAMED:
-                failed(BadRecord(None, f"line {number}: {error}"))
+            failed(BadRecord(None, f"line {number}: {error}"))
             continue
         good += 1
         models += len(records)
         yield from filter(None, (_parsed(record, failed) for record in records))
-    if bad > MOST_NAMED:
-        failed(BadRecord(None, f"further lines without a record ({bad - MOST_NAMED:,})", bad - MOST_NAMED))
     if not models:
         raise FileRefused(f"{path}: holds no record of a model of Civitai", hint=HINT)
 

@@ -21,7 +21,7 @@ from hnetkit.cli import run
 from hnetkit.errors import FileRefused, HnetkitError, NotFound
 from hnetkit.library.scan import scan
 from hnetkit.sources.civitai_models import BadRecord
-from hnetkit.sources.dumps import Wanted, find_in_dump
+from hnetkit.sources.dumps import MOST_NAMED, Wanted, find_in_dump
 from hnetkit.sources.export import export_records
 from hnetkit.sources.session import FetchSession
 
@@ -387,6 +387,37 @@ def test_a_row_that_thousands_claim_is_cut_and_said(
         assert [record.reason for record in bad] == [
             f"left out: rows of model_files beyond the first 1,000 with version_id {version}"
         ]
+
+
+def test_versions_that_claim_the_same_files_do_not_fill_the_memory(
+    here: FetchSession, mine: dict[Path, tuple[str, str]], tmp_path: Path, site: Sites
+) -> None:
+    dump = dumps.write_sqlite(tmp_path / "dump", site.world.models, tables=dumps.TABLES.replace(" PRIMARY KEY", ""))
+    model, version = next(iter(mine.values()))
+    data = json.dumps({"name": "x.pt", "note": "x" * 2000})
+    with closing(sqlite3.connect(dump)) as db, db:
+        row = [int(version), int(model), "v", "{}"]
+        db.executemany("INSERT INTO model_versions (id, model_id, name, data) VALUES (?, ?, ?, ?)", [row] * 900)
+        db.executemany(
+            "INSERT INTO model_files (id, model_id, version_id, type, data) VALUES (?, ?, ?, 'Model', ?)",
+            [[10**6 + n, int(model), int(version), data] for n in range(900)],
+        )
+    bad: list[BadRecord] = []
+    found = here.identify(dump=dump, failed=bad.append).files
+    assert [(record.id, "far more memory" in record.reason) for record in bad] == [(int(model), True)]
+    assert {row["model_id"] for row in found} - {None} == {number for number, _ in mine.values()} - {model}
+
+
+def test_records_of_one_line_that_make_no_sense_are_counted_beyond_a_thousand(
+    here: FetchSession, mine: dict[Path, tuple[str, str]], tmp_path: Path, site: Sites
+) -> None:
+    one = json.dumps(hashlib.sha256(next(iter(mine)).read_bytes()).hexdigest())
+    dump = dumps.write_lines(tmp_path / "dump", site.world.models)
+    dump.write_text(f"{dump.read_text()}[{one}{', 0' * 4999}]\n")
+    bad: list[BadRecord] = []
+    found = here.identify(dump=dump, failed=bad.append).files
+    assert (len(bad), sum(record.count for record in bad)) == (MOST_NAMED + 1, 5000)
+    assert len([row for row in found if row["model_id"]]) == 4
 
 
 # --- the command
