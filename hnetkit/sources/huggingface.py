@@ -183,7 +183,9 @@ class Hub:
     def _new_name(self, ref: Reference, answer: JsonAnswer) -> str | None:
         """Returns the name that a repository has by now, where the hub redirected; None for the one asked for."""
         name = answer.content.get("id")
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or answer.url.startswith(self._api(ref.repo)):
+        asked = self._api(ref.repo)
+        is_there = answer.url.startswith((f"{asked}?", f"{asked}/"))
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or is_there:
             return None
         renamed = f"{DATASETS}{name}" if ref.repo.startswith(DATASETS) else name
         return None if renamed == ref.repo else renamed
@@ -201,7 +203,10 @@ class Hub:
             if not isinstance(answer.content, list):
                 raise NetworkFailed(f"{ref.text}: the answer of the hub makes no sense")
             listed += [_entry(entry) for entry in answer.content if not _is_folder(entry)]
-            cursor = _cursor(answer.headers)
+            try:
+                cursor = _cursor(answer.headers)
+            except ValueError:
+                raise NetworkFailed(f"{ref.text}: the hub's list of its files goes on at no address") from None
             if cursor is None:
                 return listed
             if cursor in cursors:
@@ -268,10 +273,19 @@ def _file(path: Any, size: Any, sha256: Any, blob: Any) -> HubFile | None:
 
 
 def _cursor(headers: Mapping[str, str]) -> str | None:
-    """Returns where the next page begins; the address itself is ours, since a mirror's may be that of the hub."""
+    """Returns where the next page begins, None after the last one.
+
+    The address itself is ours, since a mirror's may be that of the hub.
+
+    Raises:
+        ValueError: there is a next page, and its address does not say where it begins.
+    """
     for link in requests.utils.parse_header_links(headers.get("Link", "")):
         if link.get("rel") == "next":
-            return parse_qs(urlsplit(link["url"]).query).get("cursor", [None])[0]
+            cursors = parse_qs(urlsplit(link["url"]).query).get("cursor")
+            if not cursors:
+                raise ValueError("a next page without a cursor")
+            return cursors[0]
     return None
 
 

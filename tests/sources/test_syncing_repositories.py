@@ -16,6 +16,7 @@ from support.odd_answers import network_bytes, zipped
 
 from hnetkit.cli import run
 from hnetkit.errors import AuthRequired, Gone, NetworkFailed, NotFound, UsageError
+from hnetkit.sources.huggingface import LARGE
 from hnetkit.sources.results import FetchResult
 from hnetkit.sources.session import FetchSession
 
@@ -199,6 +200,22 @@ def test_a_listing_that_repeats_itself_or_breaks_off_is_a_failure_and_the_next_o
     assert len(here.plan("hf:anna/many").to_fetch) == 9
 
 
+@pytest.mark.parametrize("link", ["http://[", "https://hub.example/x", "https://hub.example/x?page=2"])
+def test_a_listing_that_goes_on_nobody_knows_where_is_a_failure_and_not_cut_in_silence(
+    hub: Sites, here: FetchSession, link: str
+) -> None:
+    hub.hub.add("anna/many", {f"{n}.pt": b"%d" % n for n in range(LARGE + 1)})
+
+    def next_at(request: Request, response: Response) -> Response:
+        if "/tree/" in request.path:
+            response.headers["Link"] = f'<{link}>; rel="next"'
+        return response
+
+    hub.alter = next_at
+    with pytest.raises(NetworkFailed, match="goes on at no address"):
+        here.plan("hf:anna/many")
+
+
 # --- what stands in the way
 
 
@@ -230,6 +247,12 @@ def test_a_renamed_repository_is_followed_and_its_new_name_is_said(hub: Sites, h
     with pytest.warns(UserWarning, match="anna/networks"):
         assert states(here.sync(f"hf:{REPO}")) == {"chalk.pt": "done", "page.pt": "skipped"}
     assert downloads(hub) == ["chalk.pt"]
+
+
+def test_a_new_name_that_begins_like_the_former_is_said_too(hub: Sites, here: FetchSession) -> None:
+    hub.hub.rename(REPO, f"{REPO}-2")
+    with pytest.warns(UserWarning, match=f"{REPO}: the repository is named {REPO}-2 by now"):
+        here.plan(f"hf:{REPO}")
 
 
 def test_a_redirect_to_another_site_is_not_followed_for_a_listing(hub: Sites, here: FetchSession) -> None:
