@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ from hnetkit.sources.trust import Origin, SitePolicy, redact, require_no_secret
 
 SETTING = "setting"
 MOST_ASKED = 8
-"""Places that one file is asked for at; an archive may list any number."""
+"""Places of one kind that a file is asked for at: an archive may list any number. The user's own are all asked."""
 MOST_SILENT = 3
 """Failures of CivArchive in a row, after which a run does not ask it again."""
 MOST_SETTINGS = 10
@@ -434,11 +435,14 @@ class SecondSource:
             DiskFull, OSError: the disk failed.
         """
         asked: list[str] = []
+        counts: Counter[str] = Counter()
         what = f"{job.name}{job.suffix}"
-        for count, place in enumerate(self._likely_first(job, sha256, asked)):
-            if count == MOST_ASKED:
-                asked.append(f"further ones: not asked, after {MOST_ASKED}")
-                break
+        for place in self._likely_first(job, sha256, asked):
+            counts[place.source] += 1
+            if place.source != SETTING and counts[place.source] > MOST_ASKED:
+                if counts[place.source] == MOST_ASKED + 1:
+                    asked.append(f"further ones like {place.shown}: not asked, after {MOST_ASKED}")
+                continue
             part = PartialFile(Path(job.folder), job.key, sha256, place.address)
             try:
                 self._fetch(place, job, part, sha256, progress)

@@ -20,6 +20,7 @@ from hnetkit.cli import run
 from hnetkit.errors import Archived, Gone, NotAHypernetwork
 from hnetkit.library.library import Library
 from hnetkit.sources.civitai import Civitai
+from hnetkit.sources.mirrors import MOST_ASKED
 from hnetkit.sources.results import FetchResult
 from hnetkit.sources.session import FetchSession
 
@@ -385,6 +386,26 @@ def test_mirrors_of_the_settings_are_asked_last_and_by_the_whole_hash(archived: 
     rows = {row["url"]: (row["source"], row["state"]) for row in session.registry.mirrors.of([sha256])}
     assert rows[f"{base}/right/{sha256}/x"] == ("setting", "served")
     assert rows[f"{base}/lying/{sha256}/x"] == ("setting", "other-bytes")
+
+
+def test_mirrors_of_the_settings_are_asked_however_many_strangers_failed(archived: Sites, here: FetchSession) -> None:
+    _, file, _ = first(archived)
+    sha256 = archived.civarchive.keep(file["id"])
+    stale = [{"url": f"{archived.civarchive.mirrors_url}/stale/{sha256}/{n}.bin"} for n in range(MOST_ASKED + 2)]
+
+    def many(request: Request, response: Response) -> Response:
+        if request.path != f"/api/sha256/{sha256}":
+            return response
+        return json_response({"files": [{"sha256": sha256, "mirrors": stale}]})
+
+    archived.alter = many
+    path, _ = lose(here, archived)
+    right = f"{archived.civarchive.mirrors_url}/right/{{sha256}}/x"
+    session = FetchSession(here.library, clock=here.clock, site=here.civitai, mirrors=[right])
+    (result,), _ = told(session.repair)
+    assert (result.state, sha(path.read_bytes())) == ("done", sha256)
+    asked = [request.path for request in archived.requests if request.path.startswith("/stale/")]
+    assert len(set(asked)) == MOST_ASKED
 
 
 def test_a_repository_of_the_settings_is_listed_once_for_all(hub: Sites, here: FetchSession) -> None:
