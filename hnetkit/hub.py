@@ -23,6 +23,7 @@ from hnetkit.errors import (
     NetworkFailed,
     NoAccess,
     NotFound,
+    PartlyFailed,
     RateLimited,
     StorageFull,
     UsageError,
@@ -289,7 +290,7 @@ def repository(name: str, *, private: bool = False, token: Token = None) -> Repo
 
         validate_repo_id(name)
         me = hub.whoami()
-        account = str(me.get("name"))
+        account = _without_token(str(me.get("name")), hub)
         if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
             raise NoAccess(f"{name}: the token may only read", hint=_make_token())
         url = f"{endpoint()}/{name}"
@@ -320,6 +321,7 @@ def upload(to: Repository, files: Mapping[str, Path], *, message: str, bars: boo
         NoAccess: the token or its account may not write there.
         StorageFull: the account has no room left.
         UsageError: the hub does not accept the model card among the files.
+        PartlyFailed: the hub left files out, as a ``.gitignore`` of the repository may demand.
         NetworkFailed, RateLimited: the hub did not take it.
     """
     from huggingface_hub import CommitOperationAdd
@@ -332,6 +334,11 @@ def upload(to: Repository, files: Mapping[str, Path], *, message: str, bars: boo
             to._hub.create_repo(to.name, private=to.is_private, exist_ok=True)
         additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
         done = to._hub.create_commit(to.name, additions, commit_message=message)
+        there = {entry.path for entry in to._hub.get_paths_info(to.name, list(files), revision=done.oid)}
+    if kept_out := [shorten(name) for name in files if name not in there]:  # huggingface_hub leaves them out in silence
+        some = f"{', '.join(kept_out[:_MOST_LISTED])}{', ...' if len(kept_out) > _MOST_LISTED else ''}"
+        hint = f"look into .gitignore at {to.url}/tree/main, and run the same command again"
+        raise PartlyFailed(f"{to.name}: the hub did not take {some}", hint=hint)
     return None if done.oid == before else str(done.commit_url)
 
 
@@ -351,6 +358,11 @@ def _bars(shown: bool) -> Iterator[None]:
         log.setLevel(level)
         if not shown and not were_disabled:
             enable_progress_bars()
+
+
+def _without_token(said: str, hub: HfApi) -> str:
+    """Returns what a hub said, which may repeat the token, for a person to see."""
+    return said.replace(str(hub.token), "<token>") if hub.token else said
 
 
 def _make_token() -> str:
@@ -384,8 +396,7 @@ def _upload_failure(error: Exception, name: str, to: Repository | None) -> Hnetk
         )
     if "Invalid metadata in README.md" in said:
         reason = "; ".join(line.strip("- ") for line in said.splitlines()[1:] if line.startswith("- "))
-        token = str(to._hub.token) if to is not None else ""
-        reason = shorten(reason.replace(token, "<token>") if token else reason, _MOST_SAID)
+        reason = shorten(reason if to is None else _without_token(reason, to._hub), _MOST_SAID)
         return UsageError(
             f"{name}: the hub does not accept the card: {reason}", hint="edit README.md, and run it again"
         )

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from support.fake_sites import Sites
-from support.fake_sites.messages import Response
+from support.fake_sites.messages import Request, Response, json_response
 from support.fake_sites.uploads import Account
 from support.pipelines import tiny_sd
 from support.told import told
@@ -32,6 +32,7 @@ from hnetkit.errors import (
     NoAccess,
     NotFound,
     OutputExists,
+    PartlyFailed,
     RateLimited,
     StorageFull,
     UsageError,
@@ -202,6 +203,34 @@ def test_a_full_account_is_one_line(sites: Sites, folder: ShareFolder, capsys: C
     assert capsys.readouterr().err.count("\n") == 2
     sites.uploads.room = None
     assert folder.upload("me/ink") is not None
+
+
+def test_files_that_the_hub_leaves_out_are_named(sites: Sites, folder: ShareFolder) -> None:
+    def ignoring(request: Request, response: Response) -> Response:
+        if "/preupload/" not in request.path or response.status != 200:
+            return response
+        files = [{**file, "shouldIgnore": file["path"].endswith(".pt")} for file in response.json()["files"]]
+        return json_response({"files": files})
+
+    sites.alter = ignoring
+    for _ in range(2):
+        with pytest.raises(PartlyFailed, match=r"did not take ink\.pt, wash\.pt$") as error:
+            folder.upload("me/ink")
+        assert ".gitignore" in str(error.value.command_hint)
+        assert set(files_at(sites, "me/ink")) == set(folder.files) - {"ink.pt", "wash.pt"}
+    sites.alter = _as_it_is
+    assert folder.upload("me/ink") is not None
+
+
+def _as_it_is(request: Request, response: Response) -> Response:
+    return response
+
+
+def test_an_account_that_is_named_like_the_token_does_not_show_it(sites: Sites, folder: ShareFolder) -> None:
+    sites.uploads.instead = {"/whoami-v2": json_response({"name": sites.hub_token})}
+    with pytest.raises(NoAccess, match="<token> may not write") as error:
+        folder.upload("elsewhere/ink")
+    assert sites.hub_token not in f"{error.value} {error.value.command_hint}"
 
 
 @pytest.mark.parametrize("name", ["ink", "me/ink/more", "me/in k", "me/..", "https://hub/me/ink", "me/a--b", "-me/a"])
