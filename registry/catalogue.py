@@ -439,8 +439,8 @@ def _unpacked(packed: bytes) -> Any:
 
 
 def _column(name: str, value: Any) -> Any:
-    if name in _JSON and value is not None:
-        return to_json(value)
+    if name in _JSON and value is not None:  # half a letter in a list would fail whatever reads the whole table
+        return to_json([text_of(item) for item in value] if COLUMNS[_JSON[name]][name] is list else value)
     return text_of(value) if isinstance(value, str) else value
 
 

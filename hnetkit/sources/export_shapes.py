@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from hnetkit.errors import NetworkFailed
 from hnetkit.formats.a1111 import MAX_METADATA_TEXT
 from hnetkit.registry.mirrors import SOURCES, STATES
-from hnetkit.sources.trust import redact
+from hnetkit.sources.trust import Origin, redact
 
 MOST_TOLD = 1000
 """Mirrors of one network."""
@@ -94,7 +95,7 @@ def _are_mirrors(value: Any) -> bool:
     """Whether it is a list of rows as `Mirrors.of` returns them, without more than host and path in an address."""
     kinds: dict[str, Callable[[Any], bool]] = {
         "sha256": is_sha256,
-        "url": lambda url: _is_text(url) and len(url) <= MOST_REFERENCE and redact(url) == url,
+        "url": lambda url: _is_text(url) and len(url) <= MOST_REFERENCE and redact(url) == url and _is_address(url),
         "source": lambda source: source in SOURCES,
         "state": lambda state: state in STATES,
         "seen_at": _is_time,
@@ -102,13 +103,25 @@ def _are_mirrors(value: Any) -> bool:
     return _are_records(value, kinds, MOST_TOLD)
 
 
+def _is_address(url: str) -> bool:
+    try:
+        Origin.of(url)
+    except NetworkFailed:
+        return False
+    return True
+
+
 def _is_time(value: Any) -> bool:
-    """Whether it is a time as the registry stores it; one that is yet to come would outlast all news."""
+    """Whether it is a time as the registry stores it, in whose form the later is the greater text.
+
+    One that is yet to come would outlast all news.
+    """
     try:
         at = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         return False
-    return at.tzinfo is not None and at <= datetime.now(timezone.utc) + timedelta(days=1)
+    is_stored_so = at.utcoffset() == timedelta(0) and at.isoformat(timespec="seconds") == value
+    return is_stored_so and at <= datetime.now(timezone.utc) + timedelta(days=1)
 
 
 def _is_filters(value: Any) -> bool:

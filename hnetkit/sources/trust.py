@@ -19,11 +19,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from html.entities import html5
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import requests
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 from hnetkit.errors import NetworkFailed
@@ -56,7 +56,8 @@ class Origin:
         """
         try:
             parts = parse_url(url)  # the parser of requests: a second one could find another host
-        except LocationParseError:
+            urlsplit(url)  # whose host we show; it refuses others
+        except ValueError:
             parts = parse_url("")
         host = unicodedata.normalize("NFKC", parts.host or "").strip("[]").lower().rstrip(".")
         if not host or parts.scheme not in ("http", "https") or not url.isprintable() or set(url) & set("\\ "):

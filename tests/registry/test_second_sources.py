@@ -113,6 +113,15 @@ def test_a_file_that_was_gone_when_it_was_asked_for_stays_so_though_it_is_listed
     assert registry.catalogue.lost() == {}
 
 
+def test_half_a_letter_in_a_trigger_word_does_not_end_the_reading_of_all(registry: Registry) -> None:
+    """JSON can spell half a letter, which SQLite would give back as bytes that are no text."""
+    model = registry.catalogue.put_model("civitai", "1", {"name": "Ink", "tags": ["x\ud83d"], "state": "listed"}, {})
+    registry.catalogue.put_version(model, "11", {"name": "v1", "trained_words": ["\ud83d ink"]})
+    _list(registry, "civitai", 1, SHA)
+    (row,) = registry._db.execute("SELECT trigger_words, site_tags FROM library").fetchall()
+    assert row[0] == "\\ud83d ink"
+
+
 def test_files_are_found_by_any_hash_that_a_site_stated(registry: Registry) -> None:
     model = registry.catalogue.put_model("civitai", "5", {"name": "Pen", "state": "listed"}, {})
     version = registry.catalogue.put_version(model, "51", {"name": "v1"})

@@ -103,6 +103,7 @@ def test_what_is_deleted_comes_last_and_what_is_closed_before_it(archive: Archiv
     [
         *(None, 5, "", "ink.pt", "/download/1", "file:///etc/passwd", "ftp://a.example/x", "https://"),
         *("https://user:word@a.example/x", "https://a.example/\r\nx", "https://a.example/" + "x" * 5000),
+        "https://[fe80::1%25a%25b]/x",  # an address for one parser and an error for another
     ],
 )
 def test_what_is_no_address_is_no_mirror(archive: Archive, url: Any) -> None:
