@@ -265,6 +265,18 @@ def test_what_cannot_be_synced_is_one_line(
         here.sync(text)
 
 
+def test_where_no_model_file_matches_the_hint_is_what_has_some(hub: Sites, here: FetchSession) -> None:
+    hub.hub.add("anna/pictures", {"a.png": b"1"})
+    for text, hint in {
+        "hf:anna/nets@main:nowhere": "hf:anna/nets@main stands for all its model files (3)",
+        "hf:anna/pictures": None,
+    }.items():
+        for fetch in (here.sync, here.pull):
+            with pytest.raises(Gone) as caught:
+                fetch(text)
+            assert caught.value.command_hint == hint
+
+
 def test_a_download_that_was_stopped_goes_on_after_another_commit(hub: Sites, here: FetchSession) -> None:
     large = network_bytes(5)
     hub.hub.add("anna/large", {"large.pt": large})
