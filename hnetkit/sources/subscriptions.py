@@ -60,6 +60,12 @@ def syncs_of(rows: Iterable[Mapping[str, Any]], repos: Sequence[str]) -> str:
     return some + (f", and so for {len(repos) - _FEW} more" if len(repos) > _FEW else "")
 
 
+def require_name(name: str) -> None:
+    """Raises `UsageError` for a name by which nothing that is saved could be meant, since a repository is."""
+    if name.startswith("hf:") or repository_of(name) is not None:
+        raise UsageError("a repository's name or address cannot name what is saved", hint="choose another name")
+
+
 def not_saved(name: str) -> NotFound:
     """Returns the error for a name under which nothing is saved; its hint is the command that takes such a text."""
     shown = redact_reference(name) if "://" in name else name  # an address may hold a token

@@ -308,6 +308,17 @@ def test_a_repository_is_saved_listed_synced_and_removed(hub: Sites, capsys: Cap
     assert run(["sync", "anna"]) == 4
 
 
+@pytest.mark.parametrize("name", [f"hf:{REPO}", "https://huggingface.co/anna/nets", "hf:anna"])
+def test_nothing_is_saved_under_a_name_by_which_sync_would_mean_a_repository(
+    hub: Sites, capsys: Capture, home: Path, name: str
+) -> None:
+    for of in ([f"hf:{REPO}:styles"], ["--tag", "x"]):
+        assert run(["sync", *of, "--save", name]) == 2
+        assert "Hint: choose another name" in capsys.readouterr().err
+    assert run(["sync", "--subscriptions", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
 @pytest.mark.parametrize(
     "option", [["--creator", "x"], ["--tag", "x"], ["--query", "x"], ["--nsfw"], ["--favorites"], ["--all-versions"]]
 )
