@@ -8,6 +8,7 @@ from hnetkit import demo, paths, settings
 from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, output_options, put_path
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
+from hnetkit.text import argument
 
 PLACES = {
     "registry": paths.registry_file,
@@ -54,7 +55,7 @@ def config_command(key: str | None, value: str | None, remove: bool, output: Out
       hnetkit config device --remove
     """
     if remove and (key is None or value is not None):
-        raise UsageError("--remove takes one setting", hint="hnetkit config model --remove")
+        raise UsageError("--remove takes one setting", hint=f"hnetkit config {argument(key or 'model')} --remove")
     if key is None:
         stored = settings.load()
         others = dict.fromkeys(stored.keys() - settings.KEYS.keys(), "no setting has this name, so nothing reads it")

@@ -307,7 +307,8 @@ def pull_command(
     hf:owner/repo[@revision][:file, folder or glob], or a plain https address with --sha256. Each file is checked
     before it is installed; a file that is not a usable network goes to the library's folder .quarantine.
 
-    Asks before it fetches more than 1 GB in all; hnetkit config unasked changes this size.
+    Asks before it fetches more than 1 GB in all; `hnetkit config unasked` changes this size. Most files of Civitai need
+    your API key in the environment variable CIVITAI_TOKEN, private and gated repositories a token in HF_TOKEN.
 
     What Civitai has lost comes from whoever else has it, held against its sha256: files of the hub that the library
     knows, mirrors that CivArchive knows, and those of `hnetkit config mirrors`. No token goes to these mirrors.
@@ -315,7 +316,7 @@ def pull_command(
     \b
     Examples:
       hnetkit pull https://civitai.com/models/4209
-      hnetkit pull version:4931 hf:someone/hypernetworks:*.pt
+      hnetkit pull version:4931 'hf:someone/hypernetworks:*.pt'
       hnetkit pull --dry-run hf:someone/hypernetworks
       hnetkit pull https://huggingface.co/someone/hypernetworks/tree/main/styles
     """
@@ -405,7 +406,7 @@ def sync_command(
 
     REPOSITORY is one of the Hugging Face hub: hf:owner/repo[@revision][:folder or glob], hf:datasets/owner/repo for a
     data set, or its address. Only new and changed files are fetched, and it asks before it fetches more than 1 GB;
-    hnetkit config unasked changes this size. Files that are deleted from the repository are kept, and named.
+    `hnetkit config unasked` changes this size. Files that are deleted from the repository are kept, and named.
 
     Files that you have are not fetched again, and models deleted from the site are kept. Every file that is fetched or
     skipped is listed, with the reason. An interrupted sync resumes where it left off.

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 def updates_command(output: Output) -> None:
     """Show models that have a newer version on the site than in the library.
 
+    Also shows files that their owners replaced under the same version, and says how many networks are gone from their
+    source. Asks Civitai alone: what is new in a repository of the hub comes by `hnetkit sync hf:owner/repo`.
+
     \b
     Examples:
       hnetkit updates
@@ -128,7 +131,7 @@ def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output
         if dry_run:
             output.rows(map(_damage_row, damages), columns=["state", "path", "reason"], text=_damage_line)
             count = sum(damage.is_to_fetch for damage in damages)
-            output.note(f"{count} to fetch again" if count else "nothing is missing or damaged")
+            output.note(f"{count} to fetch again" if damages else "nothing is missing or damaged")
             return
         refill = may_refill(session, refill=refill) if damages else refill
         with fetching_progress(session, output) as progress:

@@ -301,16 +301,18 @@ def wanted_files(listing: Listing, ref: Reference) -> list[HubFile]:
         Gone: there are none; the error says what it holds.
     """
     found = listing.files
+    whole = f"hf:{ref.repo}" + (f"@{ref.revision}" if ref.revision else "")
     wanted = [file for file in found if is_wanted(file.path, ref.pattern)]
     if not wanted and ref.pattern is not None:  # it may be a folder
         wanted = [file for file in found if is_wanted(file.path, f"{ref.pattern}/")]
     if ref.pattern is None and (archives := [file.path for file in found if file.path.lower().endswith(".zip")]):
         some = f"{', '.join(archives[:3])}{', ...' if len(archives) > 3 else ''}"
-        at = f"@{ref.revision}" if ref.revision else ""
-        pull = f"hnetkit pull {argument(f'hf:{ref.repo}{at}:*.zip')}"
+        pull = f"hnetkit pull {argument(f'{whole}:*.zip')}"
         warnings.warn(f"{ref.text} also has archives, which are not fetched: {some}; {pull} fetches them", stacklevel=2)
     if not wanted:
-        raise Gone(f"{ref.text}: no model file matches; it has {_what_it_holds(found)}", hint=f"hf:{ref.repo}:*.pt")
+        models = sum(is_wanted(file.path, None) for file in found)
+        hint = f"{argument(whole)} stands for all its model files ({models:,})" if models else None
+        raise Gone(f"{ref.text}: no model file matches; it has {_what_it_holds(found)}", hint=hint)
     return wanted
 
 

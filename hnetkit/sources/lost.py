@@ -68,8 +68,12 @@ def plan_lost(
     """
     asked: list[str] = []
     rows = _catalogued(registry, ref, all_versions=all_versions)
-    if rows and ref.kind != "hash" and all(find_network(registry, row["sha256"]) is not None for row in rows):
-        raise error  # that it is here already is no answer to the question for a model
+    here = [find_network(registry, row["sha256"]) for row in rows]
+    if rows and ref.kind != "hash" and all(path is not None for path in here):
+        # that it is here already is no answer to the question for a model
+        if type(error) is Gone and ref.model is None and isinstance(error.__cause__, Gone):  # says: a wrong number
+            raise Gone(f"{ref.text}: the site has none any more; here is {here[0]}", hint="hnetkit list") from error
+        raise error
     items = [_planned(civitai, row) for row in rows]
     if not items and ref.kind == "hash" and find_network(registry, ref.digits) is not None:
         items.append(plan_by_hash(ref.digits, name=None, size_bytes=None))

@@ -209,6 +209,10 @@ def require_all(results: Iterable[FetchResult]) -> None:
     hint = _HINTS.get(str(codes.pop())) if len(codes) == 1 else None
     if hint is None and len(lasting) == len(failed):
         hint = "they would be refused again"
+    wrong = [result.error for result in failed if result.error is not None]
+    if hint is None and len(wrong) == len(failed) and all(error.exit_code in (2, 4) for error in wrong):
+        hint = wrong[0].command_hint if len(wrong) == 1 else None
+        hint = hint or ("correct them" if len(failed) == len(results) else "correct them; the others were fetched")
     raise PartlyFailed(f"{len(failed)} of {len(results)} failed", hint=hint or "run the same command to try again")
 
 
@@ -223,6 +227,7 @@ def _as_error(result: FetchResult) -> HnetkitError:
 
 _HINTS = {
     "no-token": "export CIVITAI_TOKEN=... (for hf: HF_TOKEN), and run the same command again",
+    "no-access": "that is up to the owner; sync asks again after a day",
     "early-access": "run the same command again after that date",
     "rate-limited": "run the same command again later to resume",
     "network": "run the same command again to resume",

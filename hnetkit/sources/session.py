@@ -42,7 +42,7 @@ from hnetkit.sources.references import Reference
 from hnetkit.sources.results import FetchResult
 from hnetkit.sources.sidecar_writer import SidecarWriter
 from hnetkit.sources.single_files import enqueue_imported, plan_plain
-from hnetkit.sources.subscriptions import Wanted, as_stored, not_saved, of_stored, repository_of, syncs_of
+from hnetkit.sources.subscriptions import Wanted, as_stored, not_saved, of_stored, repository_of, require_name, syncs_of
 from hnetkit.sources.sync import (
     MOST_CHECKED,
     Update,
@@ -425,7 +425,8 @@ class FetchSession:
         raise not_saved(name)
 
     def subscribe(self, name: str, filters: Wanted | str) -> None:
-        """Saves filters or a repository under a name, in place of earlier ones."""
+        """Saves filters or a repository under a name, in place of earlier ones; no name of a repository will do."""
+        require_name(name)
         with self.registry.write():
             self.registry.subscriptions.put(name, as_stored(self._chosen(filters)))
 

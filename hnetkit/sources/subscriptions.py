@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.sources.civitai import Filters
-from hnetkit.sources.references import Reference, parse_reference
+from hnetkit.sources.references import Reference, parse_reference, redact_reference
 from hnetkit.text import argument
 
 Wanted: TypeAlias = Filters | Reference
@@ -60,8 +60,23 @@ def syncs_of(rows: Iterable[Mapping[str, Any]], repos: Sequence[str]) -> str:
     return some + (f", and so for {len(repos) - _FEW} more" if len(repos) > _FEW else "")
 
 
+def require_name(name: str) -> None:
+    """Raises `UsageError` for a name by which nothing that is saved could be meant, since a repository is."""
+    if name.startswith("hf:") or repository_of(name) is not None:
+        raise UsageError("a repository's name or address cannot name what is saved", hint="choose another name")
+
+
 def not_saved(name: str) -> NotFound:
-    """Returns the error for a name under which nothing is saved; it may be that of a repository."""
-    is_like_one = re.fullmatch(r"(?:datasets/)?[\w.-]+/[\w.-]+(?:[@:].*)?", name)
-    command = f"hnetkit sync {argument(f'hf:{name}')}" if is_like_one else "hnetkit sync --subscriptions lists them"
-    return NotFound(f"no filters were saved as {name}", hint=command)
+    """Returns the error for a name under which nothing is saved; its hint is the command that takes such a text."""
+    shown = redact_reference(name) if "://" in name else name  # an address may hold a token
+    hint = "hnetkit sync --subscriptions lists them"
+    if re.fullmatch(r"(?:datasets/)?[\w.-]+/[\w.-]+(?:[@:].*)?", name):
+        hint = f"hnetkit sync {argument(f'hf:{name}')}"
+    else:
+        try:
+            parse_reference(name)
+            hint = f"hnetkit pull {argument(name)}" if shown == name else "hnetkit pull takes such an address"
+        except UsageError as refused:
+            if (refused.command_hint or "").startswith("hnetkit sync "):  # the page of a creator or of a tag
+                hint = str(refused.command_hint)
+    return NotFound(f"no filters were saved as {shown}", hint=hint)

@@ -102,6 +102,27 @@ def test_filters_are_remembered_under_a_name(sites: Sites, capsys: Capture) -> N
     assert run(["sync", "mine"]) == 4
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("model:4209", "hnetkit pull model:4209"),
+        ("https://civitai.com/models/4209", "hnetkit pull https://civitai.com/models/4209"),
+        ("https://civitai.com/models/4209?token=s3cret", "hnetkit pull takes such an address"),
+        ("https://civitai.com/user/luisa_pinguin", "hnetkit sync --creator luisa_pinguin --dry-run"),
+        ("https://civitai.com/tag/watercolor", "hnetkit sync --tag watercolor --dry-run"),
+        ("https://civitai.com/search/models?query=s3cret", "hnetkit sync --subscriptions lists them"),
+        ("yours #2", "hnetkit sync --subscriptions lists them"),
+    ],
+)
+def test_what_sync_does_not_take_is_answered_with_the_command_that_takes_it(
+    sites: Sites, capsys: Capture, text: str, hint: str
+) -> None:
+    assert run(["sync", text]) == 4
+    told = capsys.readouterr().err
+    assert told.endswith(f"\nHint: {hint}\n")
+    assert text in told or "s3cret" not in told
+
+
 def test_browse_shows_what_people_choose_by(sites: Sites, home: Path, capsys: Capture) -> None:
     assert run(["browse", "--limit", "3", "--json"]) == 0
     found = rows(capsys)
@@ -126,7 +147,11 @@ def test_pull_prints_where_it_put_what(sites: Sites, home: Path, capsys: Capture
     ]
     assert run(["pull", "model:5"]) == 4
     assert run(["pull", f"model:{id}", "model:5"]) == 1
-    assert "1 of 2 failed" in capsys.readouterr().err
+    assert "1 of 2 failed\nHint: hnetkit pull version:5\n" in capsys.readouterr().err
+    assert run(["pull", f"model:{id}", "model:5", "what"]) == 1
+    assert "2 of 3 failed\nHint: correct them; the others were fetched\n" in capsys.readouterr().err
+    assert run(["pull", "model:5", "version:5"]) == 1
+    assert "2 of 2 failed\nHint: correct them\n" in capsys.readouterr().err
     assert run(["pull", "what"]) == 2
 
 

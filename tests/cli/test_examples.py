@@ -52,6 +52,13 @@ def story(group: LazyGroup, names: Iterator[str] | list[str]) -> Iterator[str]:
 STORIES = {heading: list(dict.fromkeys(story(cli, list(names)))) for heading, names in COMMANDS.items()}
 
 
+def test_no_shell_reads_a_glob_in_an_example() -> None:
+    """zsh, the shell of macOS, refuses a word with a glob that no file matches."""
+    for example in {example for examples in STORIES.values() for example in examples}:
+        unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "", example.partition(" #")[0])
+        assert not re.search(r"hf:\S*[*?\[]", unquoted), example
+
+
 def why_elsewhere(example: str) -> str | None:
     return next((reason for pattern, reason in ELSEWHERE.items() if re.match(pattern, example)), None)
 

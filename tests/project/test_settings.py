@@ -125,6 +125,13 @@ def test_several_mirrors_are_kept_in_their_order(home: Path, capsys: pytest.Capt
     assert settings.get("mirrors") == given.replace("  ", " ")
 
 
+def test_a_setting_removed_with_a_value_is_told_the_command_without_one(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["config", "unasked", "5GB", "--remove"]) == 2
+    assert "Hint: hnetkit config unasked --remove\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("key", settings.KEYS)
 @pytest.mark.parametrize("value", ["", " \t"])
 def test_an_empty_setting_is_refused_with_the_command_that_takes_it_back(

@@ -18,7 +18,7 @@ from hnetkit.cli import run
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.civitai_models import BadRecord
-from hnetkit.sources.results import require_all
+from hnetkit.sources.results import FetchResult, require_all
 
 OpenSession = Callable[..., hnetkit.FetchSession]
 
@@ -92,6 +92,14 @@ def test_of_several_references_one_that_cannot_be_had_is_a_result_and_alone_it_i
         assert (type(odd.error), there.state) == (UsageError, "have")
         with pytest.raises(UsageError, match="none of the references"):
             session.pull("no such thing", "nor this")
+
+
+def test_for_what_an_owner_does_not_give_the_hint_is_no_second_try() -> None:
+    failed = [FetchResult("failed", name, "no-access", "the owner has disabled downloads") for name in ("a.pt", "b.pt")]
+    for results in (failed, failed[:1]):
+        with pytest.raises(hnetkit.errors.HnetkitError) as caught:
+            require_all(results)
+        assert caught.value.command_hint == "that is up to the owner; sync asks again after a day"
 
 
 def test_a_plan_touches_nothing_and_is_carried_out_as_it_was_shown(small: Sites, home: Path) -> None:

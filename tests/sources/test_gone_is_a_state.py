@@ -47,6 +47,21 @@ def rows(capsys: Capture, *command: str) -> list[dict[str, Any]]:
     return found
 
 
+def test_pull_of_what_is_gone_and_here_says_so_and_takes_its_number_for_no_other(
+    archived: Sites, here: FetchSession, capsys: Capture
+) -> None:
+    first = archived.world.ids()[0]
+    version = next(version["id"] for model, version, _ in archived.world.files() if model["id"] == first)
+    path = here.library.folder / f"{stem(here, archived, first)}.pt"
+    archived.world.remove(first)
+    for text in (f"model:{first}", f"version:{version}"):
+        capsys.readouterr()
+        assert run(["pull", text]) == 4
+        told = capsys.readouterr().err
+        assert f"{text}: the site has none any more; here is {path}" in told
+        assert "may be" not in told
+
+
 def test_updates_notes_what_is_gone_and_lists_say_since_when(
     archived: Sites, here: FetchSession, capsys: Capture
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_network_of_ones_own_comes_from_ones_own_mirror_by_its_hash(sites: Sit
     new = Machine(sites, tmp_path / "new")
     new.do("import", str(tmp_path / "library.jsonl"))
     assert new.do("repair")[0].startswith("unknown")
+    assert new.do("repair", "--dry-run")[1] == "0 to fetch again\n", "not: nothing is missing"
     new.do("config", "mirrors", "hf:me/backup")
     assert "from sha256:" in new.do("repair", "--dry-run")[0]
     new.do("repair")

@@ -288,6 +288,18 @@ def test_what_cannot_be_synced_is_one_line(
         here.sync(text)
 
 
+def test_where_no_model_file_matches_the_hint_is_what_has_some(hub: Sites, here: FetchSession) -> None:
+    hub.hub.add("anna/pictures", {"a.png": b"1"})
+    for text, hint in {
+        "hf:anna/nets@main:nowhere": "hf:anna/nets@main stands for all its model files (3)",
+        "hf:anna/pictures": None,
+    }.items():
+        for fetch in (here.sync, here.pull):
+            with pytest.raises(Gone) as caught:
+                fetch(text)
+            assert caught.value.command_hint == hint
+
+
 def test_a_download_that_was_stopped_goes_on_after_another_commit(hub: Sites, here: FetchSession) -> None:
     large = network_bytes(5)
     hub.hub.add("anna/large", {"large.pt": large})
@@ -317,6 +329,17 @@ def test_a_repository_is_saved_listed_synced_and_removed(hub: Sites, capsys: Cap
     assert told == {"chalk.pt": "done", "styles/ink.pt": "gone"}
     assert run(["sync", "--remove", "anna", "-q"]) == 0
     assert run(["sync", "anna"]) == 4
+
+
+@pytest.mark.parametrize("name", [f"hf:{REPO}", "https://huggingface.co/anna/nets", "hf:anna"])
+def test_nothing_is_saved_under_a_name_by_which_sync_would_mean_a_repository(
+    hub: Sites, capsys: Capture, home: Path, name: str
+) -> None:
+    for of in ([f"hf:{REPO}:styles"], ["--tag", "x"]):
+        assert run(["sync", *of, "--save", name]) == 2
+        assert "Hint: choose another name" in capsys.readouterr().err
+    assert run(["sync", "--subscriptions", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
 
 
 @pytest.mark.parametrize(

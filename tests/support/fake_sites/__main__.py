@@ -27,6 +27,7 @@ def main() -> None:
         print(f"export CIVITAI_TOKEN={site.token}")
         print(f"export HNETKIT_CIVARCHIVE_URL={site.civarchive_url}")
         print(f"export HF_ENDPOINT={site.hub_url}")
+        print(f"export HF_TOKEN={site.hub_token}")
         print("export HF_HUB_DISABLE_XET=1", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
