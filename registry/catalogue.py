@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import MAX_MADE, json_size, parse_json
-from hnetkit.registry.columns import COLUMNS, Row, batches, broken, from_json, now, text_of, to_json, upsert
+from hnetkit.registry.columns import COLUMNS, Row, broken, from_json, now, text_of, to_json, upsert
 from hnetkit.registry.files import CONVERTED
 
 TOLD = "0001-01-01T00:00:00+00:00"
@@ -177,16 +177,9 @@ class Catalogue:
 
     # --- queries
 
-    def files(self, *, source: str | None = None, here: bool = False) -> list[Row]:
-        """Returns files with everything that is known about their versions and models.
-
-        Args:
-            source: the site that lists them; None for every site.
-            here: only files that the library has: by their hash, by that which a converted file has of its original, or
-                by what was installed from them.
-        """
-        present = _HERE if here else "1"
-        return self._files(f"models.source = coalesce(?, models.source) AND {present}", [source])
+    def files(self, *, source: str | None = None) -> list[Row]:
+        """Returns all files, or those of one site, with everything that is known about their versions and models."""
+        return self._files("models.source = coalesce(?, models.source)", [source])
 
     def file(self, id: int) -> Row:
         """Returns the file with this id, as `files` does."""
@@ -254,14 +247,6 @@ class Catalogue:
         of_others = f"CASE WHEN json_valid(hashes) THEN EXISTS ({stated}) ELSE 0 END"
         where = f"(remote_files.sha256 >= ? AND remote_files.sha256 < ? || 'g') OR {of_others}"
         return self._files(where, [digits] * 4)
-
-    def hub_files_of(self, sha256s: Iterable[str]) -> list[Row]:
-        """Returns the files of the hub with these hashes, as `files` does."""
-        found = []
-        for part in batches(sorted(set(sha256s))):
-            where = f"models.source = 'huggingface' AND remote_files.sha256 IN ({','.join('?' * len(part))})"
-            found += self._files(where, list(part))
-        return found
 
     def lost(self) -> dict[str, Row]:
         """Returns content hash -> the site that has no version of this network any more, in which state, since when.

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from hnetkit.errors import DamagedFile, FileChanged, FileRefused, NotFound
 from hnetkit.files import READ_FLAGS
+from hnetkit.hashes import sha256_of
 from hnetkit.limits import Budget
 from hnetkit.text import argument, printable
 
@@ -127,6 +128,12 @@ class OpenFile:
     def __del__(self) -> None:
         with contextlib.suppress(OSError, AttributeError):
             self.close()
+
+
+def sha256_at(path: str | os.PathLike[str]) -> str:
+    """Returns the sha256 of a whole file."""
+    with OpenFile(path) as file:
+        return sha256_of(file)
 
 
 def _open(path: str) -> int:

@@ -20,8 +20,7 @@ from typing import Literal
 
 from hnetkit.errors import FileChanged, HnetkitError
 from hnetkit.files import TEMPORARY, exclusive_lock, is_folder_at, new_file
-from hnetkit.formats.open_file import OpenFile
-from hnetkit.hashes import sha256_of
+from hnetkit.formats.open_file import OpenFile, sha256_at
 from hnetkit.library.layouts import folded
 from hnetkit.library.walking import is_gone, is_same_file
 from hnetkit.registry.links import Link
@@ -84,7 +83,7 @@ class Placing:
         if way == "copy":
             self.copy(source, path, "copy", sha256=sha256, replace=replace)
             return
-        with self._recorded(path, way, source, sha256 or _sha256_at(source), replace=replace):
+        with self._recorded(path, way, source, sha256 or sha256_at(source), replace=replace):
             if way == "symlink":
                 _place_link(lambda made: os.symlink(source, made), path, replace=replace)
             else:
@@ -222,7 +221,7 @@ def is_untouched(link: Link) -> bool:
             return False
         if link.how == "hardlink" and is_same_file(link.path, link.source):
             return True
-        return _sha256_at(Path(link.path)) == link.sha256
+        return sha256_at(link.path) == link.sha256
     except (OSError, HnetkitError):  # another kind of file, or unreadable, so be careful
         return False
 
@@ -230,7 +229,7 @@ def is_untouched(link: Link) -> bool:
 def is_same_bytes(path: str | Path, other: str | Path) -> bool:
     """Whether two files can both be read and hold the same."""
     try:
-        return os.path.getsize(path) == os.path.getsize(other) and _sha256_at(Path(path)) == _sha256_at(Path(other))
+        return os.path.getsize(path) == os.path.getsize(other) and sha256_at(path) == sha256_at(other)
     except (OSError, HnetkitError):
         return False
 
@@ -256,11 +255,6 @@ def key_of(path: str | Path) -> str:
     """A key that is equal for all spellings of a path: links in its folders resolved, but not the last part; NFC."""
     folder, name = os.path.split(path)
     return unicodedata.normalize("NFC", os.path.join(os.path.realpath(folder), name))
-
-
-def _sha256_at(path: Path) -> str:
-    with OpenFile(path) as file:
-        return sha256_of(file)
 
 
 def _place_link(make: Callable[[str], None], path: Path, *, replace: bool) -> None:

@@ -16,8 +16,7 @@ from typing import Any
 
 from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.files import TEMPORARY, exclusive_lock, is_absent, is_there, mtime_of
-from hnetkit.formats.open_file import OpenFile
-from hnetkit.hashes import sha256_of
+from hnetkit.formats.open_file import sha256_at
 from hnetkit.library import trash
 from hnetkit.library.belongings import Belongings
 from hnetkit.library.disks import Disks
@@ -512,7 +511,7 @@ def _register(registry: Registry, entry: Entry, file: TrashedFile) -> None:
         for row in registry.files.at(str(place))
     ):
         is_same = file.sha256 is not None and _stamp(place) == (file.size_bytes, file.mtime_ns)
-        add_file(registry, entry.root, place, file.sha256 if is_same and file.sha256 else _sha256_at(place))
+        add_file(registry, entry.root, place, file.sha256 if is_same and file.sha256 else sha256_at(place))
     with registry.write():
         if file.first_seen is not None:
             registry.files.set_first_seen([row["id"] for row in registry.files.at(str(place))], file.first_seen)
@@ -578,11 +577,6 @@ def _locked(registry: Registry) -> Iterator[None]:
 def _stamp(path: Path) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_size, mtime_of(status)
-
-
-def _sha256_at(path: Path) -> str:
-    with OpenFile(path) as file:
-        return sha256_of(file)
 
 
 def _reason_of(error: Exception, what: str | Path) -> str:

@@ -277,7 +277,8 @@ def _site(site: Row) -> Iterator[tuple[str, str | None]]:
     if site["creator"]:
         creator = in_markdown(site["creator"])
         # who made what somebody else archived on the hub need not be there
-        is_there = site["source"] != "huggingface" or site["model_id"].startswith(f"{site['creator']}/")
+        is_owner = site["model_id"].removeprefix("datasets/").startswith(f"{site['creator']}/")
+        is_there = site["source"] != "huggingface" or is_owner
         yield "Creator", f"[{creator}]({people}{quote(site['creator'], safe='')})" if is_there else creator
     if site["source"] == "civitai" and (said := permissions(site)):
         yield "Permissions", f"{in_markdown(said)} (as stated at {name})"

@@ -27,8 +27,7 @@ from hnetkit.files import (
     sync_folder,
     temporary_folder,
 )
-from hnetkit.formats.open_file import OpenFile
-from hnetkit.hashes import sha256_of
+from hnetkit.formats.open_file import sha256_at
 from hnetkit.limits import MAX_JSON, read_json
 from hnetkit.sharing.card import SOMEWHERE
 from hnetkit.text import counted, shorten, size_text
@@ -93,7 +92,7 @@ class ShareFolder:
 
     def hashes(self) -> dict[str, str]:
         """Returns name -> sha256 of its files; that of the card as it is now."""
-        return {**self.files, CARD: _sha256(self.path / CARD)}
+        return {**self.files, CARD: sha256_at(self.path / CARD)}
 
     def others(self) -> list[str]:
         """Returns the names of what else is in the folder, which stays there and is not uploaded."""
@@ -107,7 +106,7 @@ class ShareFolder:
     def is_edited(self) -> bool:
         """Whether somebody changed the card since it was written."""
         card = self.path / CARD
-        return is_file_at(card) and _sha256(card) != self.files.get(CARD)
+        return is_file_at(card) and sha256_at(card) != self.files.get(CARD)
 
     def upload(self, repo: str, *, private: bool = False, token: hub.Token = None, bars: bool = False) -> str | None:
         """Uploads its files; see `Upload.carry_out`. An upload that was interrupted is continued by the same call."""
@@ -270,13 +269,8 @@ def _names_in(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def _sha256(path: Path) -> str:
-    with OpenFile(path) as file:
-        return sha256_of(file)
-
-
 def _write_record(folder: Path, contents: tuple[str, ...]) -> None:
-    files = {name: _sha256(folder / name) for name in _names_in(folder)}
+    files = {name: sha256_at(folder / name) for name in _names_in(folder)}
     with new_file(folder / RECORD) as file:
         file.write(_as_record(contents, files))
 

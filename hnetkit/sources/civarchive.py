@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hnetkit.errors import Gone, NetworkFailed, RateLimited, RemoteError, UsageError
+from hnetkit.registry.columns import text_of
 from hnetkit.sources.civitai_models import parse_id, parse_int
 from hnetkit.sources.http import Clock, HttpClient, RateLimiter
 from hnetkit.sources.trust import Origin, SitePolicy, require_no_secret
@@ -268,4 +269,4 @@ def _text(value: Any) -> str | None:
     """Returns a text that can be stored: JSON may hold lone surrogates, SQLite may not."""
     if not isinstance(value, str):
         return None
-    return value[:_MOST_NAME].encode("utf-8", "backslashreplace").decode().strip() or None
+    return text_of(value[:_MOST_NAME]).strip() or None

@@ -17,6 +17,7 @@ from hnetkit.library.remove import trashed
 from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.store import Registry
 from hnetkit.sources.archive_layouts import entry_of
+from hnetkit.sources.civitai_models import BadRecord
 from hnetkit.sources.huggingface import (
     DATASETS,
     SOURCE,
@@ -25,11 +26,11 @@ from hnetkit.sources.huggingface import (
     Listing,
     Repo,
     file_url,
-    is_wanted,
     parse_repo,
     wanted_files,
 )
 from hnetkit.sources.plans import FetchItem, FetchPlan, as_here, unless_removed
+from hnetkit.sources.presence import versions_here
 from hnetkit.sources.references import Reference
 
 _GIT = "GIT"  # of the hashes that the catalog keeps: git's id of a file that is in git itself
@@ -55,9 +56,11 @@ def plan_repository(registry: Registry, hub: Hub, ref: Reference) -> FetchPlan:
 def add_repository(registry: Registry, hub: Hub, ref: Reference, plan: FetchPlan) -> None:
     """Adds to a plan what a reference selects of a repository, as `plan_repository` has it."""
     known = known_listing(registry, ref.repo)
-    listing = hub.look_up(ref, known, failed=plan.failed.append)
+    failed: list[BadRecord] = []
+    listing = hub.look_up(ref, known, failed=failed.append)
+    plan.failed += failed
     plan.items += plan_hub(registry, listing.repo, wanted_files(listing, ref), ref)
-    if not any(bad.cuts_list for bad in plan.failed):
+    if not any(bad.cuts_list for bad in failed):
         plan.lost += _lost_files(registry, known, listing, ref)
     plan.listings.append(listing)
 
@@ -123,13 +126,15 @@ def hub_item(repo: Repo, file: HubFile, commit: str | None = None, path: str | N
 
 
 def _lost_files(registry: Registry, before: Listing | None, now: Listing, ref: Reference) -> list[FetchItem]:
-    """Returns what the library has of files that a repository had when it was last listed, and does not have now."""
+    """Returns what the library has of files that a repository had when it was last listed, and does not have now.
+
+    Also where `ref` selects others: the list is stored as a whole, and the next one is compared with this.
+    """
     if before is None or before.revision != now.revision or before.repo.commit == now.repo.commit:
         return []
     there = {file.path for file in now.files} | {file.content for file in now.files if file.content}
     lost = [file for file in before.files if not there & {file.path, file.content}]
-    chosen = [f for f in lost if is_wanted(f.path, ref.pattern) or is_wanted(f.path, f"{ref.pattern}/")]
-    return [item for item in plan_hub(registry, before.repo, chosen, ref) if item.action == "have"]
+    return [item for item in plan_hub(registry, before.repo, lost, ref) if item.action == "have"]
 
 
 # --- what the catalog keeps
@@ -143,7 +148,7 @@ def repo_at(registry: Registry, name: str, commit: str) -> Repo:
 
 def hub_repositories(registry: Registry) -> list[str]:
     """Returns the names of the repositories that files of the library came from."""
-    return sorted({repo_of(row["model_id"]) for row in registry.catalogue.files(source=SOURCE, here=True)})
+    return sorted({repo_of(model) for model in versions_here(registry, SOURCE)})
 
 
 def known_listing(registry: Registry, name: str) -> Listing | None:

@@ -14,9 +14,19 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import requests
 
-from hnetkit.errors import AuthRequired, Gone, NetworkFailed, NoAccess, RateLimited, RemoteError, UsageError
+from hnetkit.errors import (
+    AuthRequired,
+    Gone,
+    NetworkFailed,
+    NoAccess,
+    RateLimited,
+    RemoteError,
+    Unreachable,
+    UsageError,
+)
 from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.hub import endpoint, hub_token, token_hint
+from hnetkit.registry.columns import text_of
 from hnetkit.sources.civitai import Failed, ignore_record
 from hnetkit.sources.civitai_models import BadRecord, parse_int
 from hnetkit.sources.http import Clock, HttpClient, JsonAnswer, RateLimiter
@@ -115,7 +125,20 @@ class Hub:
         self.token = hub_token()
         # the hub serves 3,000 files in five minutes to whoever has no token
         pace = RateLimiter(clock, 50.0 if policy.base.is_loopback else 8.0)
-        self.client = HttpClient(replace(policy, token=self.token), clock, pace)
+        self._client = HttpClient(replace(policy, token=self.token), clock, pace)
+
+    @property
+    def client(self) -> HttpClient:
+        """Requests what the hub has.
+
+        Raises:
+            Unreachable: ``HF_HUB_OFFLINE`` keeps this machine off it.
+        """
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_OFFLINE:
+            raise Unreachable("the hub is not asked: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE")
+        return self._client
 
     def look_up(self, ref: Reference, known: Listing | None = None, *, failed: Failed = ignore_record) -> Listing:
         """Returns the files of a repository, at the current commit of a reference's revision.
@@ -155,10 +178,6 @@ class Hub:
 
     def _info(self, ref: Reference) -> JsonAnswer:
         """Returns the hub's record of a repository, requested by our own client with its rules about tokens."""
-        from huggingface_hub import constants
-
-        if constants.HF_HUB_OFFLINE:
-            raise NetworkFailed(f"{ref.text}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE")
         at = f"/revision/{quote(ref.revision, safe='')}" if ref.revision else ""
         answer = self.client.json_answer(f"{self._api(ref.repo)}{at}?blobs=true", what=ref.text)
         status, info = answer.status, answer.content
@@ -266,7 +285,7 @@ def _is_folder(entry: Any) -> bool:
 def _file(path: Any, size: Any, sha256: Any, blob: Any) -> HubFile | None:
     if not isinstance(path, str):
         return None
-    path = path.encode("utf-8", "backslashreplace").decode()  # JSON may hold lone surrogates, SQLite may not
+    path = text_of(path)  # JSON may hold lone surrogates, SQLite may not
     known = str(sha256).lower() if re.fullmatch(r"[0-9a-fA-F]{64}", str(sha256)) else None
     of_git = str(blob) if known is None and re.fullmatch(r"[0-9a-f]{40}", str(blob)) else None
     return HubFile(path, parse_int(size), known, of_git)

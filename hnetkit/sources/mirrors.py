@@ -32,10 +32,9 @@ from hnetkit.errors import (
     failure_of,
 )
 from hnetkit.files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
-from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.open_file import sha256_at
 from hnetkit.formats.reading import load
 from hnetkit.formats.writing import save
-from hnetkit.hashes import sha256_of
 from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.columns import Row
 from hnetkit.registry.jobs import Job
@@ -156,7 +155,7 @@ def remake(registry: Registry, sha256: str, part: PartialFile, job: Job, stems: 
         made = part.path.with_name(f"{part.path.name}.made{suffix}")
         try:
             save(load(twin["path"]), made, overwrite=True)
-            if _hash_of(made) == sha256:
+            if sha256_at(made) == sha256:
                 _take(part, made)
                 return True
         except DiskFull:
@@ -166,11 +165,6 @@ def remake(registry: Registry, sha256: str, part: PartialFile, job: Job, stems: 
         finally:
             made.unlink(missing_ok=True)
     return False
-
-
-def _hash_of(path: Path) -> str:
-    with OpenFile(path) as file:
-        return sha256_of(file)
 
 
 def _take(part: PartialFile, path: Path) -> None:
@@ -410,13 +404,6 @@ class SecondSource:
             hub: Hub = self._clients[HUB]
             return hub
 
-    def _online_hub(self) -> Hub:
-        from huggingface_hub import constants
-
-        if constants.HF_HUB_OFFLINE:
-            raise NetworkFailed("HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE")
-        return self._hub()
-
     # --- fetching
 
     def fetch(self, job: Job, sha256: str, progress: Progress) -> tuple[PartialFile, Mirror]:
@@ -496,7 +483,7 @@ class SecondSource:
         if place.source == CIVITAI:
             client, error_of = self.civitai.client, civitai_error
         elif place.source == HUB:
-            client, error_of = self._online_hub().client, hub_error
+            client, error_of = self._hub().client, hub_error
         else:
             origin = Origin.of(place.url)
             if place.source == ARCHIVE:  # a stranger may name any address

@@ -302,7 +302,7 @@ def refusal_of_civarchive_page(path: str, shown: str) -> UsageError:
     return _refused(shown, "no page of a model or of a file", hint)
 
 
-_HUB_PAGES = {
+HUB_PAGES = {
     "collections": "a collection",
     "papers": "a paper",
     "docs": "documentation",
@@ -313,13 +313,14 @@ _HUB_PAGES = {
     "spaces": "a Space, which is a program",
     "api": "an address of the hub's API",
 }
+"""First words of addresses at the hub that are no owner of a repository -> what is there."""
 _NO_REPO = "not a page of a repository or of its file"
 _HUB_FORM = "copy the address of the repository or of its file, or use hf:owner/repo[@rev][:glob]"
 
 
 def refusal_of_hub_page(segments: list[str], shown: str) -> UsageError:
     """Returns the refusal of a page of the hub that is in no repository."""
-    what = _HUB_PAGES.get(segments[0]) if segments else None
+    what = HUB_PAGES.get(segments[0]) if segments else None
     if what is None and len(segments) == 1 and _NAME.fullmatch(segments[0]):
         hint = f"hnetkit pull {argument(f'hf:{segments[0]}/REPO')}"
         return _refused(shown, f"the page of an owner, {_NO_REPO}", hint)

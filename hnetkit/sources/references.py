@@ -19,6 +19,7 @@ from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.sources import near_references
 from hnetkit.sources.civitai import CIVITAI_HOSTS, civitai_base
 from hnetkit.sources.near_references import FORMS as FORMS
+from hnetkit.sources.near_references import HUB_PAGES
 from hnetkit.sources.trust import Origin, redact
 
 HUB_HOSTS = ("huggingface.co", "hf.co")
@@ -292,8 +293,6 @@ def _id(text: str | None) -> int | None:
 
 # --- pages of the hub
 
-_HUB_LISTS = frozenset({"api", "collections", "datasets", "docs", "models", "organizations", "papers", "spaces"})
-
 
 def _parse_hub_page(parts: SplitResult, shown: str) -> Reference:
     """Returns the repository, folder or file that a page of the hub shows."""
@@ -302,7 +301,7 @@ def _parse_hub_page(parts: SplitResult, shown: str) -> Reference:
         segments = segments[1:] if segments[1] == "datasets" else segments[2:]
     within = segments[1:] if segments[:1] == ["datasets"] else segments
     names = [name.removesuffix(".git") for name in within[:2]]
-    if len(names) < 2 or names[0] in _HUB_LISTS or not all(re.fullmatch(r"[\w.-]+", name) for name in names):
+    if len(names) < 2 or names[0] in HUB_PAGES or not all(re.fullmatch(r"[\w.-]+", name) for name in names):
         raise near_references.refusal_of_hub_page(segments, shown)
     repo = "/".join(["datasets"] * (within is not segments) + names)
     if len(within) == 2:

@@ -20,11 +20,12 @@ from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import HubFile
 from hnetkit.sources.install import split_name
 from hnetkit.sources.lost import plan_by_hash
+from hnetkit.sources.mirrors import without_query
 from hnetkit.sources.plans import FetchItem, add_job
 from hnetkit.sources.presence import requeue_unless_here
 from hnetkit.sources.references import Reference, parse_reference
 from hnetkit.sources.sync import job_key
-from hnetkit.sources.trust import Origin, SitePolicy, redact
+from hnetkit.sources.trust import Origin, SitePolicy
 from hnetkit.text import argument
 
 Row = dict[str, Any]
@@ -50,7 +51,7 @@ def plan_plain(ref: Reference, sha256: str | None) -> FetchItem:
         SitePolicy(Origin.of(ref.url), settled=False).check(ref.url)
     except HnetkitError as error:
         raise UsageError(str(error), hint=error.command_hint or "use an https address") from error
-    address = redact(ref.url).removesuffix("?...")  # signatures change and are secrets: no part of the key
+    address = without_query(ref.url)  # signatures change and are secrets: no part of the key
     key = f"url:{hashlib.sha256(address.encode()).hexdigest()[:16]}:{sha256.lower()}"
     name = "".join(split_name(unquote(urlsplit(ref.url).path)))
     return FetchItem("url", key, ref.url, name, sha256=sha256.lower())

@@ -105,6 +105,18 @@ def test_the_text_of_a_card_says_what_is_known() -> None:
     assert {"https://civitai.com/user/someone", SITE["link"]} == seen.links
 
 
+@pytest.mark.parametrize(
+    ("repository", "has_page"),
+    [("someone/nets", True), ("datasets/someone/nets", True), ("archivist/nets:Civitai/someone/Ink", False)],
+)
+def test_a_creator_has_a_page_at_the_hub_where_the_repository_is_theirs(repository: str, has_page: bool) -> None:
+    site = {**SITE, "source": "huggingface", "model_id": repository, "link": "https://huggingface.co/nets"}
+    shared = network(sites=[site])
+    seen = Seen(card_text([shared], [], shared.license).split("---\n", 2)[2])
+    assert "Creator: someone" in seen.words
+    assert ("https://huggingface.co/someone" in seen.links) == has_page
+
+
 def test_what_is_not_known_is_left_out() -> None:
     bare = network(sites=[], base_model="unknown", step=None, trained_on=None)
     text = card_text([bare], [], bare.license)

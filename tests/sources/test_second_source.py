@@ -684,3 +684,19 @@ def test_a_machine_that_keeps_off_the_hub_does_not_ask_it_for_others(
     results, _ = told(session.repair)
     assert "done" in {result.state for result in results}
     assert sha(path.read_bytes()) == sha(content)
+    assert not [request for request in hub.requests if request.origin == "hub"]
+
+
+def test_a_machine_that_keeps_off_the_hub_does_not_fetch_again_from_it(
+    hub: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.hub.add("someone/nets", {"ink.pt": first(hub)[2]})
+    (fetched,) = here.pull("hf:someone/nets")
+    Path(fetched.paths[0]).unlink()
+    hub.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (left,) = here.repair(refill=True)
+    assert (left.state, left.code, left.reason) == ("failed", "network", "the hub is not asked: HF_HUB_OFFLINE is set")
+    assert not [request for request in hub.requests if request.origin == "hub"]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert [result.state for result in here.repair(refill=True)] == ["done"]

@@ -107,6 +107,28 @@ def test_files_that_are_deleted_at_the_hub_are_kept_and_said_once(hub: Sites, he
     assert here.sync(f"hf:{REPO}") == []
 
 
+def test_a_file_that_is_deleted_at_the_hub_is_said_whatever_is_asked_for(hub: Sites, here: FetchSession) -> None:
+    here.sync(f"hf:{REPO}")
+    hub.hub.commit(REPO, {"styles/ink.pt": INK})
+    assert states(here.pull(f"hf:{REPO}:styles/ink.pt")) == {"ink.pt": "have", "oil.pt": "gone"}
+    hub.hub.commit(REPO, {"styles/chalk.pt": CHALK})
+    assert states(here.sync(f"hf:{REPO}:styles/chalk.pt")) == {"chalk.pt": "done", "ink.pt": "gone"}
+
+
+def test_a_list_that_is_cut_says_nothing_of_what_is_gone_there_and_all_of_other_repositories(
+    hub: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.hub.add("anna/few", {"chalk.pt": CHALK, "page.pt": PAGE})
+    here.pull(f"hf:{REPO}", "hf:anna/few")
+    hub.hub.commit(REPO, {**FILES, "README.md": b"more"})
+    hub.hub.commit("anna/few", {"page.pt": PAGE})
+    monkeypatch.setattr("hnetkit.sources.huggingface.LARGE", 1)
+    monkeypatch.setattr("hnetkit.sources.huggingface.MOST_LISTED", 2)
+    plan = here.plan_pull(f"hf:{REPO}:*/*.pt", "hf:anna/few")
+    assert [bad.cuts_list for bad in plan.failed] == [True]
+    assert [item.name for item in plan.lost] == ["chalk.pt"]
+
+
 def test_what_was_removed_does_not_come_back(hub: Sites, here: FetchSession, capsys: Capture) -> None:
     here.sync(f"hf:{REPO}")
     assert run(["remove", "-y", "oil"]) == 0
