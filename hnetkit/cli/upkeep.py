@@ -131,7 +131,8 @@ def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output
         if dry_run:
             output.rows(map(_damage_row, damages), columns=["state", "path", "reason"], text=_damage_line)
             count = sum(damage.is_to_fetch for damage in damages)
-            output.note(f"{count} to fetch again" if damages else "nothing is missing or damaged")
+            is_whole = all(damage.what == "kept" for damage in damages)
+            output.note("nothing is missing or damaged" if is_whole else f"{count} to fetch again")
             return
         refill = may_refill(session, refill=refill) if damages else refill
         with fetching_progress(session, output) as progress:
