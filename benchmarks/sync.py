@@ -122,7 +122,7 @@ def with_hnetkit(home: Path, base: str, token: str, repository: str | None) -> f
         found = session.carry_out(plan)
         spent = time.perf_counter() - started
     states = Counter(result.state for result in found)
-    assert set(states) == {"done"}, states
+    assert set(states) <= {"done", "had"}, states  # had: one file may be listed twice
     return spent
 
 
