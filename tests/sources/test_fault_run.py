@@ -5,87 +5,25 @@ The seed decides faults and moments. `make test` runs a twelfth of what `make te
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
-import subprocess
-import sys
-import threading
-import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support.bad_day import digest, finished, live_through, require_token_kept, started
 from support.fake_sites import Sites, World, random_fault
-from support.fake_sites.faults import SWITCHES
+from support.fake_sites.faults import SWITCHES, Fault
 
 from hnetkit.files import TEMPORARY
 from hnetkit.registry import Registry
 
-PROCESS = Path(__file__).resolve().parents[1] / "support" / "sync_process.py"
-WAITING = 10  # faults that lie in wait at any time
 SELDOM = frozenset("DTU")  # wait for a request that a sync makes seldom (a range) or never (a batch of hashes)
 
 
-@contextmanager
-def troubled(sites: Sites, rng: random.Random, count: int) -> Iterator[threading.Event]:
-    """Throws faults, a few at a time, until `count` of them happened; the event says that they did."""
-    over, stop = threading.Event(), threading.Event()
-
-    def throw() -> None:
-        while not stop.is_set():
-            if len(sites.faults.fired) >= count:
-                over.set()
-                return
-            near = sum(fault.kind not in SELDOM for fault in sites.faults.waiting)
-            while near < WAITING:
-                fault = random_fault(rng)
-                if fault.where != "hub":
-                    sites.faults.add(fault)
-                    near += fault.kind not in SELDOM
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=throw, daemon=True)
-    thread.start()
-    try:
-        yield over
-    finally:
-        stop.set()
-        thread.join()
-
-
-def start(sites: Sites) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", str(PROCESS), sites.civitai_url, sites.token]
-    environment = {**os.environ, "PYTHONPATH": str(PROCESS.parents[1]), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def run(sites: Sites, rng: random.Random, faults: int, kills: int) -> tuple[int, list[int], Counter[str]]:
-    """Syncs under faults until they are over, killing it at random moments; returns kills, exit codes, faults."""
-    killed, codes = 0, []
-    with troubled(sites, rng, faults) as over:
-        while not over.is_set() or killed < kills:
-            process = start(sites)
-            try:
-                _, errors = process.communicate(timeout=rng.uniform(0.6, 2.5) if killed < kills else 120)
-                assert "Traceback" not in errors, errors
-                codes.append(process.returncode)
-            except subprocess.TimeoutExpired:
-                assert killed < kills, "a sync that hangs"
-                process.kill()
-                process.wait()
-                killed += 1
-            for _, _, file in rng.sample(list(sites.world.files()), 16):  # so that there is something to fetch
-                sites.world.replace_file(file["id"])
-    fired = Counter(fired.fault.kind for fired in sites.faults.fired)
-    sites.faults.clear()
-    return killed, codes, fired
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def fault_of(rng: random.Random) -> Fault:
+    while (fault := random_fault(rng)).where == "hub":
+        pass
+    return fault
 
 
 def require_all_right(sites: Sites, home: Path) -> None:
@@ -95,7 +33,7 @@ def require_all_right(sites: Sites, home: Path) -> None:
         listed = {f"civitai:{f['id']}": (f.get("hashes") or {}).get("SHA256", "") for _, _, f in sites.world.files()}
         for install in installs:
             path = Path(install["path"])
-            assert digest(path) == install["sha256"], path
+            assert digest(path.read_bytes()) == install["sha256"], path
         held = {install["sha256"] for install in installs}
         for job in jobs.values():
             is_record = job.key.startswith("civitai:model:")  # of a model, which could not be read once
@@ -116,16 +54,6 @@ def require_all_right(sites: Sites, home: Path) -> None:
     assert {path.name for path in home.iterdir()} <= allowed
 
 
-def require_token_kept(sites: Sites, home: Path) -> None:
-    for request in sites.requests:
-        told = [name for name, value in request.headers.items() if sites.token in value]
-        assert told == (["authorization"] if told and request.origin == "api" else []), request
-        assert sites.token not in str(request.query) + request.path, request
-    for path in home.rglob("*"):
-        if path.is_file():
-            assert sites.token.encode() not in path.read_bytes(), path
-
-
 def outside(home: Path) -> set[str]:
     return {str(path) for path in home.parent.rglob("*") if home not in (path, *path.parents)}
 
@@ -142,15 +70,17 @@ def test_after_any_number_of_faults_and_kills_every_file_is_right(
 ) -> None:
     rng, before = random.Random(seed), outside(home)
     with Sites(World.make(models, widths=(64,)), needs_token=True) as sites:
-        killed, codes, fired = run(sites, rng, faults, kills)
-        assert killed >= kills
-        assert sum(fired.values()) >= faults
-        never = set(SWITCHES) - SELDOM - set(fired)
+
+        def replace_some() -> None:
+            for _, _, file in rng.sample(list(sites.world.files()), 16):
+                sites.world.replace_file(file["id"])
+
+        start, draw = partial(started, sites, "sync_process.py"), partial(fault_of, rng)
+        day = live_through(sites, rng, start, draw, replace_some, faults=faults, kills=kills, seldom=SELDOM)
+        never = set(SWITCHES) - SELDOM - {fault.kind for fault in day.fired}
         assert len(never) <= unlucky, f"{sorted(never)} never happened"
-        assert set(codes) <= {0, 1}
-        process = start(sites)
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode in (0, 1), errors
+        assert set(day.codes) <= {0, 1}
+        finished(start(), 0, 1)
         require_all_right(sites, home)
-        require_token_kept(sites, home)
+        require_token_kept(sites, home, sites.token, "api")
         assert outside(home) == before

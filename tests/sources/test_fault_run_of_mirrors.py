@@ -5,20 +5,15 @@ The seed decides faults and moments. `make test` runs a part of what `make test-
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support.bad_day import digest, finished, live_through, require_token_kept, started
 from support.fake_sites import Sites, World, random_fault
-from support.fake_sites.faults import random_mirror_fault
+from support.fake_sites.faults import Fault, random_mirror_fault
 from support.fetching import EVERYTHING
 
 from hnetkit.files import TEMPORARY
@@ -27,52 +22,21 @@ from hnetkit.registry import Registry
 from hnetkit.sources.export import export_library, import_library
 from hnetkit.sources.session import FetchSession
 
-PROCESS = Path(__file__).resolve().parents[1] / "support" / "repair_process.py"
-WAITING = 10  # faults that lie in wait at any time
 BEFORE_IT = ("deleted", "stale", "lying", "larger", "cut", "login", "busy")
+LIARS = tuple(f"/{character}/" for character in BEFORE_IT)
 
 
-@contextmanager
-def troubled(sites: Sites, rng: random.Random, count: int) -> Iterator[threading.Event]:
-    """Throws faults, a few at a time, until `count` of them happened; the event says that they did."""
-    over, stop = threading.Event(), threading.Event()
-
-    def throw() -> None:
-        while not stop.is_set():
-            if len(sites.faults.fired) >= count:
-                over.set()
-                return
-            while len(sites.faults.waiting) < WAITING:
-                fault = random_mirror_fault(rng) if rng.random() < 0.7 else random_fault(rng)
-                if fault.kind not in "DJKLMNOPTU":  # owners' doings, and what waits for requests that are not made
-                    sites.faults.add(fault)
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=throw, daemon=True)
-    thread.start()
-    try:
-        yield over
-    finally:
-        stop.set()
-        thread.join()
+def fault_of(rng: random.Random) -> Fault:
+    """A fault, but none of owners' doing, nor one that waits for requests that are not made."""
+    while True:
+        fault = random_mirror_fault(rng) if rng.random() < 0.7 else random_fault(rng)
+        if fault.kind not in "DJKLMNOPTU":
+            return fault
 
 
-def start(sites: Sites) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", str(PROCESS), sites.civitai_url, sites.token]
-    environment = {**os.environ, "PYTHONPATH": str(PROCESS.parents[1]), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def finished(sites: Sites) -> str:
+def repaired(sites: Sites) -> str:
     """What a repair that nothing disturbs prints."""
-    process = start(sites)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, output + errors
-    return output
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return finished(started(sites, "repair_process.py"), 0)
 
 
 def held(home: Path) -> dict[Path, str]:
@@ -139,28 +103,21 @@ def test_after_any_number_of_faults_and_kills_every_file_is_the_one_that_it_was(
         wanted = moved(sites, rng, new, tmp_path, open_session(sites))
         sites.needs_token = True
         monkeypatch.setenv("HNETKIT_HOME", str(new))
-        killed, codes = 0, []
-        with troubled(sites, rng, faults) as over:
-            while not over.is_set() or killed < kills:
-                process = start(sites)
-                try:
-                    _, errors = process.communicate(timeout=rng.uniform(0.6, 2.5) if killed < kills else 300)
-                    assert "Traceback" not in errors, errors
-                    codes.append(process.returncode)
-                except subprocess.TimeoutExpired:
-                    assert killed < kills, "a repair that hangs"
-                    process.kill()
-                    process.wait()
-                    killed += 1
-                lose_some(new, rng, models // 2)
-        fired = {fired.fault.where for fired in sites.faults.fired}
-        sites.faults.clear()
-        assert {"civarchive", "mirrors"} <= fired
-        assert killed >= kills
-        assert set(codes) <= {0, 1}
-        finished(sites)
+        day = live_through(
+            sites,
+            rng,
+            partial(started, sites, "repair_process.py"),
+            partial(fault_of, rng),
+            lambda: lose_some(new, rng, models // 2),
+            faults=faults,
+            kills=kills,
+            patience_s=300,
+        )
+        assert {"civarchive", "mirrors"} <= {fault.where for fault in day.fired}
+        assert set(day.codes) <= {0, 1}
+        repaired(sites)
         for path, sha256 in held(new).items():
-            assert digest(path) == sha256
+            assert digest(path.read_bytes()) == sha256
         here = set(held(new).values())
         assert here <= set().union(*wanted), "a file that nobody wanted"
         assert all(files & here for files in wanted), "a network that is missing"
@@ -174,24 +131,17 @@ def require_nothing_twice(sites: Sites, home: Path, rng: random.Random, count: i
     """Of what is lost once more, each file comes once; and nothing is asked for where nothing is missing."""
     lost = lose_some(home, rng, count)
     sites.clear()
-    finished(sites)
+    repaired(sites)
     bodies = [request for request in sites.requests if request.origin in ("storage", "mirrors")]
     right = [request for request in bodies if request.status == 200 and not request.path.startswith(LIARS)]
     assert len(right) == len({request.path for request in right}) == len(lost)
     sites.clear()
-    assert finished(sites) == ""
+    assert repaired(sites) == ""
     assert sites.requests == []
-
-
-LIARS = tuple(f"/{character}/" for character in BEFORE_IT)
 
 
 def require_tokens_kept(sites: Sites, home: Path) -> None:
     assert {"api", "storage", "civarchive", "mirrors"} <= {request.origin for request in sites.requests}
-    for request in sites.requests:
-        told = [name for name, value in request.headers.items() if sites.token in value]
-        assert told == (["authorization"] if told and request.origin == "api" else []), request
+    require_token_kept(sites, home, sites.token, "api")
     for path in home.rglob("*"):
-        if path.is_file():
-            assert sites.token.encode() not in path.read_bytes(), path
-            assert b"signature=of" not in path.read_bytes(), path
+        assert not path.is_file() or b"signature=of" not in path.read_bytes(), path

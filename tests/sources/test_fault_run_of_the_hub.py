@@ -5,18 +5,13 @@ The seed decides faults, changes and moments. `make test` runs a part of what `m
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support.bad_day import digest, finished, live_through, require_token_kept, started
 from support.fake_sites import Sites, World
 from support.fake_sites.faults import random_hub_fault
 from support.odd_answers import network_bytes
@@ -24,40 +19,8 @@ from support.odd_answers import network_bytes
 from hnetkit.files import TEMPORARY
 from hnetkit.registry import Registry
 
-PROCESS = Path(__file__).resolve().parents[1] / "support" / "sync_process.py"
 REPO = "anna/Archive"
-WAITING = 6  # faults that lie in wait at any time
 NOTHING = b"no network" * 99
-
-
-@contextmanager
-def troubled(sites: Sites, rng: random.Random, count: int) -> Iterator[threading.Event]:
-    """Throws faults, a few at a time, until `count` of them happened; the event says that they did."""
-    over, stop = threading.Event(), threading.Event()
-
-    def throw() -> None:
-        while not stop.is_set():
-            if len(sites.faults.fired) >= count:
-                over.set()
-                return
-            while sum(fault.kind != "D" for fault in sites.faults.waiting) < WAITING:
-                sites.faults.add(random_hub_fault(rng))
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=throw, daemon=True)
-    thread.start()
-    try:
-        yield over
-    finally:
-        stop.set()
-        thread.join()
-
-
-def start(sites: Sites) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", str(PROCESS), sites.civitai_url, sites.token, f"hf:{REPO}"]
-    environment = {**os.environ, "PYTHONPATH": str(PROCESS.parents[1]), "OMP_NUM_THREADS": "1"}
-    environment |= {"HF_ENDPOINT": sites.hub_url, "HF_TOKEN": sites.hub_token, "HF_HUB_OFFLINE": "0"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def changed(files: dict[str, bytes], rng: random.Random, contents: Iterator[bytes]) -> dict[str, bytes]:
@@ -74,10 +37,6 @@ def changed(files: dict[str, bytes], rng: random.Random, contents: Iterator[byte
         folder = rng.choice(("git", "Civitai/anna/ink", "Civitai/ben/ink", "styles"))
         files[f"{folder}/{rng.randrange(20)}.pt"] = NOTHING if rng.random() < 0.1 else next(contents)
     return files
-
-
-def digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def require_all_right(home: Path, files: dict[str, bytes]) -> None:
@@ -98,16 +57,6 @@ def require_all_right(home: Path, files: dict[str, bytes]) -> None:
     assert {path.stem for path in (home / "workers").iterdir()} <= owners
 
 
-def require_token_kept(sites: Sites, home: Path) -> None:
-    for request in sites.requests:
-        told = [name for name, value in request.headers.items() if sites.hub_token in value]
-        assert told == (["authorization"] if told and request.origin == "hub" else []), request
-        assert sites.hub_token not in str(request.query) + request.path, request
-    for path in home.rglob("*"):
-        if path.is_file():
-            assert sites.hub_token.encode() not in path.read_bytes(), path
-
-
 @pytest.mark.parametrize(
     ("seed", "faults", "kills"),
     [
@@ -122,29 +71,21 @@ def test_after_any_number_of_faults_kills_and_commits_the_repository_is_here(
     contents = (network_bytes(1000 * seed + number) for number in range(100_000))
     files = {f"styles/{number}.pt": next(contents) for number in range(12)}
     with Sites(World.make(1, plain=True), repos={REPO: files}) as sites:
-        killed, codes = 0, []
-        with troubled(sites, rng, faults) as over:
-            while not over.is_set() or killed < kills:
-                process = start(sites)
-                try:
-                    _, errors = process.communicate(timeout=rng.uniform(0.6, 2.5) if killed < kills else 120)
-                    assert "Traceback" not in errors, errors
-                    codes.append(process.returncode)
-                except subprocess.TimeoutExpired:
-                    assert killed < kills, "a sync that hangs"
-                    process.kill()
-                    process.wait()
-                    killed += 1
-                files = changed(files, rng, contents)
-                sites.hub.commit(REPO, files)
-        sites.faults.clear()
-        assert set(codes) <= {0, 1, 5, 6}
+        hub = {"HF_ENDPOINT": sites.hub_url, "HF_TOKEN": sites.hub_token, "HF_HUB_OFFLINE": "0"}
+        start = partial(started, sites, "sync_process.py", f"hf:{REPO}", **hub)
+
+        def commit() -> None:
+            nonlocal files
+            files = changed(files, rng, contents)
+            sites.hub.commit(REPO, files)
+
+        draw = partial(random_hub_fault, rng)
+        day = live_through(sites, rng, start, draw, commit, faults=faults, kills=kills, waiting=6, seldom="D")
+        assert set(day.codes) <= {0, 1, 5, 6}
         for asked in (True, False):
             before = len(sites.requests)
-            process = start(sites)
-            output, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, output + errors
+            finished(start(), 0)
             downloads = [entry for entry in sites.requests[before:] if "/resolve/" in entry.path]
             assert asked or not downloads, "nothing is fetched twice"
         require_all_right(home, files)
-        require_token_kept(sites, home)
+        require_token_kept(sites, home, sites.hub_token, "hub")
