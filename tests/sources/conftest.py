@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 from support.fake_sites import Sites, World
 from support.fast_clock import FastClock
 
@@ -56,6 +57,15 @@ def site() -> Iterator[Sites]:
     """Three ordinary models, for this test alone: the second holds two files in one version or two."""
     with Sites(World.make(3, plain=True)) as sites:
         yield sites
+
+
+@pytest.fixture
+def hub(site: Sites, monkeypatch: pytest.MonkeyPatch) -> Sites:
+    """`site`, whose hub is the one that the environment names."""
+    monkeypatch.setenv("HF_ENDPOINT", site.hub_url)
+    monkeypatch.setenv("HF_TOKEN", site.hub_token)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return site
 
 
 @pytest.fixture

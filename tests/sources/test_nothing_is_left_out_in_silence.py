@@ -41,14 +41,6 @@ def command(site: Sites, home: Path, monkeypatch: pytest.MonkeyPatch) -> Sites:
     return site
 
 
-@pytest.fixture
-def hub(site: Sites, monkeypatch: pytest.MonkeyPatch) -> Sites:
-    monkeypatch.setenv("HF_ENDPOINT", site.hub_url)
-    monkeypatch.setenv("HF_TOKEN", site.hub_token)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    return site
-
-
 # --- sidecars and previews
 
 

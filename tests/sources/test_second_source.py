@@ -36,14 +36,6 @@ def archived(site: Sites, monkeypatch: pytest.MonkeyPatch) -> Sites:
     return site
 
 
-@pytest.fixture
-def hub(site: Sites, monkeypatch: pytest.MonkeyPatch) -> Sites:
-    monkeypatch.setenv("HF_ENDPOINT", site.hub_url)
-    monkeypatch.setenv("HF_TOKEN", site.hub_token)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    return site
-
-
 def first(site: Sites) -> tuple[int, dict[str, Any], bytes]:
     """Number of the first model, its first file, and its bytes."""
     model, _, file = next(site.world.files())
