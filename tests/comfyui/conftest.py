@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import comfyui, one_step
+from support import comfyui
+from support.one_step import expected, step, unet  # noqa: F401
 
 from hnetkit import demo
-
-
-@pytest.fixture(scope="session")
-def unet() -> Any:
-    """The bundled model's UNet of diffusers."""
-    return one_step.bundled_unet()
-
-
-@pytest.fixture(scope="session")
-def step() -> one_step.Inputs:
-    return one_step.inputs()
-
-
-@pytest.fixture
-def expected(unet: Any, step: one_step.Inputs) -> Any:
-    """Returns what diffusers with hnetkit predicts with networks, given as files with strengths."""
-    return partial(one_step.predicted, unet, step)
 
 
 @pytest.fixture
@@ -41,5 +24,5 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def model(unet: Any, folder: Path) -> comfyui.Model:
+def model(unet: Any, folder: Path) -> comfyui.Model:  # noqa: F811
     return comfyui.model_of(unet)

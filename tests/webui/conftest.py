@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import one_step, webui
+from support import webui
+from support.one_step import expected, step, unet  # noqa: F401
 
 from hnetkit import demo
 from hnetkit.webui import register
-
-
-@pytest.fixture(scope="session")
-def unet() -> Any:
-    """The bundled model's UNet of diffusers."""
-    return one_step.bundled_unet()
-
-
-@pytest.fixture(scope="session")
-def step() -> one_step.Inputs:
-    return one_step.inputs()
-
-
-@pytest.fixture
-def expected(unet: Any, step: one_step.Inputs) -> Any:
-    """Returns what diffusers with hnetkit predicts with networks, given as files with strengths."""
-    return partial(one_step.predicted, unet, step)
 
 
 @pytest.fixture
@@ -40,7 +23,7 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def forge(unet: Any, models: Path) -> Iterator[webui.Webui]:
+def forge(unet: Any, models: Path) -> Iterator[webui.Webui]:  # noqa: F811
     program = webui.Webui(unet)
     with webui.installed(program, models):
         script = register()
