@@ -29,6 +29,7 @@ ROOMS = {
     "wording": Room("Hints in the words of the caller: flags of a command, or arguments of Python."),
     "errors": Room("Every error a user can meet, with its exit code and its next step.", "text wording"),
     "base_models": Room("The names of base models: ours, Civitai's, and how people spell them.", "errors"),
+    "ratings": Room("Civitai's ratings of models and pictures."),
     "paths": Room("Where hnetkit keeps its state: `HNETKIT_HOME`.", "errors"),
     "files": Room("Files written whole or not at all; the suffixes of models.", "errors"),
     "tokens": Room("Access tokens, read from the environment.", "errors"),
@@ -66,7 +67,7 @@ ROOMS = {
     ),
     "sources": Room(
         "`FetchSession`: Civitai, Hugging Face, downloads, sync, repair. All HTTP is here, except huggingface_hub's.",
-        "errors text paths files limits tokens hub hashes formats inspection registry library",
+        "errors text ratings paths files limits tokens hub hashes formats inspection registry library",
     ),
     "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),
     "image_text": Room(
@@ -105,7 +106,7 @@ ROOMS = {
     ),
     "sharing": Room(
         "`share`: networks as a folder for a Hugging Face repository, with its model card; and its upload.",
-        "errors text files limits hub images image_text network hashes formats library prompts",
+        "errors text ratings files limits hub images image_text network hashes formats library prompts",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",

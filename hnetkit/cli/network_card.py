@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hnetkit.library.listing import said_of_lost
+from hnetkit.ratings import ratings_of
 from hnetkit.sharing.licenses import permissions
 from hnetkit.text import counted, size_text, without_markup
 
@@ -25,7 +26,6 @@ _STATES = (
     ("this version ", "version_state", "version_state_since"),
     ("this file ", "file_state", "file_state_since"),
 )
-_RATINGS = {1: "PG", 2: "PG-13", 4: "R", 8: "X", 16: "XXX", 32: "blocked"}  # the site's bits
 
 
 def network_card(row: Row) -> list[str]:
@@ -101,8 +101,7 @@ def _site(site: Row) -> Iterator[Fact]:
     yield "stated as", ", ".join(filter(None, stated))
     yield "virus scan", site["site_scan"]
     yield "license", permissions(site)
-    ratings = [name for bit, name in _RATINGS.items() if (site["nsfw_level"] or 0) & bit]
-    yield "rated", ", ".join(ratings)
+    yield "rated", ", ".join(ratings_of(site["nsfw_level"]))
     yield "published", (site["published_at"] or "")[:10]
     yield "early access", f"until {site['early_access_until']}" if site["early_access_until"] else None
     yield "downloads", f"{site['downloads']:,}" if site["downloads"] is not None else None

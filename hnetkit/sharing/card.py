@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
+from hnetkit.ratings import is_adult
 from hnetkit.sharing.licenses import License, permissions
 from hnetkit.text import argument, counted, in_code, in_markdown, in_yaml, size_text, without_markup
 
@@ -48,7 +49,6 @@ _REPOSITORIES = {
 _FITTING = {"SD 1.4": ("sd1", "sd1-or-sd2"), "SD 1.5": ("sd1", "sd1-or-sd2")}
 _FITTING |= {"SD 2.0 768": ("sd2", "sd1-or-sd2"), "SD 2.1 768": ("sd2", "sd1-or-sd2")}
 _NAMED = 5  # networks in the heading
-_ADULT = 4 | 8 | 16  # Civitai's bits of R, X and XXX
 _SITES = {
     "civitai": ("Civitai", "https://civitai.com/user/"),
     "huggingface": ("Hugging Face", "https://huggingface.co/"),
@@ -165,7 +165,7 @@ def _tags(networks: Sequence[CardNetwork]) -> list[str]:
     if any(network.row["base_model"].startswith("sdxl") for network in networks):
         tags.append("stable-diffusion-xl")
     sites = [site for network in networks for site in network.row["sites"]]
-    if any((site["nsfw_level"] or 0) & _ADULT for site in sites):
+    if any(is_adult(site["nsfw_level"]) for site in sites):
         tags.append("not-for-all-audiences")
     # of the hub's own tags, those with a colon are made from the fields of a card
     return list(dict.fromkeys([*tags, *(tag for site in sites for tag in site["tags"] or () if ":" not in tag)]))

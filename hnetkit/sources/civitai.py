@@ -27,6 +27,7 @@ from hnetkit.errors import (
     failure_of,
 )
 from hnetkit.limits import Budget
+from hnetkit.ratings import SAFE
 from hnetkit.sources.civitai_models import (
     BadRecord,
     CivitaiModel,
@@ -56,8 +57,6 @@ MOST_BARREN = 100  # pages in a row without a new model, after which the listing
 MOST_GONE = 100
 """Missing models in a row after which a list of numbers counts as made up."""
 MOST_BROKEN = 50  # failed look-ups of hashes; each halves the batch
-SAFE = 3
-"""The site's bits for PG and PG-13."""
 _SORTS = ("Newest", "Oldest")
 _SIZES = (PAGE, 10, 1)  # models per page: where a page fails, smaller ones are tried
 _FEW = 2  # attempts for smaller pages

@@ -9,11 +9,11 @@ from typing import Any
 
 from hnetkit.errors import NetworkFailed, OutputExists, RemoteError, failure_of
 from hnetkit.library import sidecars
+from hnetkit.ratings import is_adult
 from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.columns import Row
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
-from hnetkit.sources.civitai import SAFE
 from hnetkit.sources.http import HttpClient, HttpResponse, Stopped, retry
 
 BARE = "sidecars"
@@ -79,7 +79,7 @@ class SidecarWriter:
 
     def _preview(self, path: Path, pictures: list[Row]) -> Path | None:
         client = self.images
-        shown = [p for p in pictures if p["type"] == "image" and (self.nsfw or (p["nsfw_level"] or 0) & ~SAFE == 0)]
+        shown = [p for p in pictures if p["type"] == "image" and (self.nsfw or not is_adult(p["nsfw_level"]))]
         if client is None or not shown or sidecars.read(path).preview is not None:
             return None
         if len(self.missed) >= MOST_MISSED:
