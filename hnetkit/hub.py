@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 Token: TypeAlias = str | bool | None
 """As in huggingface_hub: a token; None or True for that of `hub_token`, False for none."""
 
-_REPO = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
+REPO = r"\w[\w.-]*/\w[\w.-]*"
+"""The pattern of a repository's name: no part begins with a dot, so that none leads elsewhere in an address."""
+
+_REPO = re.compile(REPO, re.ASCII)
 _MOST_LISTED = 10
 _WITHOUT_NAME = "without weight_name its one model file is taken, or all of them are named"
 _MOST_SAID = 300  # letters of what the hub says of a card

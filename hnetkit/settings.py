@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from hnetkit import demo
 from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.files import exclusive_lock, is_file_at, is_folder_at, is_model_name, new_file, stat_at
+from hnetkit.hub import REPO
 from hnetkit.limits import read_json
 from hnetkit.paths import config_file
 from hnetkit.text import argument, parse_size
 
 _PATIENCE_S = 10.0
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 UNASKED = "1GB"
@@ -148,7 +148,7 @@ def _most_unasked(value: str) -> float:
 
 def is_hub_id(key: str, value: str) -> bool:
     """Whether a stored value is the name of a model of the hub: files and folders have absolute paths."""
-    return key in _MODELS and HUB_ID.fullmatch(value) is not None and not value.startswith((".", "~"))
+    return key in _MODELS and re.fullmatch(REPO, value) is not None
 
 
 def _settings_locked() -> AbstractContextManager[None]:

@@ -89,7 +89,7 @@ ROOMS = {
         frozenset({"torch", "modules"}),
     ),
     "demo": Room("The bundled model and its networks.", "errors"),
-    "settings": Room("The settings of `hnetkit config`.", "errors text paths files limits sources prompts demo"),
+    "settings": Room("The settings of `hnetkit config`.", "errors text paths files limits hub sources prompts demo"),
     "generate": Room(
         "`load_model`, `Model.draw` and grids: images from prompts.",
         "errors paths files limits hub images image_text distributed settings network hashes formats text registry"

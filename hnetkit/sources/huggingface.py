@@ -25,7 +25,7 @@ from hnetkit.errors import (
     UsageError,
 )
 from hnetkit.files import MODEL_SUFFIXES
-from hnetkit.hub import endpoint, hub_token, token_hint
+from hnetkit.hub import REPO, endpoint, hub_token, token_hint
 from hnetkit.registry.columns import text_of
 from hnetkit.sources.civitai import Failed, ignore_record
 from hnetkit.sources.civitai_models import BadRecord, parse_int
@@ -35,7 +35,7 @@ from hnetkit.sources.trust import Origin, SitePolicy, require_no_secret
 from hnetkit.text import argument, counted
 
 SOURCE = "huggingface"
-_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_NAME = re.compile(REPO, re.ASCII)
 _SAME_AGAIN = "run the same command again"
 _NEW_TOKEN = "make a new one at the hub, or unset HF_TOKEN (hf auth logout removes a saved one)"
 DATASETS = "datasets/"  # the hub's own prefix for repositories of another kind, in names and addresses
@@ -373,7 +373,7 @@ def hub_error(status: int, content: Any, what: str) -> RemoteError:
 def parse_repo(raw: Mapping[str, Any]) -> Repo | None:
     """Returns the repository from the record that `store_repo` stored; None where it holds none."""
     name, commit, tags = raw.get("id"), raw.get("sha"), raw.get("tags")
-    if not isinstance(name, str) or not re.fullmatch(r"(?:datasets/)?[\w.-]+/[\w.-]+", name, re.ASCII):
+    if not isinstance(name, str) or not re.fullmatch(rf"(?:datasets/)?{REPO}", name, re.ASCII):
         return None
     if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
         return None

@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, unquote
 
 from hnetkit.errors import UsageError
 from hnetkit.files import MODEL_SUFFIXES
+from hnetkit.hub import REPO
 from hnetkit.text import argument
 
 FORMS = "an address at Civitai or Hugging Face, model:ID, version:ID, an AIR, a hash, hf:owner/repo[@rev][:glob], https://..."
@@ -22,10 +23,8 @@ _ADDRESS = re.compile(
 _LOCAL = re.compile(r"file:|[.~]{0,2}[/\\]|[A-Za-z]:[\\/]", re.IGNORECASE)
 _TAG = re.compile(r"<\s*(?:hypernet|lora|lyco)\s*:\s*([^:<>]+)[^<>]*>", re.IGNORECASE)
 _AT_HASH = re.compile(r"[^@/:]*@?[0-9a-f]{6,64}")
-_HUB_REPO = re.compile(r"(?:hf:|hf://)?(?:models/)?((?:datasets/)?[\w.-]+/[\w.-]+)(?:/(.*))?")
-_HUB_COMMAND = re.compile(
-    r"(?:hf|huggingface-cli)\s+download\s+((?:datasets/)?[\w.-]+/[\w.-]+)(?:\s+([\w./-]+))?(?:\s.*)?"
-)
+_HUB_REPO = re.compile(rf"(?:hf:|hf://)?(?:models/)?((?:datasets/)?{REPO})(?:/(.*))?")
+_HUB_COMMAND = re.compile(rf"(?:hf|huggingface-cli)\s+download\s+((?:datasets/)?{REPO})(?:\s+([\w./-]+))?(?:\s.*)?")
 _BROWSE = "hnetkit browse WORDS, or the address of the model's own page"
 _SCAN = "download it there, then: hnetkit scan FOLDER"
 
@@ -80,8 +79,8 @@ def refusal_of_text(text: str, shown: str, sites: Iterable[str]) -> UsageError:
         if near is not None:
             return _refused(shown, f"{match['host']} is not {near}", _at_site(near, match["path"] or ""))
         return _unknown(shown, "an address begins with https://, and a plain one needs --sha256")
-    if match := re.fullmatch(r"([\w.-]+/[\w.-]+)", text):
-        return _unknown(shown, f"for a repository at Hugging Face: hnetkit pull {argument(f'hf:{match[1]}')}")
+    if match := re.fullmatch(REPO, text):
+        return _unknown(shown, f"for a repository at Hugging Face: hnetkit pull {argument(f'hf:{match[0]}')}")
     if "@" in text and _AT_HASH.fullmatch(text):
         return _unknown(
             shown,

@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from hnetkit.errors import HnetkitError, UsageError
 from hnetkit.files import MODEL_SUFFIXES
+from hnetkit.hub import REPO
 from hnetkit.sources import near_references
 from hnetkit.sources.civitai import CIVITAI_HOSTS, civitai_base
 from hnetkit.sources.near_references import FORMS as FORMS
@@ -130,9 +131,9 @@ _ID = r"[0-9]{1,10}"
 _NUMBER = re.compile(rf"(model|version):\s?({_ID})", re.IGNORECASE)
 _AIR = r"(?:urn:)?(?:air:)?(?:[\w/-]+:){0,2}"
 _CIVITAI_AIR = re.compile(rf"{_AIR}civitai:({_ID})(?:@({_ID}))?(?:\+({_ID}))?(?:\.([\w-]+))?", re.IGNORECASE | re.ASCII)
-_HUB_AIR = re.compile(rf"{_AIR}huggingface:([\w.-]+/[\w.-]+)(?:@([\w.-]+)(?:/([^?#]+))?)?", re.IGNORECASE | re.ASCII)
-_HUB = re.compile(r"hf:((?:datasets/)?[\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?")
-_HUB_PATH = re.compile(r"hf://((?:datasets/)?[\w.-]+/[\w.-]+)(?:@(refs/(?:pr|convert)/[\w.-]+|[^/]+))?(?:/(.*))?")
+_HUB_AIR = re.compile(rf"{_AIR}huggingface:({REPO})(?:@([\w.-]+)(?:/([^?#]+))?)?", re.IGNORECASE | re.ASCII)
+_HUB = re.compile(rf"hf:((?:datasets/)?{REPO})(?:@([\w./-]+))?(?::(.+))?")
+_HUB_PATH = re.compile(rf"hf://((?:datasets/)?{REPO})(?:@(refs/(?:pr|convert)/[\w.-]+|[^/]+))?(?:/(.*))?")
 _REVISION = re.compile(r"[\w./-]+")
 _HASH = re.compile(r"(?:(sha-?256|autov[123]|blake3|crc32)\s*[:=]?\s*)?(?:0x)?([0-9a-f]+)", re.IGNORECASE)
 # as the webui lists hypernetworks; (20230215) may be a date
@@ -301,7 +302,7 @@ def _parse_hub_page(parts: SplitResult, shown: str) -> Reference:
         segments = segments[1:] if segments[1] == "datasets" else segments[2:]
     within = segments[1:] if segments[:1] == ["datasets"] else segments
     names = [name.removesuffix(".git") for name in within[:2]]
-    if len(names) < 2 or names[0] in HUB_PAGES or not all(re.fullmatch(r"[\w.-]+", name) for name in names):
+    if len(names) < 2 or names[0] in HUB_PAGES or not re.fullmatch(REPO, "/".join(names)):
         raise near_references.refusal_of_hub_page(segments, shown)
     repo = "/".join(["datasets"] * (within is not segments) + names)
     if len(within) == 2:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from hnetkit.errors import NotFound, UsageError
+from hnetkit.hub import REPO
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.references import Reference, parse_reference, redact_reference
 from hnetkit.text import argument
@@ -70,7 +71,7 @@ def not_saved(name: str) -> NotFound:
     """Returns the error for a name under which nothing is saved; its hint is the command that takes such a text."""
     shown = redact_reference(name) if "://" in name else name  # an address may hold a token
     hint = "hnetkit sync --subscriptions lists them"
-    if re.fullmatch(r"(?:datasets/)?[\w.-]+/[\w.-]+(?:[@:].*)?", name):
+    if re.fullmatch(rf"(?:datasets/)?{REPO}(?:[@:].*)?", name):
         hint = f"hnetkit sync {argument(f'hf:{name}')}"
     else:
         try:

@@ -186,7 +186,14 @@ def test_a_page_of_the_hub_that_shows_no_file_is_refused(path: str) -> None:
         parse_reference(f"https://huggingface.co/{path}")
 
 
-@pytest.mark.parametrize("text", ["hf:repo", "hf:", "hf:a/b/c", "hf:owner/repo@", "hf:owner/ repo", "hf:/etc/passwd"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("hf:repo", "hf:", "hf:a/b/c", "hf:owner/repo@", "hf:owner/ repo", "hf:/etc/passwd"),
+        *("hf:../..", "hf:owner/..", "hf:datasets/../..", "hf://../..", "urn:air:sd1:hypernet:huggingface:../.."),
+        *("https://huggingface.co/../..", "https://huggingface.co/owner/../resolve/main/ink.pt"),
+    ],
+)
 def test_a_hub_place_without_owner_and_repository_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_reference(text)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound
 from hnetkit.files import MODEL_SUFFIXES, is_model_name
-from hnetkit.hub import may_receive_token
-from hnetkit.settings import HUB_ID
+from hnetkit.hub import REPO, may_receive_token
 from hnetkit.text import argument
 
 
@@ -27,7 +27,7 @@ def require_hub_id(source: str) -> None:
             f"{scheme}{separator}...: an address, which no model is loaded from",
             hint="download it, and give its folder or file; or give a hub id: org/name",
         )
-    if not HUB_ID.fullmatch(source) or source.startswith(".") or source.lower().endswith(MODEL_SUFFIXES):
+    if not re.fullmatch(REPO, source) or source.lower().endswith(MODEL_SUFFIXES):
         raise NotFound(
             f"{source}: no such file or folder",
             hint=_nearest(source) or "give a diffusers folder, a .safetensors or .ckpt file, or a hub id",
