@@ -29,7 +29,7 @@ MOST_NAMED = 1000
 _DIGITS = re.compile(rb'"([0-9a-fA-F]{64}|[0-9a-fA-F]{10})"')
 
 
-class Wanted:
+class WantedHashes:
     """Hashes of files, in lower case.
 
     Attributes:
@@ -74,7 +74,7 @@ class Match:
 
 
 def find_in_dump(
-    path: Path, wanted: Wanted, failed: Failed, progress: Callable[[int, int], None] = lambda done, total: None
+    path: Path, wanted: WantedHashes, failed: Failed, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Iterator[Match]:
     """Yields the models of a dump that have files with wanted hashes.
 
@@ -150,7 +150,7 @@ def _parsed(record: Any, failed: Failed) -> CivitaiModel | None:
 
 
 def _models_of_lines(
-    path: Path, file: BinaryIO, wanted: Wanted, failed: Failed, progress: Callable[[int, int], None]
+    path: Path, file: BinaryIO, wanted: WantedHashes, failed: Failed, progress: Callable[[int, int], None]
 ) -> Iterator[CivitaiModel]:
     """Yields the models of lines that hold a wanted hash; the others are not parsed, which would take far longer.
 

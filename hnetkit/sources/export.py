@@ -372,7 +372,7 @@ def _import_model(registry: Registry, record: Record) -> list[str]:
 
 
 def _hub_file(told: Mapping[str, Any]) -> HubFile:
-    return HubFile(told["path"], told.get("size_bytes"), told.get("sha256"))
+    return HubFile(text_of(told["path"]), told.get("size_bytes"), told.get("sha256"))
 
 
 # --- files

@@ -21,7 +21,7 @@ from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters
 from hnetkit.sources.civitai_models import BadRecord, parse_id, parts_left_out
-from hnetkit.sources.dumps import Wanted, find_in_dump
+from hnetkit.sources.dumps import WantedHashes, find_in_dump
 from hnetkit.sources.install import Replacement, quarantine
 from hnetkit.sources.mirrors import by_hash as address_of
 from hnetkit.sources.presence import find_bytes, find_network
@@ -79,7 +79,7 @@ def identify_by_dump(
     failed = [] if failed is None else failed
     files, asked = _network_files(registry)
     oldest: dict[str, tuple[int, int]] = {}
-    for match in find_in_dump(dump, Wanted(asked.values()), failed.append, progress):
+    for match in find_in_dump(dump, WantedHashes(asked.values()), failed.append, progress):
         with isolate_failure(match.model.id, failed), registry.write():
             store_told(registry, match.model)
             failed += parts_left_out(match.model)

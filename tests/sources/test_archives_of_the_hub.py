@@ -123,3 +123,16 @@ def test_what_folders_say_is_known_on_another_machine(hub: Sites, here: FetchSes
         assert not report.failed, report
         known = {(row["name"], row["creator"]) for row in library.registry.catalogue.models() if row["name"] != REPO}
     assert known == {("Ink wash", "anna"), ("Oil", "anna"), ("Ink wash", "ben"), ("chalk", None), ("furry", None)}
+
+
+def test_half_a_letter_in_the_path_of_one_file_loses_no_other_of_an_import(here: FetchSession, tmp_path: Path) -> None:
+    here.sync(f"hf:{REPO}")
+    records = list(export_records(here.registry))
+    told = next(record for record in records if record.get("source") == "huggingface" and record.get("files"))
+    told["files"][0]["path"] = "Civitai/anna/\ud83d/1.pt"
+    with Library(tmp_path / "other") as library:
+        report = import_records(library.registry, map(json.dumps, records))
+        assert not report.failed, report
+        paths = {row["file_name"] for row in library.registry.catalogue.files(source="huggingface")}
+    assert "Civitai/anna/\\ud83d/1.pt" in paths
+    assert len(paths) == len(NAMES)

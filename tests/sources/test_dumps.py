@@ -21,7 +21,7 @@ from hnetkit.cli import run
 from hnetkit.errors import FileRefused, HnetkitError, NotFound
 from hnetkit.library.scan import scan
 from hnetkit.sources.civitai_models import BadRecord
-from hnetkit.sources.dumps import MOST_NAMED, Wanted, find_in_dump
+from hnetkit.sources.dumps import MOST_NAMED, WantedHashes, find_in_dump
 from hnetkit.sources.export import export_records
 from hnetkit.sources.session import FetchSession
 
@@ -317,7 +317,7 @@ def test_a_table_whose_pages_never_end_is_refused(here: FetchSession, mine: obje
 def test_a_database_that_is_damaged_anywhere_is_read_or_refused(world: World, tmp_path: Path) -> None:
     """Names of tables, which SQLite's own messages repeat, may be no text any more."""
     whole = dumps.write_sqlite(tmp_path / "dump", world.models).read_bytes()
-    wanted = Wanted([world.sha256(file["id"]).lower() for _, _, file in world.files()])
+    wanted = WantedHashes([world.sha256(file["id"]).lower() for _, _, file in world.files()])
     rng, outcomes = random.Random(5), set[str]()
     for _ in range(100):
         data = bytearray(whole)
