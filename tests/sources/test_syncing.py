@@ -11,7 +11,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.fake_sites import Fault, Sites, World
@@ -244,6 +246,44 @@ def test_no_more_files_at_a_time_than_asked_for(large: Sites, open_session: Call
     large.faults.add(Fault("F", "storage", times=30, mode="stall", seconds=0.05))
     open_session(large, parallel=3, previews=False).sync(Filters(nsfw=True, username="inkfox_test"), all_versions=True)
     assert large.in_flight_peak("storage") == 3
+
+
+def test_files_share_connections_also_where_each_is_a_redirect(
+    site: Sites, open_session: Callable[..., FetchSession]
+) -> None:
+    site.alter = redirecting(b"<p>Found. Redirecting.</p>")
+    session = open_session(site, parallel=1, sidecars=False)
+    assert len(session.sync(EVERYTHING, all_versions=True)) > 2
+    assert (site.connected("api"), site.connected("storage")) == (1, 1)
+
+
+def test_of_a_redirect_no_more_is_read_than_a_connection_costs(
+    site: Sites, open_session: Callable[..., FetchSession]
+) -> None:
+    site.alter = redirecting(bytes(50_000_000))
+    results = open_session(site, parallel=1, sidecars=False).sync(EVERYTHING, all_versions=True)
+    assert {result.state for result in results} == {"done"}
+    assert not [r for r in site.requests if r.sent > 20_000_000]
+
+
+def test_a_redirect_that_stalls_is_followed_all_the_same(
+    site: Sites, open_session: Callable[..., FetchSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnetkit.sources.trust.SLOW_S", 0.2)
+    site.alter = redirecting(b"<p>Found. Redirecting.</p>", stall_after=5, stall_seconds=60.0)
+    results = open_session(site, sidecars=False).sync(EVERYTHING)
+    assert {result.state for result in results} == {"done"}
+
+
+def redirecting(body: bytes, **settings: Any) -> Callable[[Request, Response], Response]:
+    """Gives the redirects of downloads a body, as sites do."""
+
+    def altered(request: Request, response: Response) -> Response:
+        if request.path.startswith("/api/download/"):
+            response = replace(response, body=body, **settings)
+        return response
+
+    return altered
 
 
 def test_what_the_site_lost_is_a_state_and_stays_here(open_session: Callable[..., FetchSession]) -> None:
