@@ -35,9 +35,9 @@ from hnetkit.hashes import sha256_of
 from hnetkit.inspection import Examination, examine
 from hnetkit.library import sidecars
 from hnetkit.library.belongings import Belongings
-from hnetkit.library.layouts import stem_for_layout
+from hnetkit.library.layouts import folded, stem_for_layout
 from hnetkit.library.remove import said_of_trashed
-from hnetkit.library.scan import add_examined
+from hnetkit.library.scan import add_examined, read_sidecars_again
 from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
@@ -283,6 +283,8 @@ def _install_others(
         place(number, installed.paths[0], f".preview{suffix}")
         installed.preview = None if number in left else others.names[number]
     installed.left += [_named(others.names[number], reason) for number, reason in left.items()]
+    for path in installed.paths:
+        read_sidecars_again(registry, path)
 
 
 def _named(name: str, reason: str) -> str:
@@ -351,7 +353,9 @@ def _place(registry: Registry, job: Job, found: Examination, stem: str, suffix: 
         if has_bytes(target, sha256, size=found.size_bytes):
             add_examined(registry, folder, found.moved(target))
             return target
-        if _is_taken(folder, target.stem) or _has_anothers_sidecars(registry, job, target, sha256):
+        if _is_begun(folder, target.stem) and (
+            _is_taken(folder, target.stem) or _has_anothers_sidecars(registry, job, target, sha256)
+        ):
             continue
         with registry.write():  # before the file exists: a process that dies here leaves no file without an owner
             if not registry.jobs.reserve(str(target), job.id, sha256):
@@ -397,9 +401,14 @@ def _telling(registry: Registry, job: Job) -> Iterator[str]:
     yield from dict.fromkeys(word for text in words if text and (word := safe_stem(text[:_MOST_WORD], "")))
 
 
+def _is_begun(folder: Path, stem: str) -> bool:
+    """Whether any name in a folder begins with this stem and a dot; it may have thousands of others."""
+    return f"\0{folded(stem)}." in folded("\0".join(["", *os.listdir(folder)]))
+
+
 def _is_taken(folder: Path, stem: str) -> bool:
     """Whether a model with this stem is there: programs find networks by stem, some ignoring case."""
-    return any(_folded(name) == _folded(stem) for name in _model_stems(folder))
+    return any(folded(name) == folded(stem) for name in _model_stems(folder))
 
 
 def _has_anothers_sidecars(registry: Registry, job: Job, target: Path, sha256: str) -> bool:
@@ -425,10 +434,6 @@ def _model_stems(folder: Path) -> Iterator[str]:
             name, suffix = os.path.splitext(entry.name)
             if suffix.lower() in (*MODEL_SUFFIXES, ".zip"):
                 yield name
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _sha256(path: Path) -> str:

@@ -45,7 +45,6 @@ from hnetkit.errors import (
 )
 from hnetkit.files import is_absent
 from hnetkit.hashes import blake3_of
-from hnetkit.library.scan import read_sidecars_again
 from hnetkit.registry.jobs import UNFINISHED, Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai
@@ -329,7 +328,6 @@ class JobRunner:
         for path in paths:
             if self.sidecars is not None:
                 failed += self.sidecars.write(job, path)
-            read_sidecars_again(self.registry, path)
         return failed
 
     def _came(self, job: Job) -> Progress:
