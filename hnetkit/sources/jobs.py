@@ -175,8 +175,12 @@ class JobRunner:
             if is_ours:
                 lock.release()
 
-    def run(self, job: Job) -> Job:
+    def run(self, job: Job, arrived: Future[None]) -> Job:
         """Runs a claimed job to its end, and returns it as it is then; every failure but a stop ends up in the job.
+
+        Args:
+            job: that is ours.
+            arrived: gets its result when all bytes are here, and the file is yet to be installed.
 
         Raises:
             Stopped: the user asked for it; what was received is kept.
@@ -185,7 +189,7 @@ class JobRunner:
             with self._one_at_a_time(job.sha256 or job.key):
                 self._require_folder(job.folder)
                 with lock_download(Path(job.folder), job.key, f"{job.name}{job.suffix}"):
-                    state, code, reason = self._run(job)
+                    state, code, reason = self._run(job, arrived)
         except Stopped:
             raise
         except Exception as error:
@@ -220,7 +224,7 @@ class JobRunner:
         with self.registry.write():
             return self._missed[self.registry.catalogue.model_row(job.remote_file_id)] >= MOST_MISSED
 
-    def _run(self, job: Job) -> tuple[str, str | None, str | None]:
+    def _run(self, job: Job, arrived: Future[None]) -> tuple[str, str | None, str | None]:
         part = PartialFile(Path(job.folder), job.key, job.sha256)
         here = self._here(job)
         if here is not None:
@@ -244,6 +248,7 @@ class JobRunner:
             discard_parts(Path(job.folder), job.key)
             return "done", "had", here
         self._require_folder(job.folder)
+        arrived.set_result(None)
         with self.registry.write():
             self.registry.jobs.set_state(job.id, "installing")
         installed = install(self.registry, job, part, self.replaced.get(job.id, ()), self.removed)
@@ -496,25 +501,31 @@ def run_jobs(
         runner: runs each.
         worker: this process.
         clock: its stop ends the run; what was begun is kept for the next one.
-        parallel: jobs at a time, not counting those that hardly move.
+        parallel: files received at a time, not counting those that hardly move; one that is here is installed while
+            the next one comes, but with 1 there is one job at a time.
 
     Raises:
         Stopped: the clock was stopped.
     """
     waiting, elsewhere = deque(jobs), deque[int]()
     running: dict[Future[Job], int] = {}
+    arriving: dict[int, Future[None]] = {}  # running job -> whether all its bytes are here
     begun: dict[int, float] = {}
     halted: dict[str, Job] = {}
     refused: dict[str | int, Job] = {}  # owner -> a job of theirs that was refused
 
     def slow() -> int:
-        lasted = {id: time.monotonic() - begun[id] for id in running.values()}
+        lasted = {id: time.monotonic() - begun[id] for id in arriving}
         return sum(s > _LONG_S and runner.received[id] < s * _SLOWEST for id, s in lasted.items())
 
-    with ThreadPoolExecutor(max(parallel, _MOST)) as pool:
+    def has_place() -> bool:
+        is_installing = len(running) - len(arriving)
+        return len(arriving) < min(parallel + slow(), max(parallel, _MOST)) and is_installing < parallel
+
+    with ThreadPoolExecutor(parallel + max(parallel, _MOST)) as pool:
         try:
             while waiting or running or elsewhere:
-                while waiting and len(running) < min(parallel + slow(), max(parallel, _MOST)):
+                while waiting and has_place():
                     job = _claim(registry, waiting[0], worker)
                     id = waiting.popleft()
                     if job is None:
@@ -527,19 +538,20 @@ def run_jobs(
                         yield _end_like(registry, job, refused[owner])
                     else:
                         begun[id] = time.monotonic()
-                        running[pool.submit(runner.run, job)] = id
+                        arriving[id] = Future()
+                        running[pool.submit(runner.run, job, arriving[id])] = id
                 if running:
-                    done, _ = wait(
-                        running, timeout=_POLL_S if elsewhere or waiting else None, return_when=FIRST_COMPLETED
-                    )
-                    for future in done:
+                    timeout = _POLL_S if elsewhere or waiting else None
+                    done, _ = wait([*running, *arriving.values()], timeout=timeout, return_when=FIRST_COMPLETED)
+                    for future in running.keys() & done:
                         job = future.result()
-                        del running[future]
+                        arriving.pop(running.pop(future), None)
                         if job.code in _DOUBTFUL:
                             refused[_owner(registry, job)] = job
                         if job.state == "failed" and _halts(job, token_is_bad=runner.token_is_bad):
                             halted[_site(job)] = job
                         yield job
+                    arriving = {id: arrived for id, arrived in arriving.items() if not arrived.done()}
                 elif elsewhere:
                     clock.sleep(_POLL_S)
                 waiting.extend(elsewhere)

@@ -24,6 +24,7 @@ from support.waiting import wait_until
 from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.library.scan import recheck, scan
 from hnetkit.registry import Registry
+from hnetkit.sources import jobs
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.plans import enqueue
 from hnetkit.sources.session import FetchSession
@@ -246,6 +247,31 @@ def test_no_more_files_at_a_time_than_asked_for(large: Sites, open_session: Call
     large.faults.add(Fault("F", "storage", times=30, mode="stall", seconds=0.05))
     open_session(large, parallel=3, previews=False).sync(Filters(nsfw=True, username="inkfox_test"), all_versions=True)
     assert large.in_flight_peak("storage") == 3
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_the_next_file_comes_while_one_is_installed_but_not_where_one_at_a_time_is_asked_for(
+    large: Sites, open_session: Callable[..., FetchSession], monkeypatch: pytest.MonkeyPatch, parallel: int
+) -> None:
+    install, came = jobs.install, list[bool]()
+
+    def waits(*args: Any) -> Any:  # for the file after those that come anyway; with 1 for a moment only
+        until = time.monotonic() + (0.2 if parallel == 1 else 20.0)
+        while not came and len(sent(large)) <= parallel and time.monotonic() < until:
+            time.sleep(0.01)
+        came.append(len(sent(large)) > parallel)
+        return install(*args)
+
+    monkeypatch.setattr(jobs, "install", waits)
+    session = open_session(large, parallel=parallel, sidecars=False)
+    assert len(session.sync(Filters(nsfw=True, username="inkfox_test"))) > 2
+    assert came[0] is (parallel == 2)
+    assert large.in_flight_peak("storage") <= parallel
+
+
+def sent(sites: Sites) -> list[str]:
+    """The files that the storage was asked for."""
+    return [request.path for request in sites.requests if request.origin == "storage"]
 
 
 def test_files_share_connections_also_where_each_is_a_redirect(
