@@ -549,8 +549,7 @@ def _finish(response: requests.Response, watch: Watchdog) -> None:
     if length is not None and length <= _MOST_REDIRECT:
         watch.reads()
         with contextlib.suppress(OSError, urllib3.exceptions.HTTPError):  # where it leads is known
-            response.raw.read(length, decode_content=False)
-            response.raw.release_conn()
+            watch.got(len(response.raw.read(decode_content=False)))
     watch.stop()
     response.close()
 
