@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
@@ -542,7 +543,8 @@ def run_jobs(
                         running[pool.submit(runner.run, job, arriving[id])] = id
                 if running:
                     timeout = _POLL_S if elsewhere or waiting else None
-                    done, _ = wait([*running, *arriving.values()], timeout=timeout, return_when=FIRST_COMPLETED)
+                    futures: list[Future[Any]] = [*running, *arriving.values()]
+                    done, _ = wait(futures, timeout=timeout, return_when=FIRST_COMPLETED)
                     for future in running.keys() & done:
                         job = future.result()
                         arriving.pop(running.pop(future), None)
