@@ -70,6 +70,8 @@ from hnetkit.sources.sidecar_writer import BARE, SidecarWriter
 class Worker:
     """This process, while the block runs: holds a lock file that the system releases when the process dies.
 
+    The files of those that died are removed when the next one begins: a worker that had no job is asked for by nobody.
+
     Args:
         folder: of the lock files.
 
@@ -84,6 +86,9 @@ class Worker:
 
     def __enter__(self) -> Worker:
         self._lock.acquire()
+        for path in self.folder.glob("*.lock"):
+            with contextlib.suppress(OSError):  # another user's
+                self.is_dead(path.stem)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -99,8 +104,8 @@ class Worker:
             lock.acquire(timeout=0)
         except Timeout:
             return False
+        self._remove(name)  # before it is released: whoever waits for it, as it begins, sees that it is gone
         lock.release()
-        self._remove(name)
         return True
 
     def _file(self, name: str) -> str:

@@ -87,6 +87,7 @@ FORGIVEN = {
     "hnetkit/sources/download.py lock_download": "a lock of its own",
     "hnetkit/sources/http.py _finish": "the body of a redirect, which says no more",
     "hnetkit/sources/http.py _seconds": "a time that a site sent, beyond what the system knows",
+    "hnetkit/sources/jobs.py Worker.__enter__": "another user's lock, which stays",
     "hnetkit/sources/jobs.py Worker._remove": "a lock of its own",
     "hnetkit/sources/presence.py has_bytes": "what cannot be read has other bytes, and stays",
     "hnetkit/sources/trust.py Watchdog.look": "a connection that is closed already",

@@ -243,6 +243,18 @@ def test_a_worker_that_was_killed_leaves_its_jobs_to_the_next(several: Sites, ho
         assert {job.state for job in registry.jobs.rows()} == {"done"}
 
 
+def test_the_locks_of_workers_that_were_killed_without_a_job_are_removed(
+    site: Sites, here: FetchSession, home: Path
+) -> None:
+    workers = home / "workers"
+    with jobs.Worker(workers) as living:
+        dead = workers / f"{'0' * 32}.lock"
+        dead.touch()
+        here.sync(EVERYTHING)
+        assert [path.stem for path in workers.iterdir()] == [living.name]
+    assert not list(workers.iterdir())
+
+
 def test_no_more_files_at_a_time_than_asked_for(large: Sites, open_session: Callable[..., FetchSession]) -> None:
     large.faults.add(Fault("F", "storage", times=30, mode="stall", seconds=0.05))
     open_session(large, parallel=3, previews=False).sync(Filters(nsfw=True, username="inkfox_test"), all_versions=True)
