@@ -106,6 +106,8 @@ class Worker:
             return False
         self._remove(name)  # before it is released: whoever waits for it, as it begins, sees that it is gone
         lock.release()
+        if os.name == "nt":  # where nobody removes a file that is open
+            self._remove(name)
         return True
 
     def _file(self, name: str) -> str:
