@@ -17,7 +17,7 @@ from hnetkit.cli.options import command, each_once, option, site_base_model_name
 from hnetkit.cli.output import Output, Row, confirm, is_terminal, output_options, say_failure
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
-from hnetkit.errors import NotFound, PartlyFailed, UsageError
+from hnetkit.errors import FileRefused, NotFound, PartlyFailed, RemoteError, UsageError
 from hnetkit.files import read_regular, stat_at
 from hnetkit.settings import asks_above
 from hnetkit.settings import get as configured
@@ -44,7 +44,7 @@ yes_option = downloads_option(
     "-y", "--yes", is_flag=True, help="Do not ask before fetching; required where there is a question and no terminal."
 )
 _saved, _what = (partial(option, section=heading) for heading in ("Saved filters", "What to fetch"))
-_COLUMNS = ["state", "name", "size", "model", "version", "reason"]
+_COLUMNS = ["state", "name", "size", "model", "version", "reason", "path"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
 # codes of files that are here, with more to say
@@ -146,6 +146,20 @@ def may_refill(session: FetchSession, *, refill: bool, yes: bool = False) -> boo
     return False
 
 
+@contextmanager
+def _failing_as_row(text: str | None, output: Output) -> Iterator[None]:
+    """Prints a row also for the only thing that was asked for, where it cannot be had; None for filters."""
+    from hnetkit.sources.references import redact_reference
+    from hnetkit.sources.results import of_error
+
+    try:
+        yield
+    except (FileRefused, RemoteError) as error:
+        if text is not None:
+            result_rows([of_error(redact_reference(text), error)], output)
+        raise
+
+
 def show_results(found: Iterable[FetchResult], output: Output) -> None:
     """Prints the result of each file.
 
@@ -155,7 +169,7 @@ def show_results(found: Iterable[FetchResult], output: Output) -> None:
     from hnetkit.sources.results import require_all
 
     found = list(found)
-    output.rows([result_row(result) for result in found if result.error is None], columns=_COLUMNS, text=_line)
+    result_rows(found, output)
     for failure in (result.error for result in found if result.error is not None):
         say_failure(failure)
     require_all(found)
@@ -169,8 +183,7 @@ def show_plan(plan: FetchPlan, output: Output) -> None:
     """
     from hnetkit.sources.results import of_plan
 
-    rows = [result_row(result) for result in of_plan(plan) if result.error is None]
-    output.rows(rows, columns=_COLUMNS, text=_line)
+    result_rows(of_plan(plan), output)
     output.note(_plan_note(plan))
     for _, error in plan.errors:
         say_failure(error)
@@ -191,7 +204,25 @@ def note_bad(failed: Iterable[BadRecord], output: Output, *, of: str = "the site
         raise PartlyFailed(f"{counted(len(failed), 'record')} of {of} cannot be used", hint="the others were used")
 
 
-def result_row(result: FetchResult) -> Row:
+def _line(row: Row) -> str | list[str]:
+    if row.get("paths"):
+        lines = [f"{row['state']:<9}{path}" for path in row["paths"]]
+        return [*lines, f"         {row['reason']}"] if row.get("code") in _EXPLAINED else lines
+    reason = (row["reason"] or "").removeprefix(f"{row['name']}: ")
+    about = ", ".join(filter(None, [row.get("size"), row.get("model"), row.get("version")]))
+    detail = f"  ({reason})" if reason else f"  {about}"
+    return f"{row['state']:<9}{row['name']}{detail}"
+
+
+def result_rows(
+    found: Iterable[FetchResult], output: Output, *, text: Callable[[Row], str | list[str]] = _line
+) -> None:
+    """Prints a row for each result; as lines of text, without references that failed: these are told as errors."""
+    shown = [result for result in found if output.form != "text" or result.error is None]
+    output.rows(map(_result_row, shown), columns=_COLUMNS, text=text)
+
+
+def _result_row(result: FetchResult) -> Row:
     """Returns the row of a file's result, with the numbers that the site gives."""
     return {
         "state": result.state,
@@ -206,18 +237,9 @@ def result_row(result: FetchResult) -> Row:
         "file_id": result.file_id,
         "sha256": result.sha256,
         "size_bytes": result.size_bytes,
+        "path": next(iter(result.paths), result.place),
         "paths": list(result.paths),
     }
-
-
-def _line(row: Row) -> str | list[str]:
-    if row.get("paths"):
-        lines = [f"{row['state']:<9}{path}" for path in row["paths"]]
-        return [*lines, f"         {row['reason']}"] if row.get("code") in _EXPLAINED else lines
-    reason = (row["reason"] or "").removeprefix(f"{row['name']}: ")
-    about = ", ".join(filter(None, [row.get("size"), row.get("model"), row.get("version")]))
-    detail = f"  ({reason})" if reason else f"  {about}"
-    return f"{row['state']:<9}{row['name']}{detail}"
 
 
 def known_size(size_bytes: int | None) -> str | None:
@@ -321,7 +343,8 @@ def pull_command(
       hnetkit pull https://huggingface.co/someone/hypernetworks/tree/main/styles
     """
     with open_session(look_only=dry_run, **fetching) as session:
-        plan = session.plan_pull(*refs, sha256=sha256, all_versions=all_versions)
+        with _failing_as_row(refs[0], output):
+            plan = session.plan_pull(*refs, sha256=sha256, all_versions=all_versions)
         if dry_run:
             show_plan(plan, output)
             return
@@ -449,7 +472,8 @@ def sync_command(
             session.subscribe(save, wanted)
         with byte_progress("reading", quiet=output.quiet) as report:
             session.survey(report)
-        with step_progress("listing", quiet=output.quiet) as report:
+        text = None if isinstance(wanted, Filters) else wanted.text
+        with _failing_as_row(text, output), step_progress("listing", quiet=output.quiet) as report:
             plan = session.plan(wanted, all_versions=all_versions, listed=lambda count: report(count, count))
         if dry_run:
             show_plan(plan, output)

@@ -18,6 +18,7 @@ from hnetkit.cli.remote import (
     note_bad,
     open_session,
     refill_option,
+    result_rows,
     show_results,
 )
 from hnetkit.errors import UsageError
@@ -25,7 +26,6 @@ from hnetkit.text import counted
 
 if TYPE_CHECKING:
     from hnetkit.sources.civitai_models import BadRecord
-    from hnetkit.sources.maintenance import Damage
 
 
 @command("updates")
@@ -89,9 +89,8 @@ def identify_command(again: bool, dump: str | None, output: Output) -> None:
     failed: list[BadRecord] = []
     with open_session() as session, byte_progress("reading", quiet=output.quiet or dump is None) as report:
         found = session.identify(again=again, dump=dump, progress=report, failed=failed.append)
-    output.rows(
-        found.files, columns=["path", "model", "version", "creator", "model_id", "version_id"], text=_identity_line
-    )
+    columns = ["path", "model", "version", "creator", "model_id", "version_id", "state", "reason"]
+    output.rows(found.files, columns=columns, text=_identity_line)
     files, checkpoints = (sum(row["model_id"] is not None for row in rows) for rows in (found.files, found.checkpoints))
     known = f"{files} of {counted(len(found.files), 'file')} known"
     output.note(
@@ -125,11 +124,13 @@ def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output
       hnetkit repair --dry-run
       hnetkit repair
     """
+    from hnetkit.sources.results import of_damage
+
     with open_session(**fetching) as session:
         with step_progress("reading", quiet=output.quiet) as report:
             damages = session.damages(report)
         if dry_run:
-            output.rows(map(_damage_row, damages), columns=["state", "path", "reason"], text=_damage_line)
+            result_rows(map(of_damage, damages), output, text=_damage_line)
             count = sum(damage.is_to_fetch for damage in damages)
             is_whole = all(damage.what == "kept" for damage in damages)
             output.note("nothing is missing or damaged" if is_whole else f"{count} to fetch again")
@@ -142,14 +143,6 @@ def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output
     show_results(found, output)
 
 
-def _damage_row(damage: Damage) -> Row:
-    from hnetkit.sources.results import NO_SOURCE
-
-    told = damage.imported
-    reason = damage.reason if told is None else f"from {told.reference}" if told.reference else NO_SOURCE
-    return {"state": damage.what, "path": damage.path, "reason": reason}
-
-
 def _damage_line(row: Row) -> str:
     reason = f"  ({row['reason']})" if row["reason"] else ""
     return f"{row['state']:<9}{row['path']}{reason}"
@@ -157,6 +150,8 @@ def _damage_line(row: Row) -> str:
 
 def _identity_line(row: dict[str, Any]) -> str:
     if row["model_id"] is None:
-        return f"{row['path']}  not known"
+        return f"{row['path']}  {row['reason'] or 'not known'}"
+    if row["model"] is None:
+        return f"{row['path']}  model:{row['model_id']} version:{row['version_id']}"
     creator = f" by {row['creator']}" if row["creator"] else ""
     return f"{row['path']}  {row['model']} {row['version']}{creator}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import sys
 import time
@@ -167,8 +169,49 @@ def test_a_dry_run_of_pull_shows_what_a_dry_run_of_sync_shows_and_makes_not_even
     assert list(home.iterdir()) == []
     assert run(["pull", "--dry-run", f"model:{ids[0]}", "model:5", "--json"]) == 1
     told = capsys.readouterr()
-    assert [row["model_id"] for row in json.loads(told.out)] == ids[:1]
+    assert [(row["state"], row["model_id"] or row["name"]) for row in json.loads(told.out)] == [
+        ("failed", "model:5"),
+        ("fetch", ids[0]),
+    ]
     assert "model:5" in told.err
+
+
+def test_rows_hold_every_reference_that_was_asked_for(
+    sites: Sites, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    there = f"model:{sites.world.ids()[0]}"
+    for command in (["pull"], ["pull", "--dry-run"]):
+        assert run([*command, there, "model:7", "what", "--json"]) == 1
+        told = capsys.readouterr()
+        failed = {row["name"]: row for row in json.loads(told.out) if row["state"] == "failed"}
+        assert (failed["model:7"]["code"], failed["what"]["code"]) == ("gone", "failed")
+        assert all(row["reason"] and row["reason"] in told.err for row in failed.values())
+        assert len(json.loads(told.out)) > len(failed)
+        assert run([*command, "model:7", "--csv"]) == 4
+        assert [line.split(",")[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [["failed", "model:7"]]
+    assert run(["sync", "hf:no/such", "--nl"]) == 5
+    told = capsys.readouterr()
+    assert (json.loads(told.out)["name"], json.loads(told.out)["state"]) == ("hf:no/such", "failed")
+    assert run(["pull", there, "model:7"]) == 1
+    assert "model:7" not in capsys.readouterr().out, "lines of text tell of failures once"
+
+
+def test_what_is_fetched_and_what_is_to_be_repaired_are_rows_with_the_same_columns_and_a_path(
+    sites: Sites, capsys: Capture
+) -> None:
+    model = f"model:{sites.world.ids()[0]}"
+    found = []
+    for command in (["pull", model], ["pull", model], ["pull", model, "--dry-run"]):
+        assert run([*command, "--csv"]) == 0
+        found.append(list(csv.DictReader(io.StringIO(capsys.readouterr().out))))
+    (came,), (had,), (planned,) = found
+    assert came["path"] == had["path"] == planned["path"]
+    Path(came["path"]).unlink()
+    for command in (["repair", "--dry-run", "--refill"], ["repair", "--refill"]):
+        assert run([*command, "--csv"]) == 0
+        (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+        assert (list(row), row["path"]) == (list(came), came["path"])
 
 
 def rows_and_total(capsys: Capture) -> tuple[list[dict[str, object]], str]:
