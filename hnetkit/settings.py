@@ -36,7 +36,7 @@ KEYS: Mapping[str, str] = {
     "embeddings": "the folder whose files' names are textual inversions in prompts",
     "mirrors": "who is asked for files that their own source has lost: addresses with {sha256}, or hf:owner/repo",
     "hypernetworks": "tags that end every prompt that does not name these networks itself: <hypernet:NAME:0.5>",
-    "unasked": "how much pull and sync hf:... fetch without asking, as 500MB: 1GB if not set, 0 asks always, off never",
+    "unasked": "what pull, sync and repair fetch without asking, as 500MB: 1GB if not set, 0 asks always, off never",
 }
 _FOLDERS = ("tokenizer", "loras", "embeddings")
 _MODELS = ("model", "vae")

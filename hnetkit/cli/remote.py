@@ -357,8 +357,12 @@ def pull_command(
 
 
 def _confirm_plan(plan: FetchPlan, session: FetchSession, *, yes: bool) -> None:
-    files = f"{counted(len(plan.to_fetch), 'file')} ({_size_to_fetch(plan)})"
-    confirm(f"Fetch {files} into {session.folder}?", yes=yes)
+    confirm_fetch(len(plan.to_fetch), _size_to_fetch(plan), session, yes=yes)
+
+
+def confirm_fetch(files: int, size: str, session: FetchSession, *, yes: bool) -> None:
+    """Asks whether to fetch so many files, of a size in words."""
+    confirm(f"Fetch {counted(files, 'file')} ({size}) into {session.folder}?", yes=yes)
 
 
 @command("sync")
@@ -428,8 +432,10 @@ def sync_command(
     NAME stands for what was saved, see --save, and takes no filters.
 
     REPOSITORY is one of the Hugging Face hub: hf:owner/repo[@revision][:folder or glob], hf:datasets/owner/repo for a
-    data set, or its address. Only new and changed files are fetched, and it asks before it fetches more than 1 GB;
-    `hnetkit config unasked` changes this size. Files that are deleted from the repository are kept, and named.
+    data set, or its address. Only new and changed files are fetched. Files that are deleted from the repository are
+    kept, and named.
+
+    Asks before it fetches more than 1 GB in all; `hnetkit config unasked` changes this size.
 
     Files that you have are not fetched again, and models deleted from the site are kept. Every file that is fetched or
     skipped is listed, with the reason. An interrupted sync resumes where it left off.
@@ -481,8 +487,8 @@ def sync_command(
         output.note(_stored_note(plan) if metadata_only else _plan_note(plan))
         if plan.to_fetch and not metadata_only:
             refill = may_refill(session, refill=refill, yes=yes)
-            is_large = plan.repository is not None and asks_above(plan.bytes_to_fetch)
-            if is_large or (plan.filters is not None and plan.filters.is_everything):
+            is_everything = plan.filters is not None and plan.filters.is_everything
+            if is_everything or asks_above(plan.bytes_to_fetch):
                 _confirm_plan(plan, session, yes=yes)
         with fetching_progress(session, output) as progress:
             found = session.carry_out(

@@ -10,6 +10,7 @@ from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.remote import (
+    confirm_fetch,
     downloads_option,
     fetch_options,
     fetching_progress,
@@ -20,9 +21,11 @@ from hnetkit.cli.remote import (
     refill_option,
     result_rows,
     show_results,
+    yes_option,
 )
 from hnetkit.errors import UsageError
-from hnetkit.text import counted
+from hnetkit.settings import asks_above
+from hnetkit.text import counted, size_text
 
 if TYPE_CHECKING:
     from hnetkit.sources.civitai_models import BadRecord
@@ -104,9 +107,10 @@ def identify_command(again: bool, dump: str | None, output: Output) -> None:
 @command("repair")
 @downloads_option("--dry-run", is_flag=True, help="List what is missing or damaged, and fetch nothing.")
 @refill_option
+@yes_option
 @fetch_options
 @output_options
-def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output: Output) -> None:
+def repair_command(dry_run: bool, refill: bool, yes: bool, fetching: dict[str, Any], output: Output) -> None:
     """Fetch files again that are missing or damaged, and networks of an import.
 
     Networks that `hnetkit import` told of and that are not here are fetched under the names that they had; where
@@ -118,6 +122,8 @@ def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output
     Reads every file that hnetkit fetched. A damaged file stays in its place until its replacement has been fetched and
     checked; then it is moved to the library's folder .quarantine. Another network that somebody put in its place is
     kept.
+
+    Asks before it fetches more than 1 GB in all; `hnetkit config unasked` changes this size.
 
     \b
     Examples:
@@ -135,7 +141,11 @@ def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output
             is_whole = all(damage.what == "kept" for damage in damages)
             output.note("nothing is missing or damaged" if is_whole else f"{count} to fetch again")
             return
-        refill = may_refill(session, refill=refill) if damages else refill
+        refill = may_refill(session, refill=refill, yes=yes) if damages else refill
+        to_fetch = [damage for damage in damages if damage.is_to_fetch]
+        size = sum(damage.size_bytes or 0 for damage in to_fetch)
+        if to_fetch and asks_above(size):
+            confirm_fetch(len(to_fetch), size_text(size), session, yes=yes)
         with fetching_progress(session, output) as progress:
             found = session.repair(damages, refill=refill, progress=progress)
     if not found:

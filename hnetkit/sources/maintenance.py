@@ -272,6 +272,11 @@ class Damage:
     def is_to_fetch(self) -> bool:
         return self.what not in ("kept", "unknown")
 
+    @property
+    def size_bytes(self) -> int | None:
+        """Size of what is to be fetched; None if it is unknown."""
+        return self.imported.size_bytes if self.imported is not None else self.job and self.job.size_bytes
+
 
 def find_damage(
     registry: Registry, progress: Callable[[int, int], None] = lambda done, total: None, *, by_hash: bool = False

@@ -191,7 +191,7 @@ def of_damage(damage: Damage) -> FetchResult:
         Path(damage.path).name,
         reason=reason,
         sha256=damage.sha256,
-        size_bytes=None if damage.job is None else damage.job.size_bytes,
+        size_bytes=damage.size_bytes,
         place=damage.path,
         job=None if damage.job is None else damage.job.id,
     )

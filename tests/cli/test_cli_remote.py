@@ -237,6 +237,24 @@ def test_pull_asks_above_a_size_that_is_a_setting(
     assert run(["pull", model]) == 0, "there is nothing to agree to"
 
 
+def test_sync_by_filters_and_repair_ask_above_that_size_too(sites: Sites, capsys: Capture) -> None:
+    model = sites.world.ids()[0]
+    for size, asks in (("1kB", True), ("off", False)):
+        assert run(["config", "unasked", size]) == 0
+        sites.clear()
+        assert run(["sync", "--ids", str(model)]) == (2 if asks else 0)
+        assert ("add -y to agree" in capsys.readouterr().err) == asks
+        assert bool([r for r in sites.requests if "/download/" in r.path]) != asks
+    assert run(["pull", f"model:{model}", "--json"]) == 0
+    (row,) = rows(capsys)
+    Path(str(row["path"])).unlink()
+    assert run(["config", "unasked", "1kB"]) == 0
+    assert run(["repair", "--refill"]) == 2
+    assert "Fetch 1 file (" in capsys.readouterr().err
+    assert run(["repair", "--refill", "-y"]) == 0
+    assert Path(str(row["path"])).is_file()
+
+
 def test_without_a_token_the_exit_code_is_3_and_the_hint_names_the_variable(
     sites: Sites, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
