@@ -296,6 +296,28 @@ def test_filters_that_nothing_passes_do_not_call_the_library_empty(
     assert "hnetkit scan FOLDER" not in err
 
 
+@pytest.mark.parametrize(
+    ("filters", "meant"),
+    [
+        (["--tag", "lineatr"], "no network has the tag lineatr; did you mean the tag lineart?"),
+        (["--tag", "lineart", "--tag", "zzzz"], "no network has the tag lineart and the tag zzzz"),
+        (["--width", "767"], "no network has the width 767; did you mean the width 768?"),
+        (["--activation", "rellu"], "no network has the activation rellu; did you mean the activation relu?"),
+        (["--activation", "relu", "--tag", "Lineart", "--missing"], "the activation relu"),
+    ],
+)
+def test_a_filter_that_no_network_passes_is_answered_with_the_nearest_that_one_has(
+    filters: list[str], meant: str, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "lineart"])
+    for form in ([], ["--json"], ["--files"]):
+        capsys.readouterr()
+        assert run(["list", *filters, *form]) == 0
+        told = capsys.readouterr().err.rstrip()
+        assert told.endswith(meant if form != ["--files"] else meant.replace("no network", "no file"))
+
+
 def test_a_list_of_files_is_filtered_as_networks_are(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["scan", str(library)])
     capsys.readouterr()
