@@ -15,7 +15,7 @@ from hnetkit.files import exclusive_lock, is_file_at, is_folder_at, is_model_nam
 from hnetkit.hub import REPO
 from hnetkit.limits import read_json
 from hnetkit.paths import config_file
-from hnetkit.text import argument, parse_size
+from hnetkit.text import argument, lacks_unit, parse_size
 
 _PATIENCE_S = 10.0
 
@@ -177,6 +177,11 @@ def _checked(key: str, value: str) -> str:
         _require_stack(value)
     if key == "unasked":
         _most_unasked(value)
+        if lacks_unit(value):
+            number = value.strip()
+            raise UsageError(
+                f"unasked: {number} alone is bytes", hint=f"hnetkit config unasked {number}GB, or {number}MB"
+            )
     return value
 
 

@@ -21,9 +21,10 @@ from hnetkit.errors import FileRefused, NotFound, PartlyFailed, RemoteError, Usa
 from hnetkit.files import read_regular, stat_at
 from hnetkit.settings import asks_above
 from hnetkit.settings import get as configured
-from hnetkit.text import argument, counted, parse_size, size_text
+from hnetkit.text import argument, counted, lacks_unit, parse_size, size_text
 
 if TYPE_CHECKING:
+    from hnetkit.sources.civitai import Filters
     from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
     from hnetkit.sources.plans import FetchPlan
     from hnetkit.sources.results import FetchResult
@@ -101,6 +102,9 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
     rate = parse_size(value)
     if not rate:
         raise UsageError(f"--limit-rate {value}: not a number of bytes", hint="for example 500k or 2M")
+    if lacks_unit(value):
+        number = value.strip()
+        raise UsageError(f"--limit-rate {number} alone is bytes", hint=f"--limit-rate {number}k, or {number}M")
     return rate
 
 
@@ -302,7 +306,7 @@ def browse_command(
     if found:
         output.note("hnetkit pull model:ID fetches one")
     else:
-        output.note("nothing found" + ("" if nsfw else "; --nsfw also shows what the site marks so"))
+        output.note(_nothing_found(filters))
     note_bad(failed, output)
 
 
@@ -464,6 +468,7 @@ def sync_command(
             session.subscription(remove)  # it must be there
         elif remove is not None:
             session.unsubscribe(remove)
+            output.note(f"{remove} is not saved any more; fetched files stay")
         if subscriptions or remove is not None:
             output.rows(session.subscriptions(), columns=["name", "filters", "synced_at"])
             return
@@ -476,11 +481,14 @@ def sync_command(
             if before.get(save, wanted) != wanted:
                 output.note(f"{save} had other filters until now: {_words(before[save])}")
             session.subscribe(save, wanted)
+            output.note(f"saved as {save}: {_words(wanted)}; hnetkit sync {argument(save)} runs it again")
         with byte_progress("reading", quiet=output.quiet) as report:
             session.survey(report)
         text = None if isinstance(wanted, Filters) else wanted.text
         with _failing_as_row(text, output), step_progress("listing", quiet=output.quiet) as report:
             plan = session.plan(wanted, all_versions=all_versions, listed=lambda count: report(count, count))
+        if plan.filters is not None and not (plan.models or plan.failed or plan.filters.ids):
+            output.note(_nothing_found(plan.filters))
         if dry_run:
             show_plan(plan, output)
             return
@@ -512,6 +520,10 @@ def _ids(text: str | None) -> tuple[int, ...]:
             f"--ids {text[:60]}: not numbers of models", hint="for example --ids 4209,3810 or --ids @list.txt"
         )
     return tuple(dict.fromkeys(map(int, words)))
+
+
+def _nothing_found(filters: Filters) -> str:
+    return "nothing found" + ("" if filters.nsfw else "; --nsfw also finds what the site marks so")
 
 
 def _model_row(model: CivitaiModel) -> Row:

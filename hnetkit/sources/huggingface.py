@@ -25,7 +25,7 @@ from hnetkit.errors import (
     UsageError,
 )
 from hnetkit.files import MODEL_SUFFIXES
-from hnetkit.hub import REPO, endpoint, hub_token, token_hint
+from hnetkit.hub import REPO, REVISION_HINT, endpoint, hub_token, missing_hint, token_hint
 from hnetkit.registry.columns import text_of
 from hnetkit.sources.civitai import Failed, ignore_record
 from hnetkit.sources.civitai_models import BadRecord, parse_int
@@ -189,9 +189,9 @@ class Hub:
         if status in (401, 403) and ("restricted" in message or "credential" in message):
             raise hub_error(status, info, ref.text)
         if status == 404 and "rev id" in message:
-            raise Gone(f"{ref.text}: the repository has no revision {ref.revision}")
+            raise Gone(f"{ref.text}: the repository has no revision {ref.revision}", hint=REVISION_HINT)
         if status in (401, 404):  # a private repository looks missing without access
-            raise Gone(f"{ref.text}: the hub has no such repository, or it is private", hint=token_hint())
+            raise Gone(f"{ref.text}: the hub has no such repository, or it is private", hint=missing_hint())
         if status == 200:
             raise NetworkFailed(f"{ref.text}: the answer of the hub makes no sense")
         raise hub_error(status, info, ref.text)

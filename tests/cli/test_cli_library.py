@@ -112,6 +112,16 @@ def test_an_unknown_name_is_exit_4_with_the_nearest(library: Path, capsys: pytes
     assert capsys.readouterr().err == "Error: no network named inc\nHint: did you mean ink?\n"
 
 
+@pytest.mark.parametrize("name", ["h1:c2", "another@12ab", "c2aed3"])
+def test_too_few_digits_of_a_hash_are_answered_with_how_many_it_takes(
+    name: str, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run(["show", name]) == 4
+    assert "Hint: a hash has 8 of its digits or more" in capsys.readouterr().err
+
+
 def test_forget_asks_and_leaves_the_file(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["scan", str(library)])
     assert run(["forget", "ink"]) == 2

@@ -86,7 +86,9 @@ def test_metadata_alone_is_kept_without_a_file(sites: Sites, home: Path, capsys:
 def test_filters_are_remembered_under_a_name(sites: Sites, capsys: Capture) -> None:
     creator = next(m["creator"]["username"] for m in sites.world.models if isinstance(m.get("creator"), dict))
     assert run(["sync", "--creator", str(creator), "--save", "mine", "--json"]) == 0
-    assert rows(capsys)
+    told = capsys.readouterr()
+    assert json.loads(told.out)
+    assert f"saved as mine: username={creator}; hnetkit sync mine runs it again\n" in told.err
     assert run(["sync", "--subscriptions", "--json"]) == 0
     (saved,) = rows(capsys)
     assert (saved["name"], saved["filters"]) == ("mine", {"username": str(creator)})
@@ -100,7 +102,8 @@ def test_filters_are_remembered_under_a_name(sites: Sites, capsys: Capture) -> N
     assert run(["sync", "mine", "--tag", "x"]) == 2
     capsys.readouterr()
     assert run(["sync", "--unsave", "mine", "--json"]) == 0
-    assert rows(capsys) == []
+    told = capsys.readouterr()
+    assert (json.loads(told.out), told.err) == ([], "mine is not saved any more; fetched files stay\n")
     assert run(["sync", "mine"]) == 4
 
 
@@ -123,6 +126,16 @@ def test_what_sync_does_not_take_is_answered_with_the_command_that_takes_it(
     told = capsys.readouterr().err
     assert told.endswith(f"\nHint: {hint}\n")
     assert text in told or "s3cret" not in told
+
+
+def test_a_sync_whose_filters_find_nothing_says_so(sites: Sites, capsys: Capture) -> None:
+    for command in (["sync"], ["sync", "--dry-run"], ["browse"]):
+        assert run([*command, "--tag", "nosuch"]) == 0
+        assert "nothing found; --nsfw also finds what the site marks so\n" in capsys.readouterr().err
+        assert run([*command, "--tag", "nosuch", "--nsfw"]) == 0
+        assert "nothing found\n" in capsys.readouterr().err
+    assert run(["sync", "--ids", str(sites.world.ids()[0])]) == 0
+    assert "nothing found" not in capsys.readouterr().err
 
 
 def test_browse_shows_what_people_choose_by(sites: Sites, home: Path, capsys: Capture) -> None:
@@ -310,9 +323,11 @@ def test_export_and_import_carry_the_words(sites: Sites, tmp_path: Path, capsys:
     assert run(["import", str(tmp_path / "no.jsonl")]) == 2
 
 
-def test_a_rate_is_a_number_of_bytes(sites: Sites) -> None:
+def test_a_rate_is_a_number_of_bytes(sites: Sites, capsys: Capture) -> None:
     for text in ("fast", "0", "-1", "5x"):
         assert run(["sync", "--limit-rate", text, "--dry-run"]) == 2
+    assert run(["sync", "--limit-rate", "500", "--dry-run"]) == 2
+    assert capsys.readouterr().err.endswith("alone is bytes\nHint: --limit-rate 500k, or 500M\n")
     assert run(["sync", "--limit-rate", "2M", "--dry-run", "-q"]) == 0
 
 

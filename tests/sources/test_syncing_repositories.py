@@ -310,6 +310,19 @@ def test_what_cannot_be_synced_is_one_line(
         here.sync(text)
 
 
+def test_a_repository_or_revision_that_is_not_there_is_answered_with_what_to_check(
+    hub: Sites, here: FetchSession
+) -> None:
+    for text, hint in {
+        "hf:anna/none": "check the name; if it is private: ",
+        "hf:anna/nets@v9": "give a branch",
+    }.items():
+        for fetch in (here.sync, here.pull):
+            with pytest.raises(Gone) as caught:
+                fetch(text)
+            assert str(caught.value.command_hint).startswith(hint)
+
+
 def test_where_no_model_file_matches_the_hint_is_what_has_some(hub: Sites, here: FetchSession) -> None:
     hub.hub.add("anna/pictures", {"a.png": b"1"})
     for text, hint in {
