@@ -179,9 +179,8 @@ def _checked(key: str, value: str) -> str:
         _most_unasked(value)
         if lacks_unit(value):
             number = value.strip()
-            raise UsageError(
-                f"unasked: {number} alone is bytes", hint=f"hnetkit config unasked {number}GB, or {number}MB"
-            )
+            hint = f"hnetkit config {key} {argument(f'{number}GB')}, or {number}MB"
+            raise UsageError(f"{key}: {number} alone is bytes", hint=hint)
     return value
 
 

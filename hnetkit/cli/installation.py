@@ -56,10 +56,11 @@ def config_command(key: str | None, value: str | None, remove: bool, output: Out
     """
     if more := click.get_current_context().args:
         together = " ".join([str(value), *more])
-        shown = '"VALUE VALUE"' if "://" in together else argument(together)  # an address may hold a secret
-        raise UsageError(
-            f"{key}: several values", hint=f"quote them as one: hnetkit config {argument(str(key))} {shown}"
+        is_address = "://" in together  # it may hold a secret
+        hint = (
+            f"quote them as one: hnetkit config {argument(str(key))} {argument('... ...' if is_address else together)}"
         )
+        raise UsageError(f"{key}: several values", hint=hint)
     if remove and (key is None or value is not None):
         raise UsageError("--remove takes one setting", hint=f"hnetkit config {argument(key or 'model')} --remove")
     if key is None:

@@ -104,7 +104,8 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
         raise UsageError(f"--limit-rate {value}: not a number of bytes", hint="for example 500k or 2M")
     if lacks_unit(value):
         number = value.strip()
-        raise UsageError(f"--limit-rate {number} alone is bytes", hint=f"--limit-rate {number}k, or {number}M")
+        hint = f"--limit-rate {argument(f'{number}k')}, or {number}M"
+        raise UsageError(f"--limit-rate {number} alone is bytes", hint=hint)
     return rate
 
 

@@ -130,7 +130,7 @@ def test_several_mirrors_are_kept_in_their_order(home: Path, capsys: pytest.Capt
     [
         (["unasked", "5", "GB"], "quote them as one: hnetkit config unasked '5 GB'"),
         (["mirrors", "hf:a/b", "hf:c/d"], "quote them as one: hnetkit config mirrors 'hf:a/b hf:c/d'"),
-        (["mirrors", "https://me:s3cret@x/", "hf:c/d"], 'quote them as one: hnetkit config mirrors "VALUE VALUE"'),
+        (["mirrors", "https://me:s3cret@x/", "hf:c/d"], "quote them as one: hnetkit config mirrors '... ...'"),
         (["unasked", "5"], "hnetkit config unasked 5GB, or 5MB"),
         (["unasked", "1.5"], "hnetkit config unasked 1.5GB, or 1.5MB"),
     ],
