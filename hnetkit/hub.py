@@ -275,11 +275,23 @@ class Repository:
     _hub: HfApi = field(repr=False)
 
 
+def repository_name(text: str) -> str:
+    """Returns the ``owner/repo`` of a model repository that is named so, or as ``hf:owner/repo``.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    name = text.removeprefix("hf:")
+    if _REPO.fullmatch(name) is None:
+        raise UsageError(f"{text}: not the name of a repository", hint="owner/repo, such as your-name/ink")
+    return name
+
+
 def repository(name: str, *, private: bool = False, token: Token = None) -> Repository:
     """Asks the hub about a repository that something is to be uploaded to.
 
     Args:
-        name: ``owner/repo``.
+        name: see `repository_name`.
         private: it is to be a private one.
         token: see `Token`.
 
@@ -289,8 +301,7 @@ def repository(name: str, *, private: bool = False, token: Token = None) -> Repo
         NetworkFailed, RateLimited: the hub did not answer.
         MissingExtra: huggingface_hub is not installed.
     """
-    if _REPO.fullmatch(name) is None:
-        raise UsageError(f"{name}: not the name of a repository", hint="owner/repo, such as your-name/ink")
+    name = repository_name(name)
     hub = _client(name, token)
     if not hub.token:
         raise AuthRequired(
