@@ -452,7 +452,7 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
 
 
 @command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("file", type=click.Path(allow_dash=True))
 @output_options
 def import_command(file: str, output: Output) -> None:
     """Read what `export` wrote into the library.

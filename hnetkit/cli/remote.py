@@ -18,7 +18,7 @@ from hnetkit.cli.output import Output, Row, confirm, is_terminal, output_options
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
 from hnetkit.errors import FileRefused, NotFound, PartlyFailed, RemoteError, UsageError
-from hnetkit.files import read_regular, stat_at
+from hnetkit.files import not_opened, read_regular, stat_at
 from hnetkit.settings import asks_above
 from hnetkit.settings import get as configured
 from hnetkit.text import argument, counted, lacks_unit, parse_size, size_text
@@ -512,7 +512,7 @@ def _ids(text: str | None) -> tuple[int, ...]:
     try:
         given = read_regular(text[1:], most=_MOST_IDS).decode() if text.startswith("@") else text
     except OSError as error:
-        raise NotFound(f"{text[1:]}: {error.strerror}") from error
+        raise not_opened(text[1:], error) from error
     except ValueError as error:
         raise UsageError(f"{text[1:]}: not a list of numbers: {error}") from error
     words = [word for word in re.split(r"[\s,]+", given.removeprefix("\ufeff")) if word]

@@ -19,7 +19,8 @@ from pathlib import PurePath
 from typing import IO, Any, cast
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError, failure_of
-from hnetkit.files import new_file, refuse_all_but
+from hnetkit.files import new_file, not_opened, refuse_all_but
+from hnetkit.formats.archive_kinds import archive_kind
 from hnetkit.library.examining import Progress
 from hnetkit.library.library import AnyPath, Library
 from hnetkit.library.resolve import require_alias
@@ -52,6 +53,7 @@ STEP_S = 0.5
 """Seconds of a transaction: what an interruption loses."""
 
 _NAMED = 3  # omitted parts of one line that its message names
+_HEAD = 4096  # bytes that tell a compressed file
 _HINT = "give a file that `hnetkit export` wrote"
 Record = Mapping[str, Any]
 
@@ -288,8 +290,9 @@ def _parse_line(line: str | bytes, *, is_first: bool) -> Record:
 
 def _refuse_other_forms(beginning: bytes) -> None:
     """Raises HnetkitError if an export was compressed, or written by a shell in another encoding."""
-    if beginning.startswith(b"\x1f\x8b"):
-        raise HnetkitError("compressed by gzip", hint="gzip -dc FILE | hnetkit import -")
+    kind = archive_kind(beginning[:_HEAD])
+    if kind is not None and kind.tool is not None:
+        raise HnetkitError(f"compressed by {kind.tool}", hint=f"{kind.tool} -dc FILE | hnetkit import -")
     if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         shell = "Get-Content FILE | Set-Content -Encoding utf8 NEW, in PowerShell, then hnetkit import NEW"
         hint = shell if os.name == "nt" else "iconv -f UTF-16 -t UTF-8 FILE | hnetkit import -"
@@ -416,6 +419,7 @@ def import_library(
 
     Raises:
         HnetkitError: the first line is not the header of an export; nothing was imported.
+        NotFound: there is no such file.
         UsageError: it is larger than any export.
         RegistryError, DiskFull: nothing more can be stored.
     """
@@ -427,13 +431,20 @@ def import_library(
         progress(done, max(total, done))
 
     with ExitStack() as stack:
-        given = stack.enter_context(open(source, "rb")) if isinstance(source, str | os.PathLike) else source
+        given = stack.enter_context(_opened(source)) if isinstance(source, str | os.PathLike) else source
         whole = stack.enter_context(_buffered(given))
         start = whole.tell()
         whole.seek(0, os.SEEK_END)
         total = whole.tell() - start
         whole.seek(start)
         return import_records(library.registry, _lines(whole), came=came)
+
+
+def _opened(path: AnyPath) -> IO[bytes]:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise not_opened(path, error) from error
 
 
 @contextmanager

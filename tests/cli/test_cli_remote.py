@@ -320,7 +320,13 @@ def test_export_and_import_carry_the_words(sites: Sites, tmp_path: Path, capsys:
     capsys.readouterr()
     assert run(["import", str(file), "--json"]) == 0
     assert {row["kind"] for row in rows(capsys)} == {"network", "model"}
-    assert run(["import", str(tmp_path / "no.jsonl")]) == 2
+    capsys.readouterr()
+    for missing in ("no.jsonl", "library.jsonl/no"):
+        for command in (["import"], ["identify", "--dump"], ["inspect"]):
+            assert run([*command, str(tmp_path / missing)]) == 4
+            assert capsys.readouterr().err.startswith(f"Error: {tmp_path / missing}: no such file\n")
+    assert run(["import", str(tmp_path)]) == 4
+    assert capsys.readouterr().err == f"Error: {tmp_path}: a folder, not a file\n"
 
 
 def test_a_rate_is_a_number_of_bytes(sites: Sites, capsys: Capture) -> None:
