@@ -258,7 +258,7 @@ class FetchSession:
             RemoteError: the site does not have what the only reference names, or does not serve it.
         """
         plan = FetchPlan()
-        parsed = parse_references(refs, sha256, plan)
+        parsed = parse_references(refs, sha256, plan, all_versions=all_versions)
         self.survey()
         try:
             self.require_library()

@@ -250,6 +250,16 @@ def test_pull_asks_above_a_size_that_is_a_setting(
     assert run(["pull", model]) == 0, "there is nothing to agree to"
 
 
+@pytest.mark.parametrize("ref", ["hf:a/b", "version:4931", "0123456789", "https://example.org/ink.pt"])
+def test_all_versions_of_what_is_no_model_are_refused_by_name(sites: Sites, capsys: Capture, ref: str) -> None:
+    for refs in ([ref], [f"model:{sites.world.ids()[0]}", ref]):
+        assert run(["pull", *refs, "--all-versions"]) == 2
+        assert f"Error: {ref}: --all-versions is for models of Civitai\n" in capsys.readouterr().err
+    assert run(["pull", "https://civitai.com/models/4209?modelVersionId=4931", "--all-versions"]) == 2
+    assert "Hint: hnetkit pull model:4209 --all-versions\n" in capsys.readouterr().err
+    assert sites.requests == []
+
+
 def test_sync_by_filters_and_repair_ask_above_that_size_too(sites: Sites, capsys: Capture) -> None:
     model = sites.world.ids()[0]
     for size, asks in (("1kB", True), ("off", False)):
