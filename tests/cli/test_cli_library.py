@@ -122,6 +122,31 @@ def test_too_few_digits_of_a_hash_are_answered_with_how_many_it_takes(
     assert "Hint: a hash has 8 of its digits or more" in capsys.readouterr().err
 
 
+def test_a_network_that_was_moved_is_shown_where_it_is_and_its_bytes_once(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (library / "ink.png").write_bytes(b"a picture")
+    run(["scan", str(library)])
+    (library / "sub").mkdir()
+    for suffix in (".pt", ".png"):
+        (library / f"ink{suffix}").rename(library / "sub" / f"pen{suffix}")
+    run(["scan"])
+    capsys.readouterr()
+    assert run(["show", "pen"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(" sha256 ") == 1
+    assert f"  present        {library / 'sub' / 'pen.pt'}\n" in shown
+    assert shown.endswith(f"  was at         {library / 'ink.pt'}\n")
+    assert [line.split()[1] for line in shown.splitlines() if "  preview " in line] == [
+        str(library / "sub" / "pen.png")
+    ]
+    (library / "sub" / "pen.pt").unlink()
+    run(["scan"])
+    capsys.readouterr()
+    assert run(["show", "pen"]) == 0
+    assert f"  missing        {library / 'sub' / 'pen.pt'}\n" in capsys.readouterr().out
+
+
 def test_forget_asks_and_leaves_the_file(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["scan", str(library)])
     assert run(["forget", "ink"]) == 2
