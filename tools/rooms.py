@@ -108,6 +108,10 @@ ROOMS = {
         "`share`: networks as a folder for a Hugging Face repository, with its model card; and its upload.",
         "errors text ratings files limits hub images image_text network hashes formats library prompts",
     ),
+    "gallery": Room(
+        "A local web page of the library: cards, one network, pictures that it draws.",
+        "errors base_models ratings text files paths images registry library prompts",
+    ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",
         "errors text paths files settings prompts hub kernels registry library sources demo",
