@@ -31,7 +31,7 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE
 from hnetkit.sources.civitai_models import parse_model, parts_left_out
 from hnetkit.sources.export_shapes import MOST_FILES, MOST_NAME, SHAPES, is_sha256
-from hnetkit.sources.hub_plans import hub_item, store_items, without_listing
+from hnetkit.sources.hub_plans import hub_item, store_items, without_listings
 from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import HubFile, parse_repo
 from hnetkit.sources.single_files import References
@@ -98,7 +98,7 @@ def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
         }
     of_repos = _hub_files(registry)
     for row in models:
-        raw = without_listing(registry.catalogue.raw(row["source"], row["remote_id"]))
+        raw = without_listings(registry.catalogue.raw(row["source"], row["remote_id"]))
         about = {"kind": "model", "source": row["source"], "id": row["remote_id"]}
         told = {"files": of_repos.get(row["remote_id"], [])} if row["source"] == HUB else {}
         yield about | {"state": row["state"], "state_since": row["state_since"], "raw": raw} | told

@@ -107,6 +107,20 @@ def test_files_that_are_deleted_at_the_hub_are_kept_and_said_once(hub: Sites, he
     assert here.sync(f"hf:{REPO}") == []
 
 
+def test_what_is_deleted_at_one_revision_is_said_though_another_was_listed_since(
+    hub: Sites, here: FetchSession
+) -> None:
+    hub.hub.commit(REPO, {"oil.pt": OIL, "chalk.pt": CHALK}, branch="draft")
+    for text in (f"hf:{REPO}", f"hf:{REPO}@draft"):
+        here.sync(text)
+    hub.hub.commit(REPO, {"styles/ink.pt": INK})
+    hub.hub.commit(REPO, {"oil.pt": OIL}, branch="draft")
+    assert states(here.sync(f"hf:{REPO}@draft")) == {"chalk.pt": "gone"}
+    assert states(here.sync(f"hf:{REPO}")) == {"oil.pt": "gone"}
+    for text in (f"hf:{REPO}@draft", f"hf:{REPO}"):
+        assert here.sync(text) == []
+
+
 def test_a_file_that_is_deleted_at_the_hub_is_said_whatever_is_asked_for(hub: Sites, here: FetchSession) -> None:
     here.sync(f"hf:{REPO}")
     hub.hub.commit(REPO, {"styles/ink.pt": INK})
