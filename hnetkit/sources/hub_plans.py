@@ -160,7 +160,9 @@ def known_listings(registry: Registry, name: str) -> list[Listing]:
     """Returns the files of a repository as each of its revisions was last listed, the latest first."""
     raw = registry.catalogue.raw(SOURCE, name) or {}
     repo, found = parse_repo(raw), list[Listing]()
-    for listing in _kept_listings(raw) if repo is not None else ():
+    if repo is None:
+        return found
+    for listing in _kept_listings(raw):
         with suppress(KeyError, TypeError):  # not as we keep it
             files = tuple(HubFile(*file) for file in listing["files"])
             found.append(Listing(replace(repo, commit=str(listing["commit"])), listing["revision"], files))

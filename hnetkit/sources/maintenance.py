@@ -275,7 +275,8 @@ class Damage:
     @property
     def size_bytes(self) -> int | None:
         """Size of what is to be fetched; None if it is unknown."""
-        return self.imported.size_bytes if self.imported is not None else self.job and self.job.size_bytes
+        of = self.imported or self.job
+        return None if of is None else of.size_bytes
 
 
 def find_damage(
