@@ -108,6 +108,10 @@ ROOMS = {
         "`share`: networks as a folder for a Hugging Face repository, with its model card; and its upload.",
         "errors text ratings files limits hub images image_text network hashes formats library prompts",
     ),
+    "gallery": Room(
+        "A page to look at the library, and the strips and comparisons that it draws by itself.",
+        "errors text paths files limits settings prompts distributed library generate demo",
+    ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",
         "errors text paths files settings prompts hub kernels registry library sources demo",

@@ -1,0 +1,1 @@
+"""A gallery of the library: a page for one person, where the library is."""
