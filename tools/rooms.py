@@ -109,8 +109,9 @@ ROOMS = {
         "errors text ratings files limits hub images image_text network hashes formats library prompts",
     ),
     "gallery": Room(
-        "A page to look at the library, and the strips and comparisons that it draws by itself.",
-        "errors text paths files limits settings prompts distributed library generate demo",
+        "A local web page of the library: cards, one network, pictures that it draws.",
+        "errors base_models ratings text files limits paths images distributed settings registry library prompts"
+        " generate demo",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",

@@ -1,1 +1,1 @@
-"""A gallery of the library: a page for one person, where the library is."""
+"""The library as a page to look at: a local server, and pages that are made here."""
