@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ from urllib.parse import urlencode
 
 from hnetkit.base_models import fitting, require_base_model
 from hnetkit.errors import DiskFull, RegistryError, UsageError
+from hnetkit.gallery.drawing import MOST_NETWORKS
 from hnetkit.library.library import Library
 from hnetkit.library.listing import list_networks, trained_on
 from hnetkit.prompts.tags import Tag
@@ -23,6 +25,7 @@ Row = dict[str, Any]
 
 PER_PAGE = 60
 """Cards of a page."""
+_CHOSEN = re.compile(rf"(?:[0-9a-f]{{64}}(?:\.|\Z)){{0,{MOST_NETWORKS}}}")
 _MOST_CHOICES = 200  # values of a filter that are offered; another one can stand in the address
 STATES: Mapping[str, str] = {
     "sound": "sound",
@@ -81,6 +84,7 @@ class View:
         sort: one of `ORDERS`.
         turned: ``"1"`` turns the order around.
         nsfw: ``"1"`` shows pictures of networks that are rated above PG-13 as they are; else they are blurred.
+        chosen: what is to be compared: the digits of content hashes, with dots between them.
         page: number of the page, from 1.
     """
 
@@ -95,6 +99,7 @@ class View:
     sort: str = ""
     turned: str = ""
     nsfw: str = ""
+    chosen: str = ""
     page: int = 1
 
     @classmethod
@@ -105,6 +110,8 @@ class View:
         for name, values in allowed.items():
             if known.get(name) not in values:
                 known.pop(name, None)
+        if not _CHOSEN.fullmatch(known.get("chosen", "")):
+            known.pop("chosen", None)
         page = known.pop("page", "1")
         return cls(**known, page=max(1, int(page)) if page.isascii() and page.isdigit() and len(page) < 7 else 1)
 
@@ -113,6 +120,18 @@ class View:
         other = replace(self, **{"page": 1, **changes})
         given = {field.name: value for field in fields(other) if (value := getattr(other, field.name)) not in ("", 1)}
         return f"?{urlencode(given)}" if given else "?"
+
+    @property
+    def chosen_contents(self) -> list[str]:
+        """The content hashes of the networks that are to be compared, each once."""
+        return [f"h1:{digits}" for digits in dict.fromkeys(filter(None, self.chosen.split(".")))]
+
+    def toggled(self, content_hash: str) -> str:
+        """Returns `chosen` with a network, or without it if it is chosen already."""
+        contents = self.chosen_contents
+        others = [content for content in contents if content != content_hash]
+        kept = others if content_hash in contents else [*contents, content_hash]
+        return ".".join(content.removeprefix("h1:") for content in kept)
 
     @property
     def order(self) -> str:
@@ -211,7 +230,7 @@ class CardIndex:
         rows = {row["content_hash"]: row for row in own}
         for content, row in rows.items():
             of_row = facts.get(content, nothing)
-            row["structure"] = row.pop("layer_structure")[1:-1].replace(".0", "") if row["layer_structure"] else ""
+            row["structure"] = re.sub(r"\.0(?!\d)", "", (row.pop("layer_structure") or "")[1:-1])
             row["trained_on"] = trained_on(row.pop("checkpoint_name"), row.pop("checkpoint_hash"))
             row["gone"], row["verdict"] = lost.get(content), of_row.verdict
             row["roots"], row["preview"] = of_row.roots, of_row.preview

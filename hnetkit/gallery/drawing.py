@@ -6,6 +6,7 @@ Each drawing is a folder below ``drawings`` in the home of hnetkit, which appear
     state.json      how far it is: written by the one process that draws, `hnetkit.gallery.worker`
     stop            is there while a person has stopped it
     strip.png, strip.jsonl, strip-cells     the grid, as `hnetkit grid` writes it; of several networks, comparison.png
+    preview.png     of a strip: its pictures as one square, for cards
 
 Any number of servers may show one queue. Its order is that of the folders' names, which begin with a time.
 """
@@ -19,13 +20,13 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
-from hnetkit.files import TEMPORARY, is_folder_at, is_there, new_file, new_folder
+from hnetkit.files import TEMPORARY, is_folder_at, is_there, new_file, new_folder, stat_at
 from hnetkit.generate.grids.files import FAILURE, GridFiles
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, is_size
 from hnetkit.generate.sampling.samplers import sampler_name
@@ -48,7 +49,7 @@ SEED = 1
 """One seed for all, so that strips of different networks can be compared."""
 
 _FORMAT = "hnetkit.drawing/1"
-_RECORD, _STATE, _STOP = "drawing.json", "state.json", "stop"
+_RECORD, _STATE, _STOP = _FILES = "drawing.json", "state.json", "stop"
 _ID = re.compile(r"\d{19}-(?:strip-[0-9a-f]{16}|comparison)-[0-9a-f]{6}")
 _CONTENT = re.compile(r"h1:[0-9a-f]{64}")
 _TRIGGER_WORDS = 300  # characters of a prompt that is made of them
@@ -190,6 +191,10 @@ class Drawing:
         return self.progress.prompt or self.settings.prompt or next((one.prompt for one in self.networks[:1]), "")
 
     @property
+    def preview(self) -> Path:
+        return self.folder / "preview.png"
+
+    @property
     def cells(self) -> int:
         return len(self.networks) * len(self.settings.strengths)
 
@@ -209,13 +214,13 @@ class Drawing:
 
     @property
     def command(self) -> str | None:
-        """The command line that draws the same; None until prompt and model are chosen."""
+        """The command line that draws the same, as far as prompt and model are chosen; None without a prompt."""
         own, progress = self.settings, self.progress
-        if not progress.prompt or not progress.model:
+        if not self.prompt:
             return None
         size = None if own.width is None else f"{own.width}x{own.height}"
         given = {
-            "prompt": progress.prompt,
+            "prompt": self.prompt,
             "negative-prompt": own.negative_prompt,
             "seed": str(own.seed),
             "strengths": ",".join(map(plain_number, own.strengths)),
@@ -239,6 +244,7 @@ class DrawingQueue:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.folder = home / "drawings"
+        self._read_as: dict[str, tuple[object, Drawing]] = {}
 
     @property
     def lock(self) -> Path:
@@ -264,7 +270,7 @@ class DrawingQueue:
 
     def drawings(self) -> list[Drawing]:
         """Returns all, in their order. One whose record cannot be read counts as failed, with the reason."""
-        return [_read(self.folder / id) for id in self._ids()]
+        return [self._drawing(id) for id in self._ids()]
 
     def drawing(self, id: str) -> Drawing:
         """Returns one of them.
@@ -274,7 +280,7 @@ class DrawingQueue:
         """
         if not _ID.fullmatch(id) or not is_folder_at(self.folder / id):
             raise NotFound("there is no such drawing any more")
-        return _read(self.folder / id)
+        return self._drawing(id)
 
     def next(self) -> Drawing | None:
         """Returns the one to draw now: the one that an ended process had begun, else the first that waits."""
@@ -285,18 +291,25 @@ class DrawingQueue:
         """Returns the latest strip of a network that is done, whatever its file is called."""
         return next(iter(self.strips_of([content_hash]).values()), None)
 
-    def strips_of(self, contents: Iterable[str]) -> dict[str, Drawing]:
-        """Returns content hash -> its latest strip that is done."""
+    def strips_of(self, contents: Iterable[str], states: Container[State] = ("done",)) -> dict[str, Drawing]:
+        """Returns content hash -> its latest strip in one of these states."""
         wanted = {_digits(content): content for content in contents}
         found: dict[str, Drawing] = {}
         for id in reversed(self._ids()):
             content = wanted.get(_strip_digits(id))
             if content is None or content in found:
                 continue
-            drawing = _read(self.folder / id)
-            if drawing.state == "done" and drawing.networks[0].content_hash == content:
+            drawing = self._drawing(id)
+            if drawing.state in states and drawing.networks and drawing.networks[0].content_hash == content:
                 found[content] = drawing
         return found
+
+    def drawings_of(self, contents: Iterable[str]) -> list[Drawing]:
+        """Returns the strips of a network, or the comparisons of exactly these networks, the latest first."""
+        wanted = set(contents)
+        digits = _digits(next(iter(wanted))) if len(wanted) == 1 else ""
+        of_kind = (self._drawing(id) for id in reversed(self._ids()) if _strip_digits(id) == digits)
+        return [one for one in of_kind if {network.content_hash for network in one.networks} == wanted]
 
     def stop(self, id: str) -> Drawing:
         """Stops a drawing that waits or is drawn; the cells that it has stay.
@@ -352,6 +365,18 @@ class DrawingQueue:
         if is_there(drawing.folder):
             _write_json(drawing.folder / _STATE, asdict(progress))
         return replace(drawing, progress=progress)
+
+    def _drawing(self, id: str) -> Drawing:
+        """Returns a drawing, read again if its state has changed: a page asks for hundreds each second."""
+        folder = self.folder / id
+        try:
+            seen = [(found.st_mtime_ns, found.st_ino) if (found := stat_at(folder / name)) else None for name in _FILES]
+        except OSError:  # said where it is read
+            return _read(folder)
+        known = self._read_as.get(id)
+        if known is None or known[0] != seen:
+            self._read_as[id] = known = seen, _read(folder)
+        return known[1]
 
     def _ids(self) -> list[str]:
         try:

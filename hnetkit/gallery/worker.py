@@ -30,6 +30,8 @@ from hnetkit.gallery.drawing import Drawing, DrawingQueue, NamedNetwork, Progres
 from hnetkit.generate.loading.pipeline import file_stamp
 from hnetkit.generate.model import ModelSource
 from hnetkit.generate.prompt_networks import NetworkFinder, NetworkRequest
+from hnetkit.image_text import write_image
+from hnetkit.images import open_rgb
 from hnetkit.text import counted, printable
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ _PATIENCE_S = 5.0  # for a server that looks whether the lock is free
 _GRACE_S = 2.0  # for the file that is being written; a call of the UNet may take longer
 _IDLE_S = 30.0  # with the model loaded
 _MOST_STARTS = 3
+_PREVIEW = 768  # pixels of a side
 _INTERRUPTED = 130
 _LONGEST_WAIT_S = 60.0
 
@@ -124,6 +127,8 @@ class Drawer:
             overwrite=True,  # the sheet of a process that was killed before it could say that it is done
             note=notes.append,
         )
+        if drawing.kind == "strip":
+            _write_preview(drawing)
         failed = grid.failed if grid else []
         if failed:
             notes.append(f"{counted(len(failed), 'cell')} could not be drawn: {failed[0]['failure']}")
@@ -172,6 +177,21 @@ def model_for(networks: Sequence[NamedNetwork]) -> ModelSource:
         return ModelSource(model=chosen) if source.is_chosen and source != bundled else bundled
     assert failure is not None
     raise failure
+
+
+def _write_preview(drawing: Drawing) -> None:
+    """Writes the square that cards show: the picture at the largest strength, and below it the others."""
+    from PIL import Image, ImageOps
+
+    rows = sorted(drawing.pictures().items(), key=lambda row: drawing.settings.strengths[row[0][1]])
+    *others, (_, strongest) = rows
+    lower = _PREVIEW // 3 if others else 0
+    square = Image.new("RGB", (_PREVIEW, _PREVIEW))
+    square.paste(ImageOps.fit(open_rgb(drawing.picture(strongest)), (_PREVIEW, _PREVIEW - lower)), (0, 0))
+    for number, (_, row) in enumerate(others):
+        left, right = (_PREVIEW * place // len(others) for place in (number, number + 1))
+        square.paste(ImageOps.fit(open_rgb(drawing.picture(row)), (right - left, lower)), (left, _PREVIEW - lower))
+    write_image(drawing.preview, square, strongest["infotext"], overwrite=True)
 
 
 def _failed(progress: Progress, error: HnetkitError) -> Progress:

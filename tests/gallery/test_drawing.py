@@ -87,13 +87,7 @@ def test_a_strip_is_what_the_command_that_it_states_draws(
 ) -> None:
     settings.put("model", str(demo.model_folder()))
     waiting = queue.add(demo_networks[:1], DrawingSettings(prompt="a large red star", seed=3, steps=2, sampler="euler"))
-    assert (waiting.state, waiting.kind, waiting.drawn, waiting.cells, waiting.command) == (
-        "waiting",
-        "strip",
-        0,
-        3,
-        None,
-    )
+    assert (waiting.state, waiting.kind, waiting.drawn, waiting.cells) == ("waiting", "strip", 0, 3)
     (strip,) = drawn(queue, waiting)
     assert (strip.state, strip.drawn, strip.progress.message, strip.progress.notes) == ("done", 3, "", ())
     strengths = [row["coordinates"]["strength"] for _, row in sorted(strip.pictures().items())]
@@ -107,6 +101,8 @@ def test_a_strip_is_what_the_command_that_it_states_draws(
     monkeypatch.chdir(tmp_path)
     assert run(words[1:]) == 0
     assert Image.open("strip.png").tobytes() == Image.open(strip.sheet).tobytes()
+    width, height = Image.open(strip.preview).size
+    assert width == height
 
 
 def test_networks_are_compared_with_each_other_and_a_strip_is_found_under_any_name_of_its_network(
