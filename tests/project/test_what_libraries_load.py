@@ -203,6 +203,7 @@ POWERS: dict[str, set[str]] = {
     "cli.demo": {"subprocess"},
     "gallery.worker": {"subprocess"},  # Python, with arguments that are constants
     "cli.groups": {"importlib.import_module"},
+    "gallery.pages": {"jinja2"},  # templates of the package alone
     "generate.grids.sheet": {"truetype"},
     "train.preparing.captioners": {"importlib.import_module"},
     "train.preparing.crops": {"importlib.import_module", "CascadeClassifier"},
