@@ -64,6 +64,11 @@ _FILTERED = (
 _SHOWN = ("content_hash", "size_bytes", "title", "creator", "trigger_words")
 
 
+def joined(contents: Iterable[str]) -> str:
+    """Returns content hashes as `View.chosen` names them."""
+    return ".".join(content.removeprefix("h1:") for content in contents)
+
+
 @dataclass(frozen=True)
 class View:
     """What a page of cards shows. Each field is a part of the address; an empty one is left out of it.
@@ -123,12 +128,17 @@ class View:
         """The content hashes of the networks that are to be compared, each once."""
         return [f"h1:{digits}" for digits in dict.fromkeys(filter(None, self.chosen.split(".")))]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no further network can be chosen."""
+        return len(self.chosen_contents) >= MOST_NETWORKS
+
     def toggled(self, content_hash: str) -> str:
         """Returns `chosen` with a network, or without it if it is chosen already."""
         contents = self.chosen_contents
         others = [content for content in contents if content != content_hash]
         kept = others if content_hash in contents else [*contents, content_hash]
-        return ".".join(content.removeprefix("h1:") for content in kept)
+        return joined(kept)
 
     @property
     def order(self) -> str:
@@ -195,9 +205,13 @@ class CardIndex:
 
     def contents(self, view: View) -> list[str]:
         """Returns the content hashes of all networks that pass the filters of a view, in its order."""
+        return [row["content_hash"] for row in self.passing(view)]
+
+    def passing(self, view: View) -> list[Row]:
+        """Returns all networks that pass the filters of a view, in its order, with what they are filtered by."""
         with self._lock:
             self._refresh()
-            return [row["content_hash"] for row in self._passing(view)]
+            return self._passing(view)
 
     def card(self, content_hash: str) -> Row | None:
         """Returns the row of a network; None if the library does not have it."""

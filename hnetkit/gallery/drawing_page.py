@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from hnetkit import settings
 from hnetkit.errors import BadPicture, NotFound, UsageError
-from hnetkit.gallery.cards import View
+from hnetkit.gallery.cards import View, joined
 from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, State, networks_of
 from hnetkit.gallery.pages import Gallery, known_values, sent_values, shown
 from hnetkit.gallery.thumbnails import SIDES, Served
@@ -124,6 +124,7 @@ class DrawingPages:
             "compare.html",
             view=view,
             cards=known,
+            chosen=joined(card["content_hash"] for card in known),
             missing=len(cards) - len(known),
             given=given,
             strengths=", ".join(map(plain_number, given.strengths)),
@@ -171,9 +172,9 @@ class DrawingPages:
         """Adds a strip of each network that a view shows and that has none."""
         values = _texts(given, ("view",))
         view = View.of(dict(parse_qsl(values.get("view", "").removeprefix("?"))))
-        contents = self._gallery.cards.contents(view)
-        there = self._queue.strips_of(contents, (*_PENDING, "done"))
-        cards = [card for content in contents if content not in there and (card := self._gallery.cards.card(content))]
+        shown_by_view = self._gallery.cards.passing(view)
+        there = self._queue.strips_of((card["content_hash"] for card in shown_by_view), (*_PENDING, "done"))
+        cards = [card for card in shown_by_view if card["content_hash"] not in there]
         files = [card for card in cards if card["state"] == "present"]
         # the bundled model fits none of those that are known to be for another one
         fitting = files if settings.get("model") else [card for card in files if card["base_model"] == "unknown"]
@@ -263,7 +264,7 @@ class DrawingPages:
             "progress": _progress(drawing, len(pictures)),
             "said": f"{drawing.kind.capitalize()} of {names}: {_progress(drawing, len(pictures))}",
             "contents": [network.content_hash for network in drawing.networks],
-            "chosen": ".".join(network.content_hash.removeprefix("h1:") for network in drawing.networks),
+            "chosen": joined(network.content_hash for network in drawing.networks),
             "names": names,
             "lines": lines,
             "prompt": drawing.prompt,
