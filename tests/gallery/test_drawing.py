@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import shlex
@@ -11,13 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 from support import networks
 from support.pipelines import tiny_sdxl
+from support.waiting import once
 
 from hnetkit import Library, demo, settings
 from hnetkit.cli import run
@@ -30,6 +34,20 @@ pytestmark = pytest.mark.skipif(not demo.networks(), reason="the bundled demo mo
 
 QUICK = DrawingSettings(steps=1)
 LONG = DrawingSettings(strengths=(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), steps=15)
+
+
+SERVER = """
+import sys, time
+from pathlib import Path
+from hnetkit.gallery.drawing import DrawingQueue
+from hnetkit.gallery.worker import DrawingProcess
+server = DrawingProcess(DrawingQueue(Path(sys.argv[1])))
+server.start()
+while server._child is None:
+    time.sleep(0.02)
+print(server._child.pid, flush=True)
+time.sleep(600)
+"""
 
 
 @pytest.fixture
@@ -166,75 +184,72 @@ def test_the_bundled_model_draws_its_networks_beside_a_set_model_of_another_kind
     assert not failed.progress.hint.startswith("-")
 
 
-def test_a_killed_process_goes_on_without_drawing_a_cell_again_and_ends_at_a_stop(
+def test_a_drawing_goes_on_after_its_server_or_its_process_was_killed_and_draws_no_cell_twice(
     queue: DrawingQueue, demo_networks: list[NamedNetwork], processes: Callable[[], DrawingProcess]
 ) -> None:
-    server = processes()
     drawing = queue.add(demo_networks[:1], LONG)
-    until(lambda: queue.drawing(drawing.id).drawn >= 2, "two cells were drawn")
-    first = server._child
-    assert first is not None
-    os.kill(first.pid, signal.SIGKILL)
-    killed = queue.drawing(drawing.id)
-    before = stamps(killed)
-    assert killed.state == "drawing"
-    assert 2 <= len(before) < 9
-    until(lambda: queue.drawing(drawing.id).drawn > len(before), "it goes on")
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(queue.home)], stdout=subprocess.PIPE, text=True
+    ) as other_server:
+        assert other_server.stdout is not None
+        first = int(other_server.stdout.readline())
+        until(lambda: queue.drawing(drawing.id).drawn >= 1, "a cell was drawn")
+        server = processes()
+        time.sleep(1.5)
+        assert server._child is None  # one process draws for all servers
+        other_server.kill()  # it can say nothing to the process that draws
+    until(lambda: not _is_alive(first), "no orphan is left", 20)
+    cells = stamps(drawing)
+    assert len(cells) < 9
+
+    until(lambda: queue.drawing(drawing.id).drawn > len(cells), "the other server's process goes on")
     second = server._child
     assert second is not None
+    os.kill(second.pid, signal.SIGKILL)
+    killed = queue.drawing(drawing.id)
+    assert killed.state == "drawing"
+    assert cells.items() <= stamps(killed).items()
+    cells = stamps(killed)
+    assert len(cells) < 9
+
+    until(lambda: queue.drawing(drawing.id).drawn > len(cells), "the next process goes on")
+    third = server._child
+    assert third is not None
     queue.stop(drawing.id)
     asked = time.monotonic()
     assert queue.drawing(drawing.id).state == "stopped"
-    until(lambda: second.poll() is not None, "the process ends")
+    until(lambda: third.poll() is not None, "the process ends")
     assert time.monotonic() - asked < 10
     stopped = queue.drawing(drawing.id)
     assert (stopped.state, server.trouble) == ("stopped", None)
-    assert before.items() <= stamps(stopped).items()
+    assert cells.items() <= stamps(stopped).items()
     assert not list(stopped.folder.rglob(f"*{TEMPORARY}"))
     assert len(list((stopped.folder / "strip-cells").iterdir())) == stopped.drawn < 9
-    kept = stamps(stopped)
+    server.close()
+
+    cells = stamps(stopped)
     queue.again(drawing.id)
     (done,) = drawn(queue, drawing)
     assert (done.state, done.drawn) == ("done", 9)
-    assert kept.items() <= stamps(done).items()
+    assert cells.items() <= stamps(done).items()
 
 
-def test_one_process_draws_for_all_servers_of_a_home_and_ends_with_its_own(
-    queue: DrawingQueue, demo_networks: list[NamedNetwork], processes: Callable[[], DrawingProcess]
+def test_an_interrupted_drawing_waits_with_the_cells_that_it_has(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork]
 ) -> None:
     drawing = queue.add(demo_networks[:1], LONG)
-    source = "import sys, time; from pathlib import Path; from hnetkit.gallery.drawing import DrawingQueue\n"
-    source += (
-        "from hnetkit.gallery.worker import DrawingProcess; server = DrawingProcess(DrawingQueue(Path(sys.argv[1])))\n"
-    )
-    source += "server.start()\nwhile not server._child: time.sleep(0.02)\n"
-    source += "print(server._child.pid, flush=True); time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", source, str(queue.home)], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        child = int(server.stdout.readline())
-        until(lambda: queue.drawing(drawing.id).drawn >= 1, "a cell was drawn")
-        other = processes()
-        time.sleep(1.5)
-        assert other._child is None
-        server.kill()  # it can say nothing to the process that draws
-    until(lambda: not _is_alive(child), "no orphan is left", 20)
-    left = stamps(queue.drawing(drawing.id))
-    assert len(left) < 9
-    until(lambda: other._child is not None, "the other server goes on", 20)
-    until(lambda: queue.drawing(drawing.id).drawn > len(left), "the other server's process draws")
-    other.close()
-    closed = queue.drawing(drawing.id)
-    assert (closed.state, closed.progress.starts) == ("waiting", 0)
-    assert left.items() <= stamps(closed).items()
+    with once(lambda: drawing.drawn >= 1, _thread.interrupt_main), pytest.raises(KeyboardInterrupt):
+        drawn(queue)
+    waiting = queue.drawing(drawing.id)
+    assert (waiting.state, waiting.progress.starts, waiting.progress.prompt) == ("waiting", 0, "a red circle")
+    assert 1 <= waiting.drawn < 9
+    assert not list(waiting.folder.rglob(f"*{TEMPORARY}"))
 
 
 def _is_alive(pid: int) -> bool:
-    try:
-        return (
-            f"\nPPid:\t{os.getpid()}\n" not in (text := Path(f"/proc/{pid}/status").read_text()) and "Z (" not in text
-        )
-    except OSError:
-        return False
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def test_a_damaged_record_is_said_and_ends_no_other(queue: DrawingQueue, demo_networks: list[NamedNetwork]) -> None:
