@@ -35,8 +35,11 @@ def network_card(row: Row) -> list[str]:
     facts += [_place(place) for place in row["elsewhere"]]
     facts += [fact for sidecar in row["sidecars"] for fact in _sidecar(sidecar, has_sites=bool(row["sites"]))]
     lines = [row["name"], *_lines(dict.fromkeys(facts))]  # copies of a file have sidecars that say the same
+    told: set[str] = set()
+    here = {file["sha256"] for file in row["files"] if file["state"] != "missing"}
     for file in row["files"]:
-        lines += _lines(_file(file))
+        lines += _lines(_file(file, is_told=file["sha256"] in told, is_here=file["sha256"] in here))
+        told.add(file["sha256"])
     for file in row["imported"]:
         lines += _lines(_imported(file))
     for bake in row["bakes"]:
@@ -140,11 +143,22 @@ def _sidecar(sidecar: Row, *, has_sites: bool) -> Iterator[Fact]:
         yield "not read", text
 
 
-def _file(file: Row) -> Iterator[Fact]:
-    is_as_said = file["there"] or file["state"] == "missing"
-    yield file["state"], file["path"] if is_as_said else f"{file['path']}, gone or changed since: hnetkit scan"
+def _file(file: Row, *, is_told: bool, is_here: bool) -> Iterator[Fact]:
+    """Yields where a file is, and what its bytes are.
+
+    Args:
+        file: of the network.
+        is_told: another file has these bytes, and was told of.
+        is_here: a file that is not missing has them, as after a move.
+    """
+    is_missing = file["state"] == "missing"
+    is_as_said = file["there"] or is_missing
+    path = file["path"] if is_as_said else f"{file['path']}, gone or changed since: hnetkit scan"
+    yield "was at" if is_missing and is_here else file["state"], path
     if file["same_as"]:
         yield "", f"no copy: one file with {file['same_as']}"
+    if is_told:
+        return
     old = f", [{file['autov1']}] in 2022" if file["autov1"] else ""
     yield "", f"{size_text(file['size_bytes'])}, {file['format']}, A1111's hash [{file['sha256'][:10]}]{old}"
     yield "", f"sha256 {file['sha256']}"
