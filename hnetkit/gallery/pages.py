@@ -9,13 +9,15 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import hnetkit
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, UsageError
 from hnetkit.gallery.cards import CardIndex, View
+from hnetkit.gallery.drawing import DrawingQueue
 from hnetkit.gallery.thumbnails import Served, Thumbnails
+from hnetkit.gallery.worker import DrawingProcess
 from hnetkit.library.library import Library
 from hnetkit.text import counted, printable, shorten, size_text
 
@@ -32,12 +34,16 @@ class Gallery:
         library: of which the pages are; any number of threads use it.
         cards: its networks.
         thumbnails: pictures, made small.
+        queue: strips and comparisons that it draws by itself.
+        drawer: the process that draws them; whoever serves the pages starts and closes it.
     """
 
     def __init__(self, library: Library) -> None:
         self.library = library
         self.cards = CardIndex(library)
         self.thumbnails = Thumbnails(library.home / "cache" / "gallery")
+        self.queue = DrawingQueue(library.home)
+        self.drawer = DrawingProcess(self.queue)
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_HERE / "templates"),
             autoescape=True,
@@ -54,9 +60,13 @@ class Gallery:
 
     def page(self, template: str, *, status: int = 200, **values: Any) -> Response:
         """Returns a page made of a template."""
-        text = self._templates.get_template(template).render(**values)
         # a lone surrogate, as of a name that is not UTF-8, was made printable where it was shown
-        return HTMLResponse(text.encode("utf-8", "replace"), status, {"Cache-Control": "no-store"})
+        text = self.part(template, **values).encode("utf-8", "replace")
+        return HTMLResponse(text, status, {"Cache-Control": "no-store"})
+
+    def part(self, template: str, **values: Any) -> str:
+        """Returns a part of a page made of a template."""
+        return self._templates.get_template(template).render(**values)
 
     def picture(self, request: Request, served: Served) -> Response:
         """Returns a picture, or that the browser has it already."""
@@ -81,6 +91,18 @@ def shown(text: Any, most: int = _LONGEST) -> str:
 def path_part(text: str | os.PathLike[str]) -> str:
     """Returns a text as one part of an address."""
     return quote(os.fspath(text), safe="")
+
+
+async def sent_values(request: Request) -> Any:
+    """Returns the JSON that a page sends with a change.
+
+    Raises:
+        UsageError: it is none, or was not sent to its end.
+    """
+    try:
+        return await request.json()
+    except (ValueError, RecursionError, ClientDisconnect) as error:
+        raise UsageError("the change is too large, or no JSON", hint="reload the page") from error
 
 
 def known_values(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

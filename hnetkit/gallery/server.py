@@ -43,7 +43,8 @@ def serve(
     with _listening(host, port) as listener:
         port = listener.getsockname()[1]
         token = secrets.token_urlsafe(24)
-        app = Access(make_app(Gallery(library)), host=host, port=port, token=token)
+        gallery = Gallery(library)
+        app = Access(make_app(gallery), host=host, port=port, token=token)
         config = uvicorn.Config(
             app,
             http="h11",
@@ -58,7 +59,11 @@ def serve(
         ready(address)
         if browser:
             webbrowser.open(address)
-        uvicorn.Server(config).run(sockets=[listener])
+        gallery.drawer.start()
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            gallery.drawer.close()
 
 
 def is_shared(host: str) -> bool:

@@ -26,7 +26,7 @@ from hnetkit.train.captions import caption_of
 from hnetkit.train.checkpoints import Checkpoints
 from hnetkit.train.preparing.images import image_files
 
-ROOMS = ("library", "sources", "train", "generate", "baking", "cli")
+ROOMS = ("library", "sources", "train", "generate", "baking", "gallery", "cli")
 LOOKED_AT = (*(f"hnetkit/{room}" for room in ROOMS), "hnetkit/doctor.py", "hnetkit/settings.py")
 QUESTIONS = {"exists", "lexists", "isdir", "isfile", "is_dir", "is_file"}
 
@@ -58,6 +58,11 @@ FORGIVEN = {
     "hnetkit/baking/record.py _is_other": "what cannot be read is kept",
     "hnetkit/cli/completion.py _plain_words": "what cannot be seen is not completed",
     "hnetkit/cli/output.py say": "a message that nobody can read",
+    "hnetkit/gallery/worker.py DrawingProcess._fail": "a log that cannot be written",
+    "hnetkit/gallery/worker.py DrawingProcess.trouble": "that there is trouble is said without its reason",
+    "hnetkit/gallery/worker.py _Watch._await_server": "a pipe that cannot be read counts as its end",
+    "hnetkit/gallery/worker.py _Watch._await_stop": "it is looked at again",
+    "hnetkit/gallery/worker.py _Watch._end": "a process that dies; the next one goes on as after a kill",
     "hnetkit/generate/grids/files.py GridFiles.discard": "a folder with something in it stays",
     "hnetkit/generate/loading/model_source.py _names_in": "a hint",
     "hnetkit/generate/loading/pipeline.py _list_folder": "loading it says so; here it has no hash",

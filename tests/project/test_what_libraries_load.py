@@ -201,6 +201,7 @@ NEVER = frozenset(
 POWERS: dict[str, set[str]] = {
     "": {"importlib.import_module"},
     "cli.demo": {"subprocess"},
+    "gallery.worker": {"subprocess"},  # Python, with arguments that are constants
     "cli.groups": {"importlib.import_module"},
     "gallery.pages": {"jinja2"},  # templates of the package alone
     "generate.grids.sheet": {"truetype"},
