@@ -122,6 +122,14 @@ class Registry:
         with translated(self.path), savepoint(self._db):
             yield
 
+    def version(self) -> tuple[int, int]:
+        """Returns what changes with every change to the registry, by this object or by anybody else.
+
+        Values of one object can be compared with each other, and with nothing else.
+        """
+        with translated(self.path):
+            return self._db.execute("PRAGMA data_version").fetchone()[0], self._db.total_changes
+
     def emptiness(self) -> str | None:
         """Returns, where no network is known, that and which registry says so; None where some are.
 

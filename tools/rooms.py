@@ -108,6 +108,10 @@ ROOMS = {
         "`share`: networks as a folder for a Hugging Face repository, with its model card; and its upload.",
         "errors text ratings files limits hub images image_text network hashes formats library prompts",
     ),
+    "gallery": Room(
+        "A local web page of the library, and of pictures that were drawn with it.",
+        "errors text files formats inspection image_text registry library prompts demo settings",
+    ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",
         "errors text paths files settings prompts hub kernels registry library sources demo",

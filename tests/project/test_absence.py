@@ -26,7 +26,7 @@ from hnetkit.train.captions import caption_of
 from hnetkit.train.checkpoints import Checkpoints
 from hnetkit.train.preparing.images import image_files
 
-ROOMS = ("library", "sources", "train", "generate", "baking", "cli")
+ROOMS = ("library", "sources", "train", "generate", "baking", "gallery", "cli")
 LOOKED_AT = (*(f"hnetkit/{room}" for room in ROOMS), "hnetkit/doctor.py", "hnetkit/settings.py")
 QUESTIONS = {"exists", "lexists", "isdir", "isfile", "is_dir", "is_file"}
 
@@ -36,6 +36,7 @@ WHY = {
     "hnetkit/generate/loading/checkpoints.py _fits": "a folder of hnetkit's own",
     "hnetkit/generate/loading/checkpoints.py load_checkpoint": "a folder of hnetkit's own",
     "hnetkit/generate/loading/model_source.py _models_beside": "a hint",
+    "hnetkit/gallery/pictures.py _Walk._look_at": "raises; Python takes only an absence for none",
     "hnetkit/library/link.py _LinkRun._is_last": "a source that cannot be seen counts as none, so that the file stays",
     "hnetkit/library/walking.py is_same_file": "two files that cannot be compared count as two, so that both stay",
     "hnetkit/library/placing.py _place_link": "a temporary file of its own",
@@ -58,6 +59,8 @@ FORGIVEN = {
     "hnetkit/baking/record.py _is_other": "what cannot be read is kept",
     "hnetkit/cli/completion.py _plain_words": "what cannot be seen is not completed",
     "hnetkit/cli/output.py say": "a message that nobody can read",
+    "hnetkit/gallery/pictures.py _look_beside": "reading the picture says whether its settings are there",
+    "hnetkit/gallery/pictures.py SeenPicture.modified": "a time that no calendar has is not shown",
     "hnetkit/generate/grids/files.py GridFiles.discard": "a folder with something in it stays",
     "hnetkit/generate/loading/model_source.py _names_in": "a hint",
     "hnetkit/generate/loading/pipeline.py _list_folder": "loading it says so; here it has no hash",
@@ -79,7 +82,7 @@ FORGIVEN = {
     "hnetkit/library/trash.py sweep": "what cannot be seen stays",
     "hnetkit/library/walking.py _identity_or_none": "a root that cannot be looked at is entered from no other one",
     "hnetkit/library/walking.py _is_folder": "it counts as one, and entering it says why not",
-    "hnetkit/library/walking.py _is_link": "entering it says why not",
+    "hnetkit/library/walking.py is_link": "entering it says why not",
     "hnetkit/library/walking.py _spelled": "the name as it was given",
     "hnetkit/library/walking.py bare_way": "it counts as empty, so that nothing is forgotten",
     "hnetkit/settings.py _hint_in_place_of": "a hint",
