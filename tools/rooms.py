@@ -109,8 +109,9 @@ ROOMS = {
         "errors text ratings files limits hub images image_text network hashes formats library prompts",
     ),
     "gallery": Room(
-        "A local web page of the library, and of pictures that were drawn with it.",
-        "errors text files formats inspection image_text registry library prompts demo settings",
+        "A local web page of the library: cards, one network, pictures that it draws, and those that a person has.",
+        "errors base_models ratings text files paths formats inspection images image_text registry library prompts demo"
+        " settings",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",

@@ -1,1 +1,1 @@
-"""A local web page of the library."""
+"""The library as a page to look at: a local server, and pages that are made here."""

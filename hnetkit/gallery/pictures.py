@@ -342,7 +342,7 @@ class PictureFolders:
     def _current(self) -> _Meanings:
         """The meanings that hold for the library and the model as they are now."""
         bundled = demo.comes_with(settings.get("model"))
-        state = self._registry.version(), tuple(bundled)
+        state = self._registry.state(), tuple(bundled)
         known = self._meanings
         if known is None or known[0] != state:
             known = self._meanings = state, _Meanings(self._registry, bundled)

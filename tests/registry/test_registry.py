@@ -208,12 +208,12 @@ def test_what_a_row_replaces_leaves_the_search_as_well(tmp_path: Path) -> None:
         assert registry._db.execute("PRAGMA recursive_triggers").fetchone() == (1,)
 
 
-def test_the_version_changes_with_every_change_whoever_makes_it_and_with_nothing_else(tmp_path: Path) -> None:
+def test_the_state_changes_with_every_change_whoever_makes_it_and_with_nothing_else(tmp_path: Path) -> None:
     with Registry(tmp_path / "r.db") as registry, Registry(tmp_path / "r.db") as another:
-        seen = [registry.version()]
+        seen = [registry.state()]
         for changed in (registry, another, registry):
             stored(changed, row(len(seen)))
-            seen.append(registry.version())
+            seen.append(registry.state())
             registry.networks.rows()
-            assert registry.version() == seen[-1]
+            assert registry.state() == seen[-1]
     assert len(set(seen)) == 4
