@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, failure_of
 from hnetkit.gallery.cards import ORDERS, STATES, View
 from hnetkit.gallery.pages import STATIC, Gallery
+from hnetkit.gallery.picture_pages import PictureView, picture_routes
 from hnetkit.gallery.thumbnails import SIDES, placeholder
 
 
@@ -38,7 +39,14 @@ def make_app(gallery: Gallery) -> Starlette:
         card = gallery.cards.card(request.path_params["content"])
         if card is None:
             raise NotFound("the library has no such network", hint="hnetkit scan, if its file is there")
-        return gallery.page("network.html", card=card, view=View.of(request.query_params))
+        pictures = gallery.pictures.page(network=card["content_hash"], size=12)
+        return gallery.page(
+            "network.html",
+            card=card,
+            view=View.of(request.query_params),
+            pictures=pictures,
+            picture_view=PictureView(network=card["content_hash"]),
+        )
 
     def refused(request: Request) -> Response:
         """Files that are no network that can be used, with the reasons."""
@@ -75,6 +83,7 @@ def make_app(gallery: Gallery) -> Starlette:
             Route("/network/{content}", network),
             Route("/files", refused),
             Route("/thumbnail/{content}", thumbnail),
+            *picture_routes(gallery),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         exception_handlers={HnetkitError: failed, HTTPException: failed, Exception: failed},

@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 import hnetkit
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, UsageError
 from hnetkit.gallery.cards import CardIndex, View
+from hnetkit.gallery.pictures import PictureFolders
 from hnetkit.gallery.thumbnails import Served, Thumbnails
 from hnetkit.library.library import Library
 from hnetkit.text import counted, printable, shorten, size_text
@@ -32,10 +33,18 @@ class Gallery:
         library: of which the pages are; any number of threads use it.
         cards: its networks.
         thumbnails: pictures, made small.
+        pictures: those that a person has, in folders of their own.
+
+    Args:
+        pictures: these folders.
+
+    Raises:
+        NotFound: one of them is not there.
     """
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, pictures: Iterable[str | os.PathLike[str]] = ()) -> None:
         self.library = library
+        self.pictures = PictureFolders(pictures, library)
         self.cards = CardIndex(library)
         self.thumbnails = Thumbnails(library.home / "cache" / "gallery")
         self._templates = jinja2.Environment(

@@ -140,6 +140,13 @@ class SeenPicture:
         return printable(self.path.name)
 
     @property
+    def command(self) -> str | None:
+        """Draws it again; None if it has no settings, or a name that cannot be typed."""
+        if self.failure is not None or not is_text(str(self.path)):
+            return None
+        return f"hnetkit generate --from {argument(self.path, is_path=True)}"
+
+    @property
     def modified(self) -> str:
         """When its file was last changed, in local time; empty for a time that no calendar has."""
         try:
@@ -175,14 +182,12 @@ class PictureRecord:
         info: its settings; empty if it has none.
         warnings: what they leave open, one line each.
         infotext: the settings as A1111 and others read them from the clipboard; empty if it has none.
-        command: draws it again; None if it has no settings, or a name that cannot be typed.
     """
 
     found: LookedUp
     info: Infotext
     warnings: tuple[str, ...]
     infotext: str
-    command: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +229,10 @@ class PictureFolders:
         self._progress = LookingBack()
         self._meanings: tuple[object, _Meanings] | None = None
 
+    def __len__(self) -> int:
+        """How many pictures are known by now."""
+        return len(self._pictures)
+
     # --- reading
 
     def look(self) -> None:
@@ -235,10 +244,13 @@ class PictureFolders:
             except Exception as error:
                 self._progress = LookingBack(said=(str(failure_of(error, "looking back")),))
 
-    def begin_look(self) -> None:
-        """Begins to `look` in the background, unless that is going on."""
-        if not self._looking.locked() and not self._closed.is_set():
-            threading.Thread(target=self.look, name="looking back", daemon=True).start()
+    def begin_look(self, patience_s: float = 0.0) -> None:
+        """Begins to `look` in the background, unless that is going on; returns after so long, or at the end of it."""
+        if not self.folders or self._looking.locked() or self._closed.is_set():
+            return
+        look = threading.Thread(target=self.look, name="looking back", daemon=True)
+        look.start()
+        look.join(patience_s)
 
     def close(self) -> None:
         """Ends a look that is going on."""
@@ -291,12 +303,19 @@ class PictureFolders:
             number: of the page, from 1; beyond the last one it is the last.
             size: pictures of a page.
         """
-        meanings = self._current()
-        chosen = [one for one in self._newest_first() if meanings.is_chosen(one, network, which)]
+        meanings, chosen = self._current(), self._chosen(network, which)
         pages = max(1, -(-len(chosen) // size))
         number = min(max(1, number), pages)
         shown = chosen[(number - 1) * size : number * size]
         return PicturePage(tuple(map(meanings.look_up, shown)), len(chosen), number, pages)
+
+    def neighbours(self, id: str, *, network: str | None = None, which: Which = "all") -> tuple[str | None, str | None]:
+        """Returns the ids of the pictures before and after one, in the order of `page`; None where there is none."""
+        ids = [picture.id for picture in self._chosen(network, which)]
+        if id not in ids:
+            return None, None
+        place = ids.index(id)
+        return (ids[place - 1] if place else None), (ids[place + 1] if place + 1 < len(ids) else None)
 
     def counts(self) -> Counter[str]:
         """Returns the content hash of each network that is known -> how many pictures were drawn with it."""
@@ -313,14 +332,11 @@ class PictureFolders:
         picture, info = _read(id, path, self._pictures[id].stamp)
         mentions = [hypernetworks_of(of) for of in (info, info.second_pass) if of is not None]
         said = (_text(line) for of in mentions for line in of.warnings)
-        has_settings = picture.failure is None
-        command = f"hnetkit generate --from {argument(path, is_path=True)}" if is_text(str(path)) else None
         return PictureRecord(
             found=self._current().look_up(picture),
             info=info,
             warnings=tuple(dict.fromkeys(said)),
-            infotext=written_again(info) if has_settings else "",
-            command=command if has_settings else None,
+            infotext=written_again(info) if picture.failure is None else "",
         )
 
     def path_of(self, id: str) -> Path:
@@ -333,6 +349,10 @@ class PictureFolders:
         if picture is None or os.path.realpath(picture.path) != str(picture.path) or is_absent(picture.path):
             raise NotFound("this picture is not there any more", hint="load the page of pictures again")
         return picture.path
+
+    def _chosen(self, network: str | None, which: Which) -> list[SeenPicture]:
+        meanings = self._current()
+        return [one for one in self._newest_first() if meanings.is_chosen(one, network, which)]
 
     def _newest_first(self) -> list[SeenPicture]:
         with self._changing:

@@ -226,7 +226,7 @@ def test_every_program_is_read(library: Library, folder: Path, writer: str) -> N
     record = found.record(page.picture.id)
     again = infotext.parse(record.infotext)
     assert again[:3] == record.info[:3]
-    assert record.command == f"hnetkit generate --from {folder / 'a.png'}"
+    assert page.picture.command == f"hnetkit generate --from {folder / 'a.png'}"
 
 
 def test_what_people_really_wrote_is_read_and_copied_as_it_is(library: Library, folder: Path, shared: Path) -> None:
@@ -256,6 +256,13 @@ def test_pictures_are_shown_newest_first_in_pages(library: Library, folder: Path
     assert [one.picture.name for one in first.pictures] == ["0.png", "1.png"]
     assert (first.total, first.number, first.pages) == (5, 1, 3)
     assert last == beyond
+    ids = [one.picture.id for one in found.page().pictures]
+    assert [found.neighbours(id) for id in (ids[0], ids[2], ids[4], "?")] == [
+        (None, ids[1]),
+        (ids[1], ids[3]),
+        (ids[3], None),
+        (None, None),
+    ]
     assert [one.picture.name for one in last.pictures] == ["4.png"]
 
 
@@ -418,7 +425,7 @@ def test_a_name_that_is_no_text_is_shown_and_has_no_command(library: Library, fo
     shutil.copy(folder / "b.png", path)
     (one,) = [one for one in looked(folder, library).page().pictures if one.picture.name != "b.png"]
     assert one.picture.name == "\\udcff<b>.png"
-    assert looked(folder, library).record(one.picture.id).command is None
+    assert one.picture.command is None
 
 
 def test_an_id_opens_nothing_but_the_picture_that_was_found(library: Library, folder: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ async function change(address, values) {
 async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
-    say(`Copied: ${text}`);
+    say(`Copied: ${text.length > 200 ? `${text.slice(0, 200)}…` : text}`);
   } catch {
     say(`The browser does not let this page copy: ${text}`);
   }
@@ -186,3 +186,31 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   act();
 });
+
+// --- looking back: how far the reading of the folders is
+
+async function follow(looking) {
+  let now;
+  try {
+    now = await (await fetch(looking.dataset.progress)).json();
+  } catch {
+    looking.hidden = true; // the gallery was ended
+    return;
+  }
+  if (now.running) {
+    const bar = looking.querySelector("progress");
+    if (now.of) [bar.max, bar.value] = [now.of, now.done];
+    setTimeout(follow, 500, looking);
+    return;
+  }
+  if (!document.querySelector(".card")) {
+    location.reload();
+    return;
+  }
+  looking.hidden = true;
+  const again = document.createElement("a");
+  [again.href, again.textContent] = [location.href, "Show them"];
+  document.getElementById("looked-at").append(`${now.pictures.toLocaleString("en")} pictures are read. `, again);
+}
+const looking = document.getElementById("looking");
+if (looking) follow(looking);
