@@ -27,7 +27,7 @@ from hnetkit.text import counted
     metavar="FOLDER",
     help="Also show the pictures of this folder, and which networks each was drawn with. Can be given several times.",
 )
-@option("--no-browser", is_flag=True, help="Only print the address.")
+@option("--no-browser", is_flag=True, help="Print the address without opening it.")
 @quiet_option("Print only the address.")
 def gallery_command(port: int, host: str, pictures: tuple[str, ...], no_browser: bool, quiet: bool) -> None:
     """Show the library as a page in the browser.

@@ -202,6 +202,7 @@ POWERS: dict[str, set[str]] = {
     "": {"importlib.import_module"},
     "cli.demo": {"subprocess"},
     "cli.groups": {"importlib.import_module"},
+    "gallery.pages": {"jinja2"},  # templates of the package alone
     "generate.grids.sheet": {"truetype"},
     "train.preparing.captioners": {"importlib.import_module"},
     "train.preparing.crops": {"importlib.import_module", "CascadeClassifier"},
