@@ -49,7 +49,8 @@ class PictureView:
 
     def address(self, **changes: Any) -> str:
         """Returns the address of this view, or of one that differs; another view begins at its first page."""
-        other = replace(self, **{"page": 1, **changes})
+        changed = {"page": 1, **changes}
+        other = replace(self, **changed)
         given = {field.name: value for field in fields(other) if (value := getattr(other, field.name)) != field.default}
         return f"?{urlencode(given)}" if given else ""
 
