@@ -108,6 +108,7 @@ ROOMS = {
         "`share`: networks as a folder for a Hugging Face repository, with its model card; and its upload.",
         "errors text ratings files limits hub images image_text network hashes formats library prompts",
     ),
+    "facts": Room("What is known of a network, as labeled facts in groups.", "text ratings library baking sharing"),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",
         "errors text paths files settings prompts hub kernels registry library sources demo",

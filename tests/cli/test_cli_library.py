@@ -18,8 +18,8 @@ from support import networks
 from support.registry_rows import row as registry_row
 
 from hnetkit.cli import cli, run
-from hnetkit.cli.network_card import network_card
 from hnetkit.errors import NotFound, UsageError
+from hnetkit.facts import facts_of
 from hnetkit.library.known_hashes import LEAST, hash_of_file
 from hnetkit.library.library import Library
 from hnetkit.library.resolve import find_network
@@ -433,7 +433,7 @@ def test_tagging_shows_the_same_card(listed: Path, capsys: pytest.CaptureFixture
 def test_nothing_of_a_row_is_missing_on_its_card(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is added to a row has to be shown too, or to stand here."""
     (row,) = rows(capsys, "show", "ink")
-    told_by = (network_card, permissions)
+    told_by = (facts_of, permissions)
     code = "".join(Path(each.__code__.co_filename).read_text(encoding="utf-8") for each in told_by)
     keys = {key for one in (row, *row["sites"], *row["sidecars"], *row["files"]) for key in one}
     # shown in other words, or by the site and the sidecars that say it
