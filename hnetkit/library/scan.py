@@ -190,10 +190,15 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
 
 def read_sidecars_again(registry: Registry, path: Path) -> None:
     """Stores what the sidecars of a known file say, after hnetkit wrote some."""
-    said, unreadable = sidecars_of(path)
     with registry.write():
-        for row in registry.files.at(str(root_path(path.parent) / path.name)):
-            _store_sidecars(registry, row["id"], said, unreadable, None)
+        store_sidecars_of(registry, path)
+
+
+def store_sidecars_of(registry: Registry, path: Path) -> None:
+    """Does what `read_sidecars_again` does, within a `write`."""
+    said, unreadable = sidecars_of(path)
+    for row in registry.files.at(str(root_path(path.parent) / path.name)):
+        _store_sidecars(registry, row["id"], said, unreadable, None)
 
 
 def recheck(registry: Registry, progress: Progress | None = None, *, note: Note | None = None) -> Iterator[FileChange]:
