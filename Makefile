@@ -12,13 +12,16 @@ QUICK = formats prompts registry
 # documents of which the program writes a part
 GENERATED = README.md docs/architecture.md docs/cli.md docs/comfyui.md docs/initialisations.md
 
-.PHONY: demo test check test-long lint format docs dist train-demo bench clean
+.PHONY: demo test check browser test-long lint format docs dist train-demo bench clean
 
 demo: .venv/installed          ## index, convert and draw with the bundled library; leaves demo-output/grid.png
 	.venv/bin/hnetkit demo --overwrite
 
 test: .venv/installed .venv/triton-3.6.0 ## the whole suite, about twenty minutes on 2 cores
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 -rs
+
+browser:                       ## Debian's Chromium, in which the tests of the gallery look at its pages
+	apt-get install -y --no-install-recommends chromium
 
 check: lint                    ## lint, and the tests that need no model, no site and no other process: a minute or two
 	.venv/bin/python -m pytest -q -n 2 $(QUICK:%=tests/%)

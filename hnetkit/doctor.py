@@ -15,7 +15,10 @@ from hnetkit.files import is_file_at, is_folder_at, stat_at
 from hnetkit.text import counted, size_text
 
 NEEDED = ("torch", "safetensors", "sqlite-utils")
-EXTRA = ("diffusers", "transformers", "accelerate", "huggingface-hub", "pillow", "matplotlib")
+EXTRA: Mapping[str, str] = dict.fromkeys(
+    ("diffusers", "transformers", "accelerate", "huggingface-hub", "pillow", "matplotlib"), "diffusers"
+) | dict.fromkeys(("starlette", "uvicorn"), "web")
+"""Package -> the extra that installs it."""
 
 
 def check_installation() -> list[dict[str, str]]:
@@ -46,7 +49,7 @@ def _run_check(name: str, check: Callable[[], str]) -> dict[str, str]:
         return {"check": name, "state": "ok", "detail": check()}
     except importlib.metadata.PackageNotFoundError:
         if name in EXTRA:
-            return {"check": name, "state": "absent", "detail": 'not installed: pip install "hnetkit[diffusers]"'}
+            return {"check": name, "state": "absent", "detail": f'not installed: pip install "hnetkit[{EXTRA[name]}]"'}
         return {"check": name, "state": "failed", "detail": "not installed"}
     except MissingExtra as error:
         return {"check": name, "state": "absent", "detail": f"{error} ({error.command_hint})"}

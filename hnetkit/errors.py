@@ -313,7 +313,7 @@ class NodeFailed(HnetkitError):
 
 _EXTRA_OF: Mapping[str, str] = dict.fromkeys(
     ("accelerate", "diffusers", "huggingface_hub", "matplotlib", "PIL", "transformers"), "diffusers"
-)
+) | dict.fromkeys(("starlette", "uvicorn"), "web")
 """Module -> the extra of hnetkit that installs it."""
 
 _COMPARED, _NEAR = 100, 0.5  # characters of a word that are compared; the least likeness, of difflib

@@ -69,9 +69,9 @@ _IMPORTED_STEMS = "SELECT DISTINCT stem FROM imported_files WHERE network_id = ?
 _SAID = "SELECT said FROM sidecars JOIN files ON files.id = file_id WHERE content_hash = ? ORDER BY file_id"
 # a word in a name counts for more than one in a description
 _RANKED = """
-SELECT rowid FROM (
+SELECT networks.id, content_hash FROM (
     SELECT rowid, bm25(network_text, 10, 6, 6, 6, 3, 1, 2, 1, 1) AS worth FROM network_text WHERE network_text MATCH ?
-) ORDER BY worth, rowid
+) AS found JOIN networks ON networks.id = found.rowid ORDER BY worth, networks.id
 """
 # one row per network
 _SELECT = """
@@ -234,16 +234,23 @@ class Networks:
         the checkpoint, the base model and the activation. The last word may be incomplete. Punctuation is ignored: any
         input is a search for its words. Words of scripts without spaces between them are found inside of others.
         """
-        words = _WORD.findall(unicodedata.normalize("NFKC", text_of(text)))
-        if not words:
-            return []
-        query = " ".join(f'"{_apart(word)}"' for word in words) + "*"
-        cursor = self._db.execute(_RANKED, [query])
-        order = {id: rank for rank, (id,) in enumerate(cursor)}
+        order = {id: rank for rank, (id, _) in enumerate(self._matching(text))}
         rows = []
         for ids in batches(list(order)):
             rows += self._rows(f"id IN ({','.join('?' * len(ids))})", ids)
         return sorted(rows, key=lambda row: order[row["id"]])
+
+    def contents_matching(self, text: str) -> list[str]:
+        """Returns the content hashes of the networks that `search` finds, best match first."""
+        return [content for _, content in self._matching(text)]
+
+    def _matching(self, text: str) -> list[tuple[int, str]]:
+        """Returns ids and content hashes of the networks of which every word is shown somewhere, best match first."""
+        words = _WORD.findall(unicodedata.normalize("NFKC", text_of(text)))
+        if not words:
+            return []
+        query = " ".join(f'"{_apart(word)}"' for word in words) + "*"
+        return self._db.execute(_RANKED, [query]).fetchall()
 
     def _rows(self, where: str, parameters: Iterable[Any] = ()) -> list[Row]:
         return [_network_row(row) for row in self._unread(where, parameters)]

@@ -18,6 +18,7 @@ from hnetkit.errors import DiskFull, HnetkitError, RegistryError
 from hnetkit.files import stat_at, sync_folder
 from hnetkit.registry import columns
 from hnetkit.registry.bakes import Bakes
+from hnetkit.registry.cards import Cards
 from hnetkit.registry.catalogue import Catalogue, Subscriptions
 from hnetkit.registry.files import Files
 from hnetkit.registry.imported import ImportedFiles
@@ -51,6 +52,7 @@ class Registry:
         subscriptions: saved filters to keep up to date with a site.
         trainings: how networks were trained here.
         bakes: files that stacks were baked to.
+        cards: what networks are chosen by, of all at once.
         is_new: whether there was none before.
 
     Any number of threads may write; `write` admits one at a time. A registry on a full or read-only disk can still be
@@ -75,6 +77,7 @@ class Registry:
         self.subscriptions = Subscriptions(self._db)
         self.trainings = Trainings(self._db)
         self.bakes = Bakes(self._db)
+        self.cards = Cards(self._db)
         self._writing = threading.RLock()
 
     @contextmanager
@@ -121,6 +124,17 @@ class Registry:
         """
         with translated(self.path), savepoint(self._db):
             yield
+
+    def state(self) -> tuple[int, int]:
+        """Returns what is another value after every change, by this process or by another.
+
+        Raises:
+            RegistryError: a newer hnetkit has changed the registry's tables since it was opened.
+        """
+        with translated(self.path):
+            _version(self._db, self.path)
+            (others,) = self._db.execute("PRAGMA data_version").fetchone()
+            return others, self._db.total_changes
 
     def emptiness(self) -> str | None:
         """Returns, where no network is known, that and which registry says so; None where some are.

@@ -112,6 +112,10 @@ ROOMS = {
         "What is known of a network, as labeled facts in groups; and how a prompt names it.",
         "errors text ratings registry library prompts baking sharing",
     ),
+    "gallery": Room(
+        "A local web page of the library: cards, one network, pictures that it draws.",
+        "errors base_models ratings text files paths images registry library prompts",
+    ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",
         "errors text paths files settings prompts hub kernels registry library sources demo",

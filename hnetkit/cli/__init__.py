@@ -26,6 +26,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "scan": ("library", "Index folders of hypernetworks in the registry."),
         "list": ("library", "List the networks of the library."),
         "search": ("library", "Search the library by all that is known of its networks."),
+        "gallery": ("gallery", "Show the library as a page in the browser."),
         "show": ("library", "Show all that is known of one network."),
         "tag": ("library", "Tag a network, or say how it is best used."),
         "forget": ("library", "Remove files from the registry; no file is touched."),

@@ -1,0 +1,81 @@
+"""The application: its addresses, and the pages of the whole library."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from hnetkit.errors import BadPicture, HnetkitError, NotFound, failure_of
+from hnetkit.gallery.cards import ORDERS, STATES, View
+from hnetkit.gallery.pages import STATIC, Gallery
+from hnetkit.gallery.thumbnails import SIDES, placeholder
+
+
+def make_app(gallery: Gallery) -> Starlette:
+    """Returns the application of a gallery; `hnetkit.gallery.access.Access` has to stand before it."""
+
+    def cards(request: Request) -> Response:
+        """The library as cards; a script asks for the cards alone."""
+        view = View.of(request.query_params)
+        page = gallery.cards.page(view)
+        template = "_cards.html" if request.url.path == "/cards" else "cards.html"
+        return gallery.page(
+            template,
+            view=view,
+            page=page,
+            roots={str(root.id): str(root.path) for root in gallery.library.registry.files.roots()},
+            states=STATES,
+            orders=ORDERS,
+            empty=gallery.library.registry.emptiness(),
+        )
+
+    def network(request: Request) -> Response:
+        """One network."""
+        card = gallery.cards.card(request.path_params["content"])
+        if card is None:
+            raise NotFound("the library has no such network", hint="hnetkit scan, if its file is there")
+        return gallery.page("network.html", card=card, view=View.of(request.query_params))
+
+    def refused(request: Request) -> Response:
+        """Files that are no network that can be used, with the reasons."""
+        files = [row for row in gallery.library.files() if row["verdict"] == "refused"]
+        return gallery.page("files.html", files=files[:1000], count=len(files))
+
+    def thumbnail(request: Request) -> Response:
+        """The picture of a network: of its sidecars, else a drawing of its structure."""
+        row = gallery.cards.card(request.path_params["content"])
+        size = request.query_params.get("size", "small")
+        if row is None or size not in SIDES:
+            raise NotFound("the library has no such picture")
+        said = ""
+        if row["preview"]:
+            try:
+                return gallery.picture(request, gallery.thumbnails.of(row["preview"], size, within=gallery.folders()))
+            except BadPicture:
+                said = "its preview is no picture"
+            except NotFound:
+                said = "its preview is gone"
+        return gallery.picture(request, placeholder(row["structure"], row["activation"], said))
+
+    def failed(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            error = NotFound(f"{request.url.path}: there is no such page", hint="go back to the library")
+        if not isinstance(error, HnetkitError):
+            error = failure_of(error, "hnetkit gallery")
+        return gallery.failure(request, error)
+
+    return Starlette(
+        routes=[
+            Route("/", cards),
+            Route("/cards", cards),
+            Route("/network/{content}", network),
+            Route("/files", refused),
+            Route("/thumbnail/{content}", thumbnail),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        exception_handlers={HnetkitError: failed, HTTPException: failed, Exception: failed},
+    )

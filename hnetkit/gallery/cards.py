@@ -1,0 +1,280 @@
+"""The library as cards: which networks, in which order, on which page. The address of a page holds all of it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from hnetkit.base_models import fitting, require_base_model
+from hnetkit.errors import DiskFull, RegistryError, UsageError
+from hnetkit.library.library import Library
+from hnetkit.library.listing import list_networks, trained_on
+from hnetkit.prompts.tags import Tag
+from hnetkit.ratings import is_adult
+from hnetkit.registry.cards import CardFacts
+from hnetkit.text import listed
+
+Row = dict[str, Any]
+
+PER_PAGE = 60
+"""Cards of a page."""
+_MOST_CHOICES = 200  # values of a filter that are offered; another one can stand in the address
+STATES: Mapping[str, str] = {
+    "sound": "sound",
+    "warnings": "with warnings",
+    "missing": "missing",
+    "duplicates": "in several files",
+    "gone": "gone at their source",
+    "unsafe": "rated above PG-13",
+}
+"""What a filter by state is called in an address -> in words."""
+ORDERS: Mapping[str, str] = {
+    "best": "best match",
+    "name": "name",
+    "added": "latest first",
+    "size": "largest first",
+    "step": "most steps first",
+    "copies": "most copies first",
+    "base-model": "base model",
+    "creator": "creator",
+    "title": "title",
+}
+"""What an order is called in an address -> in words."""
+# columns of the view `library` that a card shows
+_SHOWN = (
+    "name",
+    "base_model",
+    "layer_structure",
+    "activation",
+    "size_bytes",
+    "state",
+    "tags",
+    "aliases",
+    "copies",
+    "title",
+    "creator",
+    "trigger_words",
+    "checkpoint_name",
+    "checkpoint_hash",
+    "content_hash",
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a page of cards shows. Each field is a part of the address; an empty one is left out of it.
+
+    Attributes:
+        q: words to search for.
+        base: a base model that networks fit.
+        activation: of the networks.
+        structure: layer structure, as ``1, 2, 1``.
+        tag: the user's, a site's or a sidecar's.
+        root: number of a scanned folder.
+        trained: the checkpoint, as a card shows it.
+        state: one of `STATES`.
+        sort: one of `ORDERS`.
+        turned: ``"1"`` turns the order around.
+        nsfw: ``"1"`` shows pictures of networks that are rated above PG-13 as they are; else they are blurred.
+        page: number of the page, from 1.
+    """
+
+    q: str = ""
+    base: str = ""
+    activation: str = ""
+    structure: str = ""
+    tag: str = ""
+    root: str = ""
+    trained: str = ""
+    state: str = ""
+    sort: str = ""
+    turned: str = ""
+    nsfw: str = ""
+    page: int = 1
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, str]) -> View:
+        """Returns the view of an address; what cannot be is as if it were not there."""
+        known = {field.name: parameters[field.name] for field in fields(cls) if field.name in parameters}
+        allowed = {"sort": ORDERS, "state": STATES, "turned": ("1",), "nsfw": ("1",)}
+        for name, values in allowed.items():
+            if known.get(name) not in values:
+                known.pop(name, None)
+        page = known.pop("page", "1")
+        return cls(**known, page=max(1, int(page)) if page.isascii() and page.isdigit() and len(page) < 7 else 1)
+
+    def address(self, **changes: Any) -> str:
+        """Returns the address of this view, or of one that differs; another view begins at its first page."""
+        other = replace(self, **{"page": 1, **changes})
+        given = {field.name: value for field in fields(other) if (value := getattr(other, field.name)) not in ("", 1)}
+        return f"?{urlencode(given)}" if given else "?"
+
+    @property
+    def order(self) -> str:
+        """The order that is meant: the best match first where something is searched."""
+        if self.sort == "best" and not self.q:
+            return "name"
+        return self.sort or ("best" if self.q else "name")
+
+    def filters(self) -> dict[str, str]:
+        """Returns what narrows the library down, in words: name of the field -> what it is."""
+        words = {
+            "q": f"“{self.q}”" if self.q else "",
+            "base": self.base,
+            "activation": self.activation,
+            "structure": f"[{self.structure}]" if self.structure else "",
+            "tag": f"tag {self.tag}" if self.tag else "",
+            "root": "one folder" if self.root else "",
+            "trained": f"trained on {self.trained}" if self.trained else "",
+            "state": STATES.get(self.state, ""),
+        }
+        return {name: text for name, text in words.items() if text}
+
+
+@dataclass(frozen=True)
+class Page:
+    """Cards of one page.
+
+    Attributes:
+        cards: rows of `CardIndex`.
+        count: networks that pass all filters.
+        of: networks of the library.
+        number, last: of this page and of the last one, from 1.
+        choices: field of the view -> value -> how many networks of the library have it, the commonest first.
+    """
+
+    cards: list[Row]
+    count: int
+    of: int
+    number: int
+    last: int
+    choices: Mapping[str, Mapping[str, int]]
+
+
+class CardIndex:
+    """All networks of a library as rows for cards, read again after each change of the registry."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._lock = threading.Lock()
+        self._state: tuple[int, int] | None = None
+        self._rows: dict[str, Row] = {}
+        self._choices: Mapping[str, Mapping[str, int]] = {}
+        self._orders: dict[tuple[str, bool], list[str]] = {}
+
+    def page(self, view: View) -> Page:
+        """Returns the page that a view shows."""
+        with self._lock:
+            self._refresh()
+            rows, choices, of = self._passing(view), self._choices, len(self._rows)
+        last = max(1, -(-len(rows) // PER_PAGE))
+        number = min(view.page, last)
+        start = (number - 1) * PER_PAGE
+        return Page(rows[start : start + PER_PAGE], len(rows), of, number, last, choices)
+
+    def contents(self, view: View) -> list[str]:
+        """Returns the content hashes of all networks that pass the filters of a view, in its order."""
+        with self._lock:
+            self._refresh()
+            return [row["content_hash"] for row in self._passing(view)]
+
+    def card(self, content_hash: str) -> Row | None:
+        """Returns the row of a network; None if the library does not have it."""
+        with self._lock:
+            self._refresh()
+            return self._rows.get(content_hash)
+
+    def neighbours(self, content_hash: str, view: View) -> tuple[str | None, str | None]:
+        """Returns the networks before and after one, in the order of a view."""
+        contents = self.contents(view)
+        if content_hash not in contents:
+            return None, None
+        place = contents.index(content_hash)
+        before = contents[place - 1] if place else None
+        return before, contents[place + 1] if place + 1 < len(contents) else None
+
+    def _refresh(self) -> None:
+        registry = self._library.registry
+        with suppress(RegistryError, DiskFull):  # a registry that cannot be written is searched as it is
+            registry.catch_up()
+        state = registry.state()
+        if state == self._state:
+            return
+        facts, nothing = registry.cards.facts(), CardFacts()
+        lost = registry.catalogue.lost()
+        own = registry.networks.listing(*_SHOWN)
+        rows = {row["content_hash"]: row for row in own}
+        for content, row in rows.items():
+            of_row = facts.get(content, nothing)
+            row["structure"] = row.pop("layer_structure")[1:-1].replace(".0", "") if row["layer_structure"] else ""
+            row["trained_on"] = trained_on(row.pop("checkpoint_name"), row.pop("checkpoint_hash"))
+            row["gone"], row["verdict"] = lost.get(content), of_row.verdict
+            row["roots"], row["preview"] = of_row.roots, of_row.preview
+            row["is_adult"] = is_adult(of_row.nsfw_level)
+            row["tag_text"] = str(Tag(row["name"], 1.0))
+        self._rows, self._choices, self._state = rows, self._count(rows.values()), state
+        self._orders.clear()
+
+    def _count(self, rows: Iterable[Row]) -> Mapping[str, Mapping[str, int]]:
+        rows = list(rows)
+        counts = {
+            "base": Counter(row["base_model"] for row in rows),
+            "activation": Counter(row["activation"] for row in rows),
+            "structure": Counter(row["structure"] for row in rows),
+            "trained": Counter(row["trained_on"] for row in rows if row["trained_on"]),
+            "tag": Counter(tag for row in rows for tag in listed([row["tags"] or ""])),
+            "root": Counter(str(root) for row in rows for root in row["roots"]),
+            "state": Counter(state for state in STATES for row in rows if _IS_IN[state](row)),
+        }
+        return {name: dict(count.most_common(_MOST_CHOICES)) for name, count in counts.items()}
+
+    def _passing(self, view: View) -> list[Row]:
+        """Returns the rows that pass all filters of a view, in its order."""
+        order, networks = view.order, self._library.registry.networks
+        found = list(self._rows.values())
+        if view.q:
+            matching = networks.contents_matching(view.q)
+            found = [self._rows[content] for content in matching if content in self._rows]
+        if view.base:
+            try:
+                bases = fitting(require_base_model(view.base))
+            except UsageError:
+                return []
+            found = [row for row in found if row["base_model"] in bases]
+        if view.tag:
+            tagged = networks.tagged(view.tag)
+            found = [row for row in found if row["content_hash"] in tagged]
+        if view.root:
+            found = [row for row in found if view.root in map(str, row["roots"])]
+        for field, key in (("activation", "activation"), ("structure", "structure"), ("trained", "trained_on")):
+            if wanted := getattr(view, field):
+                found = [row for row in found if row[key] == wanted]
+        if view.state:
+            found = list(filter(_IS_IN[view.state], found))
+        if order == "best":
+            return found[::-1] if view.turned else found
+        ordered = self._in_order(order, reverse=bool(view.turned))
+        wanted_contents = {row["content_hash"] for row in found}
+        return [self._rows[content] for content in ordered if content in wanted_contents]
+
+    def _in_order(self, sort: str, *, reverse: bool) -> list[str]:
+        """Returns the content hashes of all networks in an order of `hnetkit list`."""
+        if (sort, reverse) not in self._orders:
+            rows = list_networks(self._library.registry, sort=sort, reverse=reverse)
+            self._orders[sort, reverse] = [row["content_hash"] for row in rows if row["content_hash"] in self._rows]
+        return self._orders[sort, reverse]
+
+
+_IS_IN: Mapping[str, Callable[[Row], bool]] = {
+    "sound": lambda row: row["verdict"] == "ok" and row["state"] == "present",
+    "warnings": lambda row: row["verdict"] == "warnings",
+    "missing": lambda row: row["state"] != "present",
+    "duplicates": lambda row: row["copies"] > 1,
+    "gone": lambda row: row["gone"] is not None,
+    "unsafe": lambda row: row["is_adult"],
+}

@@ -1,0 +1,95 @@
+"""What all pages stand on: the library, its cards and pictures, and how a page, a picture and an error are sent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+import hnetkit
+from hnetkit.errors import FileRefused, HnetkitError, NotFound, UsageError
+from hnetkit.gallery.cards import CardIndex, View
+from hnetkit.gallery.thumbnails import Served, Thumbnails
+from hnetkit.library.library import Library
+from hnetkit.text import counted, printable, shorten, size_text
+
+_HERE = Path(__file__).parent
+STATIC = _HERE / "static"
+_STATUS = ((NotFound, 404), (UsageError, 400), (FileRefused, 422))
+_LONGEST = 300  # characters of a text on a card
+
+
+class Gallery:
+    """A library as pages.
+
+    Attributes:
+        library: of which the pages are; any number of threads use it.
+        cards: its networks.
+        thumbnails: pictures, made small.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.cards = CardIndex(library)
+        self.thumbnails = Thumbnails(library.home / "cache" / "gallery")
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_HERE / "templates"),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+        )
+        self._templates.filters |= {"shown": shown, "size": size_text, "counted": counted, "path_part": path_part}
+        self._templates.globals |= {"version": hnetkit.__version__, "View": View}
+
+    def folders(self) -> list[Path]:
+        """Returns the folders in which the library's pictures may be: those that were scanned, and its own."""
+        return [*(root.path for root in self.library.registry.files.roots()), self.library.folder]
+
+    def page(self, template: str, *, status: int = 200, **values: Any) -> Response:
+        """Returns a page made of a template."""
+        text = self._templates.get_template(template).render(**values)
+        # a lone surrogate, as of a name that is not UTF-8, was made printable where it was shown
+        return HTMLResponse(text.encode("utf-8", "replace"), status, {"Cache-Control": "no-store"})
+
+    def picture(self, request: Request, served: Served) -> Response:
+        """Returns a picture, or that the browser has it already."""
+        headers = {"ETag": f'"{quote(served.tag)}"', "Cache-Control": "private, no-cache"}
+        if request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(served.data, media_type=served.kind, headers=headers)
+
+    def failure(self, request: Request, error: HnetkitError) -> Response:
+        """Returns what is wrong, in a sentence, with what to do: as a page, or as JSON where a script asked."""
+        status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+        if request.method != "GET" or "application/json" in request.headers.get("accept", ""):
+            return JSONResponse({"error": str(error), "hint": error.command_hint}, status)
+        return self.page("error.html", status=status, error=str(error), hint=error.command_hint)
+
+
+def shown(text: Any, most: int = _LONGEST) -> str:
+    """Returns a stranger's text as it can be shown: of a bounded length, without marks that turn other text around."""
+    return "" if text is None else shorten("\n".join(map(printable, str(text)[: most + 1].split("\n"))), most)
+
+
+def path_part(text: str | os.PathLike[str]) -> str:
+    """Returns a text as one part of an address."""
+    return quote(os.fspath(text), safe="")
+
+
+def known_values(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Returns the values of a change that a page sends.
+
+    Raises:
+        UsageError: it holds others.
+    """
+    names = set(names)
+    if other := set(given) - names:
+        raise UsageError(f"{', '.join(sorted(map(str, other)))}: not a part of this change", hint="reload the page")
+    return dict(given)

@@ -1,0 +1,188 @@
+"use strict";
+// The one script of the gallery: search as you type, keys, copying, and changes by the token of the address.
+
+const TOKEN = "token";
+
+// The token stands behind the # of the address that was printed, so it is in no log and no Referer.
+const given = new URLSearchParams(location.hash.slice(1)).get(TOKEN);
+if (given) {
+  localStorage.setItem(TOKEN, given);
+  history.replaceState(null, "", location.pathname + location.search);
+}
+document.getElementById("no-token").hidden = localStorage.getItem(TOKEN) !== null;
+
+let saidAt = 0;
+function say(text, command) {
+  const place = document.getElementById("said");
+  place.textContent = text;
+  if (command) {
+    const code = document.createElement("code");
+    code.textContent = command;
+    place.append(" ", code);
+  }
+  const now = saidAt = Date.now();
+  setTimeout(() => { if (now === saidAt) place.textContent = ""; }, 6000);
+}
+
+/** Sends a change; returns its answer, or null after saying what is wrong. */
+async function change(address, values) {
+  let answer;
+  try {
+    const sent = await fetch(address, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "X-Gallery-Token": localStorage.getItem(TOKEN) ?? "" },
+      body: JSON.stringify(values),
+    });
+    answer = await sent.json();
+  } catch {
+    say("The gallery does not answer; it may have been ended.");
+    return null;
+  }
+  if (answer.error) {
+    say(answer.hint ? `${answer.error}: ${answer.hint}` : answer.error);
+    return null;
+  }
+  if (answer.said) say(answer.said, answer.command);
+  return answer;
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    say(`Copied: ${text}`);
+  } catch {
+    say(`The browser does not let this page copy: ${text}`);
+  }
+}
+
+// --- cards: the parts of the address that the search and the filters hold
+
+let asked = 0;
+async function show(address, keep) {
+  const cards = document.getElementById("cards");
+  if (!cards) {
+    location.href = address;
+    return;
+  }
+  const mine = ++asked;
+  const focused = document.activeElement?.name;
+  try {
+    const answer = await fetch(`/cards${new URL(address, location.href).search}`);
+    const text = await answer.text();
+    if (mine !== asked) return; // a later search was quicker
+    if (!answer.ok) {
+      location.href = address;
+      return;
+    }
+    cards.innerHTML = text; // made by our own templates, which escape every text
+    history[keep ? "replaceState" : "pushState"](null, "", address);
+    if (focused && focused !== "q") cards.querySelector(`[name="${focused}"]`)?.focus();
+  } catch {
+    say("The gallery does not answer; it may have been ended.");
+  }
+}
+
+function addressOf(form) {
+  const parts = new URLSearchParams();
+  const fields = new FormData(form);
+  const q = document.getElementById("q");
+  if (q) fields.set("q", q.value);
+  for (const [name, value] of fields) if (value) parts.set(name, value);
+  return `/?${parts}`;
+}
+
+document.addEventListener("input", (event) => {
+  if (event.target.id !== "q") return;
+  clearTimeout(event.target.timer);
+  event.target.timer = setTimeout(() => {
+    const filters = document.querySelector(".filters");
+    if (filters) show(addressOf(filters), true);
+  }, 120);
+});
+
+document.addEventListener("change", (event) => {
+  if (!event.target.matches("[data-filter]")) return;
+  if (event.target.name === "sort") localStorage.setItem("sort", event.target.value);
+  show(addressOf(event.target.form), false);
+});
+
+document.addEventListener("submit", (event) => {
+  if (!event.target.matches(".search")) return;
+  event.preventDefault();
+  show(addressOf(document.querySelector(".filters") ?? event.target), false);
+});
+
+window.addEventListener("popstate", () => location.reload());
+
+// the order that was chosen last holds for pages whose address names none
+const order = localStorage.getItem("sort");
+if (order && order !== "best" && location.pathname === "/" && document.getElementById("cards")) {
+  const parts = new URLSearchParams(location.search);
+  if (!parts.has("sort") && !parts.has("q") && order !== "name") {
+    parts.set("sort", order);
+    show(`/?${parts}`, true);
+  }
+}
+
+// --- keys, copying, dialogs
+
+document.addEventListener("click", (event) => {
+  const copied = event.target.closest("[data-copy]");
+  if (copied) copy(copied.dataset.copy);
+  const opener = event.target.closest("[data-dialog]");
+  if (opener) document.getElementById(opener.dataset.dialog).showModal();
+});
+
+function step(by) {
+  const names = [...document.querySelectorAll(".card .name")];
+  if (!names.length) return;
+  const card = document.activeElement.closest?.(".card");
+  const place = card ? names.indexOf(card.querySelector(".name")) : by > 0 ? -1 : names.length;
+  const next = names[Math.min(Math.max(place + by, 0), names.length - 1)];
+  next.focus();
+  next.scrollIntoView({ block: "nearest" });
+}
+
+/** Cards in a row of the grid. */
+function columns() {
+  const grid = document.querySelector(".cards");
+  return grid ? getComputedStyle(grid).gridTemplateColumns.split(" ").length : 1;
+}
+
+const KEYS = {
+  "/": () => document.getElementById("q")?.focus(),
+  "?": () => document.getElementById("keys").showModal(),
+  j: () => step(1),
+  k: () => step(-1),
+  ArrowRight: () => step(1),
+  ArrowLeft: () => step(-1),
+  ArrowDown: () => step(columns()),
+  ArrowUp: () => step(-columns()),
+  c: () => {
+    const card = document.activeElement.closest?.(".card") ?? document.querySelector("main");
+    const tag = card.querySelector("[data-copy]");
+    if (tag) copy(tag.dataset.copy);
+  },
+};
+
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.matches?.("input:not([type=checkbox]), textarea, select");
+  if (event.key === "Escape" && event.target.id === "q") {
+    event.target.blur();
+    return;
+  }
+  if (event.key === "ArrowDown" && event.target.id === "q") {
+    event.preventDefault();
+    step(1);
+    return;
+  }
+  if (typing || event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
+  const act = KEYS[event.key];
+  // on a page without cards the arrows scroll, as everywhere
+  if (!act || (event.key.startsWith("Arrow") && !document.querySelector(".card"))) return;
+  if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+    if (!document.activeElement.closest?.(".card")) return;
+  }
+  event.preventDefault();
+  act();
+});

@@ -1,0 +1,108 @@
+"""The library as cards: filters, orders, pages, and the address that holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.gallery import Server
+from support.networks import network_file
+
+import hnetkit
+from hnetkit.errors import RegistryError
+from hnetkit.gallery.cards import ORDERS, PER_PAGE, STATES, CardIndex, View
+
+
+def names(cards: CardIndex, **view: object) -> list[str]:
+    return [row["name"] for row in cards.page(View(**view)).cards]  # type: ignore[arg-type]
+
+
+@given(
+    q=st.text(max_size=20),
+    tag=st.text(max_size=20),
+    state=st.sampled_from(["", *STATES]),
+    sort=st.sampled_from(["", *ORDERS]),
+    page=st.integers(1, 10**6 - 1),
+)
+def test_an_address_means_the_view_that_it_was_made_of(q: str, tag: str, state: str, sort: str, page: int) -> None:
+    from urllib.parse import parse_qsl
+
+    view = View(q=q, tag=tag, state=state, sort=sort, page=page)
+    assert View.of(dict(parse_qsl(view.address(page=page)[1:], keep_blank_values=True))) == view
+
+
+@given(st.dictionaries(st.sampled_from(["q", "page", "sort", "state", "nsfw", "other"]), st.text(max_size=12)))
+def test_any_address_is_some_view(parameters: dict[str, str]) -> None:
+    view = View.of(parameters)
+    assert view.page >= 1
+    assert view.order in ORDERS
+
+
+def test_cards_are_filtered_and_ordered(library: hnetkit.Library) -> None:
+    cards = CardIndex(library)
+    assert names(cards) == ["ink", "lines", "wash"]
+    assert names(cards, turned="1") == ["wash", "lines", "ink"]
+    assert names(cards, activation="relu") == ["lines"]
+    assert names(cards, structure="1, 1.5, 1") == ["lines"]
+    assert names(cards, tag="NIGHT") == ["ink"]
+    assert names(cards, base="sd1") == ["ink", "lines", "wash"]
+    assert names(cards, base="sdxl") == []
+    assert names(cards, base="no such model") == []
+    assert names(cards, state="missing") == []
+    assert names(cards, sort="size")[-1] == "lines"
+
+
+@pytest.mark.parametrize("words", ["tinte", "best at", "night", "night lin"])
+def test_the_search_goes_over_aliases_notes_and_tags(library: hnetkit.Library, words: str) -> None:
+    assert names(CardIndex(library), q=words) == ["ink"]
+
+
+def test_a_change_of_another_process_is_seen_at_once(library: hnetkit.Library) -> None:
+    cards = CardIndex(library)
+    assert names(cards, q="ocean") == []
+    with hnetkit.Library() as other:
+        other.tag("wash", "ocean")
+    assert names(cards, q="ocean") == ["wash"]
+    assert names(cards, tag="ocean") == ["wash"]
+
+
+def test_a_file_that_is_gone_and_one_in_two_places_are_found_by_their_state(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    folder = tmp_path / "networks"
+    (folder / "copy.pt").write_bytes((folder / "ink.pt").read_bytes())
+    (folder / "wash.pt").unlink()
+    library.scan()
+    cards = CardIndex(library)
+    assert names(cards, state="missing") == ["wash"]
+    assert cards.page(View(state="duplicates")).count == 1
+    assert cards.page(View()).choices["state"]["missing"] == 1
+
+
+def test_many_networks_are_shown_in_pages(library: hnetkit.Library, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(PER_PAGE):
+        network_file(folder, f"style{number}.pt", widths=(8,), seed=number)
+    library.scan(folder)
+    cards = CardIndex(library)
+    first, last = cards.page(View()), cards.page(View(page=99))
+    assert (first.count, first.last, last.number) == (PER_PAGE + 3, 2, 2)
+    shown = [row["content_hash"] for page in (first, last) for row in page.cards]
+    assert len(set(shown)) == PER_PAGE + 3
+    before, after = cards.neighbours(shown[PER_PAGE], View())
+    assert (before, after) == (shown[PER_PAGE - 1], shown[PER_PAGE + 1])
+
+
+def test_a_registry_that_a_newer_hnetkit_changed_is_said_on_the_page(library: hnetkit.Library, server: Server) -> None:
+    assert server.get("/").status_code == 200
+    with library.registry.write():
+        library.registry._db.execute("PRAGMA user_version = 999")
+    answer = server.get("/")
+    assert answer.status_code == 500
+    assert "written by a newer hnetkit" in answer.text
+    assert "pip install --upgrade hnetkit" in answer.text
+    with pytest.raises(RegistryError):
+        CardIndex(library).page(View())

@@ -1,0 +1,93 @@
+"""The cards in a real browser: keys, search, copying, looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.gallery import Server
+
+import hnetkit
+
+NO_PAGE = "/no/such/page"
+
+
+def names(page: Any) -> list[str]:
+    return [name.strip() for name in page.locator(".card .name").all_inner_texts()]
+
+
+def test_from_the_search_to_a_copied_tag_by_keys_alone(page: Any) -> None:
+    page.keyboard.press("/")
+    page.keyboard.type("tin")
+    page.locator(".card").nth(1).wait_for(state="detached")
+    assert "q=tin" in page.url
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.textContent") == "ink"
+    page.keyboard.press("c")
+    page.locator("#said:not(:empty)").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == "<hypernet:ink:1>"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/network/**")
+    assert page.locator("h1").inner_text() == "ink"
+
+
+def test_keys_move_between_cards(page: Any) -> None:
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    assert page.evaluate("document.activeElement.textContent") == "lines"
+    page.keyboard.press("k")
+    assert page.evaluate("document.activeElement.textContent") == "ink"
+    page.keyboard.press("?")
+    assert page.locator("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog").is_visible()
+
+
+def test_the_address_holds_the_whole_state(page: Any) -> None:
+    page.select_option("[name=activation]", "relu")
+    page.locator(".card").nth(1).wait_for(state="detached")
+    address = page.url
+    page.goto("/")
+    assert len(names(page)) == 3
+    page.goto(address)
+    assert names(page) == ["lines"]
+    page.get_by_role("link", name="Remove the filter relu").click()
+    assert len(names(page)) == 3
+
+
+def test_the_order_that_was_chosen_is_remembered(page: Any) -> None:
+    page.select_option("[name=sort]", "size")
+    page.wait_for_url("**sort=size**")
+    page.goto("/")
+    page.wait_for_url("**sort=size**")
+
+
+def test_the_token_does_not_stay_in_the_address(page: Any, server: Server) -> None:
+    assert "token" not in page.url
+    assert page.evaluate("localStorage.getItem('token')") == server.token
+    assert page.locator("#no-token").is_hidden()
+
+
+def test_an_empty_library_says_what_to_do_first(page: Any, library: hnetkit.Library) -> None:
+    page.wait_for_load_state("networkidle")
+    for row in library.networks():
+        library.forget(row["name"])
+    page.reload()
+    assert "hnetkit scan FOLDER" in page.locator("main").inner_text()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 380), ("dark", 1280), ("light", 2560)])
+def test_pages_fit_and_have_no_serious_fault_of_accessibility(page: Any, scheme: str, width: int) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    for address in ("/", "/files", NO_PAGE, page.locator(".card .name").first.get_attribute("href")):
+        page.goto(address)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
+        faults = [
+            f"{fault['id']}: {fault['nodes'][0]['html']}"
+            for fault in Axe().run(page).response["violations"]
+            if fault["impact"] in ("serious", "critical")
+        ]
+        assert faults == [], address
