@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,15 +101,14 @@ class Suggestions:
             NotFound: no file that holds the network is there as it was scanned.
             HnetkitError: it could be written nowhere, for the reason that is said of the first file.
         """
-        files = registry.files.holding([content_hash])
-        places = {folded(str(sidecar(Path(names[0]), ""))): Path(names[0]) for names in names_of_files(files)}
+        places = [Path(names[0]) for names in _names(registry, content_hash)]
         if not places:
             raise NotFound(f"{name}: in no file that is here, and this is kept beside one", hint="hnetkit scan")
-        failures = [error for place in places.values() if (error := self._try_beside(place)) is not None]
+        places = list({folded(str(sidecar(place, ""))): place for place in places}.values())
+        failures = [error for place in places if (error := self._try_beside(place)) is not None]
         if len(failures) == len(places):
             raise failures[0]
-        for path in sorted({Path(file["path"]) for file in files} | set(_of_one_stem(registry, places.values()))):
-            store_sidecars_of(registry, path)
+        read_again(registry, content_hash)
         return failures
 
     def _try_beside(self, model_file: Path) -> HnetkitError | None:
@@ -181,9 +180,14 @@ def _put_preview(model_file: Path, data: bytes) -> None:
             raise
 
 
-def _of_one_stem(registry: Registry, places: Iterable[Path]) -> Iterator[Path]:
-    """Yields the known files that share their sidecars with others."""
-    for place in places:
-        for row in registry.files.named(place.stem):
-            if Path(row["path"]).parent == place.parent:
-                yield Path(row["path"])
+def read_again(registry: Registry, content_hash: str) -> None:
+    """Stores what the sidecars of a network's files say now, within a `write`, also for others that share them."""
+    paths = {Path(path) for names in _names(registry, content_hash) for path in names}
+    beside = (Path(row["path"]) for path in paths for row in registry.files.named(path.stem))
+    for path in sorted({*paths, *(path for path in beside if path.parent in {own.parent for own in paths})}):
+        store_sidecars_of(registry, path)
+
+
+def _names(registry: Registry, content_hash: str) -> list[list[str]]:
+    """Returns the paths of the files that hold a network and are there, those of one file together, links last."""
+    return names_of_files(registry.files.holding([content_hash]))

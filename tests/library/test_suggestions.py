@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from support import networks
 
-from hnetkit.errors import BadPicture, HnetkitError, NotFound, OutputExists, PartlyFailed, UsageError
+from hnetkit.errors import BadPicture, ChangedMeanwhile, HnetkitError, NotFound, OutputExists, PartlyFailed, UsageError
 from hnetkit.image_text import infotext_of, write_image
 from hnetkit.library.library import Library
 from hnetkit.library.suggestions import MOST_SIDE, suggested_strength, trigger_words
@@ -125,6 +125,40 @@ def test_a_network_of_the_same_stem_shares_it_at_once(library: Library, folder: 
     of_other = library.record(str(folder / "ink.ckpt"))["content_hash"]
     library.tag(str(folder / "ink.pt"), trigger_words="shared")
     assert trigger_words(library.record(of_other)) == "shared"
+
+
+def test_what_is_known_of_a_copy_on_a_disk_that_is_away_stays(library: Library, folder: Path, tmp_path: Path) -> None:
+    away = tmp_path / "disk"
+    away.mkdir()
+    shutil.copy(folder / "ink.pt", away / "pen.pt")
+    (away / "pen.json").write_text('{"notes": "mine"}')
+    library.scan(away)
+    away.rename(tmp_path / "unmounted")
+    row = library.tag("ink", strength=0.7, expected={"trigger_words": ""})
+    assert [said.get("notes") for said in row["sidecars"]] == [None, "mine"]
+
+
+# --- what it replaces
+
+
+@pytest.mark.parametrize("key", ["note", "trigger_words"])
+def test_a_text_that_changed_meanwhile_is_not_replaced(library: Library, folder: Path, key: str) -> None:
+    library.tag("ink", **{key: "first"})  # type: ignore[arg-type]
+    library.tag("ink", expected={key: "first"}, **{key: "a\nsecond"})  # type: ignore[arg-type]
+    with pytest.raises(ChangedMeanwhile, match="ink changed meanwhile") as caught:
+        library.tag("ink", "new", expected={key: "first"}, **{key: "third"})  # type: ignore[arg-type]
+    assert caught.value.now == "a\nsecond"
+    assert library.record("ink")["tags"] == []
+    library.tag("ink", expected={key: "a\r\nsecond"}, **{key: "third"})  # type: ignore[arg-type]
+
+
+def test_words_that_another_program_wrote_meanwhile_are_not_replaced(library: Library, folder: Path) -> None:
+    library.tag("ink", trigger_words="first")
+    (folder / "ink.json").write_text('{"activation text": "of A1111"}')
+    with pytest.raises(ChangedMeanwhile) as caught:
+        library.tag("ink", trigger_words="mine", expected={"trigger_words": "first"})
+    assert caught.value.now == "of A1111"
+    assert settings(folder) == {"activation text": "of A1111"}
 
 
 # --- whose it is
