@@ -114,7 +114,8 @@ ROOMS = {
     ),
     "gallery": Room(
         "A local web page of the library: cards, one network, pictures that it draws.",
-        "errors base_models ratings text files paths images registry library prompts",
+        "errors base_models ratings text files paths images image_text formats inspection registry library sources"
+        " prompts facts",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",

@@ -164,11 +164,11 @@ def left_without_file(registry: Registry, before: Iterable[str]) -> Iterator[str
             yield f"Tags, notes and aliases stay with {what}: `hnetkit show {short}` lists them."
 
 
-def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
+def add_file(registry: Registry, folder: Path, path: Path, sha256: str | None = None) -> Row:
     """Stores one file that was just written to a folder, which becomes a root; returns its examination.
 
     Args:
-        sha256: of the file, computed while it was written.
+        sha256: of the file, computed while it was written; None has it read for that.
 
     Raises:
         FileRefused, NotFound: it cannot be read.
