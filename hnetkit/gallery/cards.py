@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from hnetkit.base_models import fitting, require_base_model
 from hnetkit.errors import DiskFull, RegistryError, UsageError
 from hnetkit.library.library import Library
-from hnetkit.library.listing import list_networks, trained_on
+from hnetkit.library.listing import SORTS, in_order, trained_on
 from hnetkit.prompts.tags import Tag
 from hnetkit.ratings import is_adult
 from hnetkit.registry.cards import CardFacts
@@ -45,24 +45,20 @@ ORDERS: Mapping[str, str] = {
     "title": "title",
 }
 """What an order is called in an address -> in words."""
-# columns of the view `library` that a card shows
-_SHOWN = (
+# columns of the view `library`: what is filtered by, of all networks, and what else a card shows, of those of a page
+_FILTERED = (
     "name",
     "base_model",
     "layer_structure",
     "activation",
-    "size_bytes",
     "state",
     "tags",
-    "aliases",
     "copies",
-    "title",
-    "creator",
-    "trigger_words",
     "checkpoint_name",
     "checkpoint_hash",
     "content_hash",
 )
+_SHOWN = ("content_hash", "size_bytes", "title", "creator", "trigger_words")
 
 
 @dataclass(frozen=True)
@@ -171,11 +167,11 @@ class CardIndex:
         """Returns the page that a view shows."""
         with self._lock:
             self._refresh()
-            rows, choices, of = self._passing(view), self._choices, len(self._rows)
-        last = max(1, -(-len(rows) // PER_PAGE))
-        number = min(view.page, last)
-        start = (number - 1) * PER_PAGE
-        return Page(rows[start : start + PER_PAGE], len(rows), of, number, last, choices)
+            rows = self._passing(view)
+            last = max(1, -(-len(rows) // PER_PAGE))
+            number = min(view.page, last)
+            cards = self._shown(rows[(number - 1) * PER_PAGE : number * PER_PAGE])
+            return Page(cards, len(rows), len(self._rows), number, last, self._choices)
 
     def contents(self, view: View) -> list[str]:
         """Returns the content hashes of all networks that pass the filters of a view, in its order."""
@@ -187,7 +183,8 @@ class CardIndex:
         """Returns the row of a network; None if the library does not have it."""
         with self._lock:
             self._refresh()
-            return self._rows.get(content_hash)
+            row = self._rows.get(content_hash)
+            return next(iter(self._shown([row] if row else [])), None)
 
     def neighbours(self, content_hash: str, view: View) -> tuple[str | None, str | None]:
         """Returns the networks before and after one, in the order of a view."""
@@ -207,8 +204,7 @@ class CardIndex:
             return
         facts, nothing = registry.cards.facts(), CardFacts()
         lost = registry.catalogue.lost()
-        own = registry.networks.listing(*_SHOWN)
-        rows = {row["content_hash"]: row for row in own}
+        rows = {row["content_hash"]: row for row in registry.networks.listing(*_FILTERED)}
         for content, row in rows.items():
             of_row = facts.get(content, nothing)
             row["structure"] = row.pop("layer_structure")[1:-1].replace(".0", "") if row["layer_structure"] else ""
@@ -216,9 +212,16 @@ class CardIndex:
             row["gone"], row["verdict"] = lost.get(content), of_row.verdict
             row["roots"], row["preview"] = of_row.roots, of_row.preview
             row["is_adult"] = is_adult(of_row.nsfw_level)
-            row["tag_text"] = str(Tag(row["name"], 1.0))
         self._rows, self._choices, self._state = rows, self._count(rows.values()), state
         self._orders.clear()
+
+    def _shown(self, rows: list[Row]) -> list[Row]:
+        """Returns rows with all that a card shows."""
+        contents = [row["content_hash"] for row in rows]
+        details = {row["content_hash"]: row for row in self._library.registry.networks.listing(*_SHOWN, of=contents)}
+        # another process may have forgotten one in between
+        there = [row | details[row["content_hash"]] for row in rows if row["content_hash"] in details]
+        return [row | {"tag_text": str(Tag(row["name"], 1.0))} for row in there]
 
     def _count(self, rows: Iterable[Row]) -> Mapping[str, Mapping[str, int]]:
         rows = list(rows)
@@ -265,8 +268,12 @@ class CardIndex:
     def _in_order(self, sort: str, *, reverse: bool) -> list[str]:
         """Returns the content hashes of all networks in an order of `hnetkit list`."""
         if (sort, reverse) not in self._orders:
-            rows = list_networks(self._library.registry, sort=sort, reverse=reverse)
-            self._orders[sort, reverse] = [row["content_hash"] for row in rows if row["content_hash"] in self._rows]
+            column = SORTS[sort][0]
+            rows = list(self._rows.values())
+            if column not in _FILTERED:
+                rows = self._library.registry.networks.listing("content_hash", "name", column)
+            ordered = (row["content_hash"] for row in in_order(rows, sort, reverse=reverse))
+            self._orders[sort, reverse] = [content for content in ordered if content in self._rows]
         return self._orders[sort, reverse]
 
 

@@ -54,7 +54,7 @@ def list_networks(
     """
     if sort not in SORTS:
         raise UsageError(f"{argument(sort)}: not an order of a list", hint=f"use one of {', '.join(SORTS)}")
-    column, is_falling = SORTS[sort]
+    column = SORTS[sort][0]
     bases = None if base_model is None else fitting(require_base_model(base_model))
     columns = {*_SHOWN, *_TRAINED_ON, "content_hash", column, *(["copies"] if duplicates else [])}
     found = registry.networks.listing(*sorted(columns))
@@ -75,12 +75,19 @@ def list_networks(
     for test in tests:
         found = list(filter(test, found))
     lost = registry.catalogue.lost()
-    rows = _sorted(found, column, is_falling=is_falling != reverse)
+    rows = in_order(found, sort, reverse=reverse)
     return [_shown(row) | {"gone": lost.get(row["content_hash"])} for row in rows]
 
 
-def _sorted(rows: list[Row], column: str, *, is_falling: bool) -> list[Row]:
-    """Returns rows in order; what is not known comes last, and names decide among equals."""
+def in_order(rows: list[Row], sort: str, *, reverse: bool = False) -> list[Row]:
+    """Returns rows of networks in an order of `SORTS`; what is not known comes last, and names decide among equals.
+
+    Args:
+        rows: with ``name`` and the column of the order; the list itself may be sorted.
+        sort: the order.
+        reverse: turns it around.
+    """
+    column, is_falling = SORTS[sort][0], SORTS[sort][1] != reverse
     rows.sort(key=lambda row: str(row["name"]).casefold(), reverse=is_falling and column == "name")
     if column == "name":
         return rows
