@@ -78,14 +78,19 @@ def validate_command(files: tuple[str, ...], output: Output) -> None:
       hnetkit validate outline.pt
       hnetkit validate --json *.pt
     """
+    from hnetkit.inspection import validate_file
+
     rows: list[Row] = []
     failures: list[HnetkitError] = []
     for path in _with_progress("Checking", files, output):
-        row, failure = _validate_file(path)
+        try:
+            row, failure = validate_file(path)
+        except NotFound as error:
+            failures.append(error)
+            continue
+        rows.append(row)
         if failure is not None:
             failures.append(failure)
-        if row is not None:
-            rows.append(row)
     output.rows(rows, columns=["path", "verdict", "problems", "warnings"], text=_verdict_lines)
     _raise_all(failures, of=len(files))
 
@@ -192,25 +197,6 @@ def _inspect_file(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
         found = examine_open(file)
         row = {**found.as_row(), "baked": read_record(file) if found.kind in _BAKED else None}
     return row, found.refusal if found.verdict == "refused" else None
-
-
-def _validate_file(path: str) -> tuple[Row | None, HnetkitError | None]:
-    from hnetkit.formats import load
-    from hnetkit.inspection import validate
-
-    try:
-        report = validate(load(path))
-    except NotFound as error:
-        return None, error
-    except Exception as error:
-        failure = failure_of(error, path)
-        return {"path": path, "verdict": "refused", "problems": [str(failure)], "warnings": []}, failure
-    verdict = "refused" if report.problems else "warnings" if report.warnings else "ok"
-    row = {"path": path, "verdict": verdict, "problems": list(report.problems), "warnings": list(report.warnings)}
-    if not report.problems:
-        return row, None
-    more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
-    return row, FileRefused(f"{path}: {report.problems[0]}{more}", hint="get the file again, or an earlier save of it")
 
 
 def _converted_row(converted: ConvertedFile) -> Row:

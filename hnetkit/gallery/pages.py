@@ -9,11 +9,11 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import hnetkit
-from hnetkit.errors import FileRefused, HnetkitError, NotFound, UsageError
+from hnetkit.errors import BadPicture, ChangedMeanwhile, FileRefused, HnetkitError, NotFound, UsageError
 from hnetkit.gallery.cards import CardIndex, View
 from hnetkit.gallery.pictures import PictureFolders
 from hnetkit.gallery.thumbnails import Served, Thumbnails
@@ -22,7 +22,7 @@ from hnetkit.text import counted, printable, shorten, size_text
 
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
-_STATUS = ((NotFound, 404), (UsageError, 400), (FileRefused, 422))
+_STATUS = ((NotFound, 404), (UsageError, 400), (ChangedMeanwhile, 409), (FileRefused, 422), (BadPicture, 422))
 _LONGEST = 300  # characters of a text on a card
 
 
@@ -78,7 +78,8 @@ class Gallery:
         """Returns what is wrong, in a sentence, with what to do: as a page, or as JSON where a script asked."""
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
         if request.method != "GET" or "application/json" in request.headers.get("accept", ""):
-            return JSONResponse({"error": str(error), "hint": error.command_hint}, status)
+            said = {"error": str(error), "hint": error.command_hint}
+            return JSONResponse(said | ({"now": error.now} if isinstance(error, ChangedMeanwhile) else {}), status)
         return self.page("error.html", status=status, error=str(error), hint=error.command_hint)
 
 
@@ -90,6 +91,18 @@ def shown(text: Any, most: int = _LONGEST) -> str:
 def path_part(text: str | os.PathLike[str]) -> str:
     """Returns a text as one part of an address."""
     return quote(os.fspath(text), safe="")
+
+
+async def sent_values(request: Request) -> Any:
+    """Returns the JSON that a page sends with a change.
+
+    Raises:
+        UsageError: it is none, or was not sent to its end.
+    """
+    try:
+        return await request.json()
+    except (ValueError, RecursionError, ClientDisconnect) as error:
+        raise UsageError("the change is too large, or no JSON", hint="reload the page") from error
 
 
 def known_values(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -34,11 +34,11 @@ from hnetkit.errors import (
 )
 from hnetkit.files import is_absence, is_absent, is_folder_at, mtime_of
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.image_text import SUFFIXES, image_format, read_infotext
+from hnetkit.image_text import SUFFIXES, as_infotext, image_format, read_infotext
 from hnetkit.inspection import examine
 from hnetkit.library.resolve import contents_without_file, fetch_command, find_if_known
 from hnetkit.library.walking import is_link
-from hnetkit.prompts.infotext import Infotext, hypernetworks_of, written_again
+from hnetkit.prompts.infotext import Infotext, hypernetworks_of
 from hnetkit.text import argument, counted, is_text, printable, shorten
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ class PictureFolders:
             found=self._current().look_up(picture),
             info=info,
             warnings=tuple(dict.fromkeys(said)),
-            infotext=written_again(info) if picture.failure is None else "",
+            infotext=as_infotext(info) if picture.failure is None else "",
         )
 
     def path_of(self, id: str) -> Path:

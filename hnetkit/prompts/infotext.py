@@ -110,7 +110,7 @@ class Mentions(NamedTuple):
 
 
 def write(
-    prompt: str, negative_prompt: str, parameters: Mapping[str, object], hashes: Mapping[str, object] | None = None
+    prompt: str, negative_prompt: str, parameters: Mapping[str, object], hashes: Mapping[str, str] | None = None
 ) -> str:
     """Returns the infotext of an image.
 
@@ -125,16 +125,6 @@ def write(
         fields.append(f"Hashes: {json.dumps(dict(hashes), ensure_ascii=False)}")
     negative = f"\n{NEGATIVE} {negative_prompt}" if negative_prompt else ""
     return f"{prompt}{negative}\n{', '.join(fields)}".strip()
-
-
-def written_again(read: Infotext) -> str:
-    """Returns the infotext that says what was read, whichever program wrote it: `parse` reads the same from it."""
-    parameters = {key: read.parameters[key] for key in ("Steps",) if key in read.parameters} | read.parameters
-    found = _json_object(parameters.get("Hashes", ""), 0)
-    hashes = found[0] if found else {}
-    if hashes:
-        del parameters["Hashes"]
-    return write(read.prompt, read.negative_prompt, parameters, hashes)
 
 
 def parse(text: str) -> Infotext:

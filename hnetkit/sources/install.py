@@ -32,7 +32,7 @@ from hnetkit.files import MODEL_SUFFIXES, is_reserved, is_there, new_file, publi
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of
-from hnetkit.library import sidecars
+from hnetkit.library import sidecar_writing, sidecars
 from hnetkit.library.belongings import Belongings
 from hnetkit.library.layouts import stem_for_layout
 from hnetkit.library.remove import said_of_trashed
@@ -268,7 +268,7 @@ def _install_others(
     def place(number: int, path: Path, suffix: str) -> None:
         try:
             data = others.read(number, most=MOST_PICTURE)
-            written = sidecars.write_as_packed(path, suffix, data)
+            written = sidecar_writing.write_as_packed(path, suffix, data)
         except (HnetkitError, ValueError) as error:
             if number in left:
                 left[number] = str(error).removeprefix(f"{path.parent}{os.sep}")

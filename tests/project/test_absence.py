@@ -79,7 +79,7 @@ FORGIVEN = {
     "hnetkit/library/placing.py is_same_entry": "two names that cannot be compared are two, and both stay",
     "hnetkit/library/placing.py is_untouched": "what cannot be read was changed, and stays",
     "hnetkit/library/sidecars.py _may_be_file": "it counts as there",
-    "hnetkit/library/sidecars.py write_as_packed": "what cannot be read is another's, and stays",
+    "hnetkit/library/sidecar_writing.py write_as_packed": "what cannot be read is another's, and stays",
     "hnetkit/library/trash.py _without_journal": "a folder that cannot be listed has no journal either, and stays",
     "hnetkit/library/trash.py close": "a folder with something in it stays",
     "hnetkit/library/trash.py sweep": "what cannot be seen stays",

@@ -94,21 +94,6 @@ def test_every_real_text_gives_its_hypernetworks_and_strengths(shared: Path) -> 
     assert warned == ["<hypernet:Toru8pWavenChibi_wavenchibiV10b:num>"]
 
 
-def test_what_was_read_can_be_written_again(shared: Path) -> None:
-    texts = [entry["text"] for entry in json.loads((shared / "data" / "infotexts.json").read_text(encoding="utf-8"))]
-    texts += [path.read_text(encoding="utf-8") for path in sorted((shared / "cases/pictures/infotexts").iterdir())]
-    texts += [
-        f'a\n{SETTINGS}, Hypernetworks: ink, wash, Hypernetworks Strengths: 0.5, 1, Hashes: {{"model": "0123456789"}}',
-        f'a\nNegative prompt: b\nVersion: 1, App: SD.Next, \n{SETTINGS}, Hires prompt: "c, d\\ne: \\"f\\""',
-    ]
-    for text in texts:
-        read = infotext.parse(text)
-        again = infotext.parse(infotext.written_again(read))
-        assert again[:3] == read[:3]
-        assert infotext.hypernetworks_of(again).networks == infotext.hypernetworks_of(read).networks
-    assert infotext.written_again(infotext.parse(texts[-2])).endswith(', Hashes: {"model": "0123456789"}')
-
-
 SETTINGS = "Steps: 20, Sampler: Euler a, CFG scale: 7"
 
 

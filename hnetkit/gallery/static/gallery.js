@@ -24,8 +24,8 @@ function say(text, command) {
   setTimeout(() => { if (now === saidAt) place.textContent = ""; }, 6000);
 }
 
-/** Sends a change; returns its answer, or null after saying what is wrong. */
-async function change(address, values) {
+/** Sends a change; returns its answer, or null after saying what is wrong, and telling `refused` of it. */
+async function change(address, values, refused = () => {}) {
   let answer;
   try {
     const sent = await fetch(address, {
@@ -40,6 +40,7 @@ async function change(address, values) {
   }
   if (answer.error) {
     say(answer.hint ? `${answer.error}: ${answer.hint}` : answer.error);
+    refused(answer);
     return null;
   }
   if (answer.said) say(answer.said, answer.command);
@@ -124,6 +125,86 @@ if (order && order !== "best" && location.pathname === "/" && document.getElemen
   }
 }
 
+// --- one network: forms that change it, and the parts of the page that follow
+
+/** Returns what a form holds, and the button that sent it; a file in base64, with its name. */
+async function valuesOf(form, button) {
+  const values = {};
+  for (const [name, value] of new FormData(form)) {
+    if (!(value instanceof File)) {
+      values[name] = value;
+    } else if (value.size) {
+      values.file_name = value.name;
+      values[name] = await new Promise((done, failed) => {
+        const reader = new FileReader();
+        reader.onload = () => done(reader.result.slice(reader.result.indexOf(",") + 1));
+        reader.onerror = failed;
+        reader.readAsDataURL(value);
+      });
+    }
+  }
+  if (button?.name) values[button.name] = button.value;
+  return values;
+}
+
+function isEdited(part) {
+  const fields = [...part.querySelectorAll("input:not([type=hidden]), textarea")];
+  return fields.some((field) => field.type === "file" ? field.value : field.value !== field.defaultValue);
+}
+
+/** Shows the parts of the page as they are now, but those in which something is typed that is not saved. */
+async function follow(saved) {
+  let fresh;
+  try {
+    const answer = await fetch(location.href);
+    if (!answer.ok) return;
+    fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  } catch {
+    return; // the next change says that nothing answers
+  }
+  for (const part of document.querySelectorAll("[data-part]")) {
+    const other = fresh.querySelector(`[data-part="${part.dataset.part}"]`);
+    if (!other || part.innerHTML === other.innerHTML && !isEdited(part)) continue;
+    if (part !== saved && isEdited(part)) continue;
+    const focused = part.contains(document.activeElement) ? document.activeElement.id : null;
+    part.replaceChildren(...other.childNodes);
+    if (focused !== null || part === saved) {
+      const next = (focused && document.getElementById(focused)) || part.querySelector("[data-focus], textarea, input:not([type=hidden])");
+      if (document.activeElement === document.body) next?.focus();
+    }
+  }
+}
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target.closest("form[data-change]");
+  if (!form) return;
+  event.preventDefault();
+  if (form.getAttribute("aria-busy") === "true") return;
+  form.setAttribute("aria-busy", "true");
+  const conflict = form.querySelector(".conflict");
+  const answer = await change(form.dataset.change, await valuesOf(form, event.submitter), ({ now }) => {
+    if (now === undefined || !conflict) return;
+    conflict.textContent = `Somebody changed this meanwhile. It is now:\n${now || "(empty)"}\nYour text is still in the field above; saving it again replaces this one.`;
+    conflict.hidden = false;
+    form.elements.before.value = now;
+  });
+  form.removeAttribute("aria-busy");
+  if (!answer) return;
+  if (conflict) conflict.hidden = true;
+  for (const field of form.querySelectorAll("input[type=file]")) field.value = "";
+  await follow(form.closest("[data-part]"));
+});
+
+// what was typed and not saved is not lost by a key or a link
+window.addEventListener("beforeunload", (event) => {
+  if ([...document.querySelectorAll("[data-part]")].some(isEdited)) event.preventDefault();
+});
+
+// the command line, another program or another window may have changed it
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && document.querySelector("[data-part]")) follow(null);
+});
+
 // --- keys, copying, dialogs
 
 document.addEventListener("click", (event) => {
@@ -135,8 +216,12 @@ document.addEventListener("click", (event) => {
 
 function step(by) {
   const names = [...document.querySelectorAll(".card .name")];
-  if (!names.length) return;
   const card = document.activeElement.closest?.(".card");
+  if (!card && document.querySelector(".beside")) { // one network or one picture, perhaps with cards below
+    document.querySelector(`.beside a[rel="${by > 0 ? "next" : "prev"}"]`)?.click();
+    return;
+  }
+  if (!names.length) return;
   const place = card ? names.indexOf(card.querySelector(".name")) : by > 0 ? -1 : names.length;
   const next = names[Math.min(Math.max(place + by, 0), names.length - 1)];
   next.focus();
@@ -178,8 +263,10 @@ document.addEventListener("keydown", (event) => {
   }
   if (typing || event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
   const act = KEYS[event.key];
-  // on a page without cards the arrows scroll, as everywhere
-  if (!act || (event.key.startsWith("Arrow") && !document.querySelector(".card"))) return;
+  // on a page without cards and neighbours the arrows scroll, as everywhere
+  const isSideways = event.key === "ArrowLeft" || event.key === "ArrowRight";
+  const beside = isSideways ? ".card, .beside a[rel]" : ".card";
+  if (!act || (event.key.startsWith("Arrow") && !document.querySelector(beside))) return;
   if (event.key === "ArrowDown" || event.key === "ArrowUp") {
     if (!document.activeElement.closest?.(".card")) return;
   }
@@ -189,7 +276,7 @@ document.addEventListener("keydown", (event) => {
 
 // --- looking back: how far the reading of the folders is
 
-async function follow(looking) {
+async function followLook(looking) {
   let now;
   try {
     now = await (await fetch(looking.dataset.progress)).json();
@@ -200,7 +287,7 @@ async function follow(looking) {
   if (now.running) {
     const bar = looking.querySelector("progress");
     if (now.of) [bar.max, bar.value] = [now.of, now.done];
-    setTimeout(follow, 500, looking);
+    setTimeout(followLook, 500, looking);
     return;
   }
   if (!document.querySelector(".card")) {
@@ -213,4 +300,4 @@ async function follow(looking) {
   document.getElementById("looked-at").append(`${now.pictures.toLocaleString("en")} pictures are read. `, again);
 }
 const looking = document.getElementById("looking");
-if (looking) follow(looking);
+if (looking) followLook(looking);
