@@ -208,7 +208,7 @@ def test_a_long_look_is_followed_and_its_pictures_appear(page: Any) -> None:
         bar.id = "looking"; bar.dataset.progress = "/pictures/progress";
         bar.append(document.createElement("progress"));
         document.querySelector("main").append(bar);
-        follow(bar);
+        followLook(bar);
     }"""
     )
     page.get_by_text("4 pictures are read.").wait_for()
