@@ -20,7 +20,7 @@ from hnetkit.text import counted
     metavar="ADDRESS",
     help="Address to listen on. Any other lets other machines see the library.",
 )
-@option("--no-browser", is_flag=True, help="Only print the address.")
+@option("--no-browser", is_flag=True, help="Print the address without opening it.")
 @quiet_option("Print only the address.")
 def gallery_command(port: int, host: str, no_browser: bool, quiet: bool) -> None:
     """Show the library as a page in the browser.

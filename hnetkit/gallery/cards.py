@@ -106,7 +106,8 @@ class View:
 
     def address(self, **changes: Any) -> str:
         """Returns the address of this view, or of one that differs; another view begins at its first page."""
-        other = replace(self, **{"page": 1, **changes})
+        changes.setdefault("page", 1)
+        other = replace(self, **changes)
         given = {field.name: value for field in fields(other) if (value := getattr(other, field.name)) not in ("", 1)}
         return f"?{urlencode(given)}" if given else "?"
 

@@ -85,5 +85,7 @@ def _listening(host: str, port: int) -> socket.socket:
         if number in (errno.EACCES, errno.EPERM):
             raise UsageError(f"port {port} may not be used", hint="hnetkit gallery --port 0") from error
         if number == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
-            raise UsageError(f"{host} is no address of this machine", hint="--host 127.0.0.1") from error
+            raise UsageError(
+                f"{host} is no address of this machine", hint="hnetkit gallery listens on 127.0.0.1"
+            ) from error
         raise HnetkitError(f"{host}:{port} cannot be listened on ({error})", hint="hnetkit gallery --port 0") from error

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from hnetkit import images
 from hnetkit.errors import HnetkitError, NotFound
 from hnetkit.files import is_folder_at, new_file, read_regular, stat_at
+from hnetkit.images import open_rgb, read_image
 from hnetkit.text import printable, shorten
 
 SIDES = {"small": 384, "large": 1536}
@@ -70,7 +70,7 @@ class Thumbnails:
         real = os.path.realpath(path)
         if not any(is_below(real, folder) for folder in within):
             raise NotFound(f"{os.path.basename(path)}: not in a folder of the library")
-        data = images.read_image(real)
+        data = read_image(real)
         name = f"{blake3(data).hexdigest(32)}-{SIDES[size]}.webp"
         with suppress(OSError, ValueError):
             return Served(read_regular(self._folder / name, most=_MOST_KEPT), "image/webp", name)
@@ -101,7 +101,7 @@ def is_below(real: str, folder: Path) -> bool:
 
 
 def _small(path: str, data: bytes, side: int) -> bytes:
-    picture = images.open_rgb(path, data)
+    picture = open_rgb(path, data)
     picture.thumbnail((side, side))
     kept = io.BytesIO()
     picture.save(kept, "WEBP", quality=_QUALITY)

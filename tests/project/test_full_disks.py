@@ -60,6 +60,7 @@ ELSEWHERE = {
     "hnetkit/sources/download.py PartialFile.restart": "makes a part shorter, which takes no room",
     "hnetkit/sources/download.py PartialFile.flush": "opens to flush, and writes nothing",
     "hnetkit/sharing/folder.py Upload._name_repository": "the card, before an upload; `new_file`",
+    "hnetkit/gallery/thumbnails.py Thumbnails._keep": "what is not kept is made again; tests/gallery tries it",
     "hnetkit/generate/loading/tokenizer.py read_tokenizer": "the system's folder for temporary files",
     "hnetkit/train/preparing/captioners.py blip_model": "the system's folder for temporary files",
     "hnetkit/train/previews.py Previews.draw": "drawn by a model; `new_file`, as every picture",

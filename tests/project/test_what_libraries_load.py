@@ -204,6 +204,7 @@ POWERS: dict[str, set[str]] = {
     "cli.groups": {"importlib.import_module"},
     # a file manager, by an absolute path, without a shell
     "gallery.actions": {"subprocess"},
+    "gallery.pages": {"jinja2"},  # templates of the package alone
     "generate.grids.sheet": {"truetype"},
     "train.preparing.captioners": {"importlib.import_module"},
     "train.preparing.crops": {"importlib.import_module", "CascadeClassifier"},
