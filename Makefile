@@ -47,6 +47,7 @@ bench: .venv/installed         ## every benchmark of benchmarks/, about half an 
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/initialisations.py
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/training.py
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/sync.py
+	PYTHONSAFEPATH= .venv/bin/python benchmarks/gallery.py
 
 train-demo: .venv/installed    ## the bundled model and its hypernetworks from nothing, about two hours on 2 cores
 	PYTHONPATH=tools .venv/bin/python -m demo_training.train --work demo-work --out hnetkit/demo

@@ -58,17 +58,17 @@ def facts_of(row: Row) -> list[FactGroup]:
     The groups are in the order of `FactGroup.about`. What a site or a sidecar says is left out of later ones: copies of
     a file have sidecars that say the same.
     """
-    told: list[tuple[str, Iterable[_Told]]] = [("network", _own(row)), ("training", _training(row["training"]))]
-    told += [("site", _site(site)) for site in row["sites"]]
-    told += [("elsewhere", map(_place, row["elsewhere"]))]
-    told += [("sidecar", _sidecar(sidecar, has_sites=bool(row["sites"]))) for sidecar in row["sidecars"]]
+    parts: list[tuple[str, Iterable[_Told]]] = [("network", _own(row)), ("training", _training(row["training"]))]
+    parts += [("site", _site(site)) for site in row["sites"]]
+    parts += [("elsewhere", map(_place, row["elsewhere"]))]
+    parts += [("sidecar", _sidecar(sidecar, has_sites=bool(row["sites"]))) for sidecar in row["sidecars"]]
     said: set[Fact] = set()
     groups = []
-    for about, facts in told:
+    for about, facts in parts:
         known = dict.fromkeys(fact for fact in _known(facts) if fact not in said)
         said |= known.keys()
         groups.append(FactGroup(about, tuple(known)))
-    groups += [FactGroup("file", tuple(_known(_file(file)))) for file in row["files"]]
+    groups += [FactGroup("file", tuple(_known(file))) for file in _files(row["files"])]
     groups += [FactGroup("imported", tuple(_known(_imported(file)))) for file in row["imported"]]
     groups += [FactGroup("bake", tuple(_known(_bake(bake)))) for bake in row["bakes"]]
     return [group for group in groups if group.facts]
@@ -209,11 +209,31 @@ def _sidecar(sidecar: Row, *, has_sites: bool) -> Iterator[_Told]:
         yield "not read", text
 
 
-def _file(file: Row) -> Iterator[_Told]:
-    is_as_said = file["there"] or file["state"] == "missing"
-    yield file["state"], file["path"] if is_as_said else f"{file['path']}, gone or changed since: hnetkit scan"
+def _files(files: list[Row]) -> Iterator[Iterator[_Told]]:
+    """Yields the facts of each file; what the bytes of copies are is told with the first."""
+    here = {file["sha256"] for file in files if file["state"] != "missing"}
+    told: set[str] = set()
+    for file in files:
+        yield _file(file, is_told=file["sha256"] in told, is_here=file["sha256"] in here)
+        told.add(file["sha256"])
+
+
+def _file(file: Row, *, is_told: bool, is_here: bool) -> Iterator[_Told]:
+    """Yields where a file is, and what its bytes are.
+
+    Args:
+        file: of the network.
+        is_told: another file has these bytes, and was told of.
+        is_here: a file that is not missing has them, as after a move.
+    """
+    is_missing = file["state"] == "missing"
+    is_as_said = file["there"] or is_missing
+    path = file["path"] if is_as_said else f"{file['path']}, gone or changed since: hnetkit scan"
+    yield "was at" if is_missing and is_here else file["state"], path
     if file["same_as"]:
         yield "", f"no copy: one file with {file['same_as']}"
+    if is_told:
+        return
     old = f", [{file['autov1']}] in 2022" if file["autov1"] else ""
     yield "", f"{size_text(file['size_bytes'])}, {file['format']}, A1111's hash [{file['sha256'][:10]}]{old}"
     yield "", f"sha256 {file['sha256']}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, UsageError
 from hnetkit.formats.conversion import convert as convert_file
-from hnetkit.gallery.network_page import name_for_commands
+from hnetkit.gallery.network_page import MOST_TEXT, name_for_commands
 from hnetkit.gallery.pages import Gallery, known_values
 from hnetkit.inspection import validate_file
 from hnetkit.library.scan import add_file
@@ -24,9 +24,6 @@ from hnetkit.text import argument, is_text, listed, shorten
 Row = dict[str, Any]
 Answer = dict[str, Any]
 """What was done, as ``said``, and the ``command`` that does the same."""
-
-MOST_TEXT = 1 << 20
-"""Characters of a text that a page sends."""
 
 _WAIT_S = 3  # for a file manager to come up, or to fail
 

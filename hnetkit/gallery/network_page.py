@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from hnetkit.errors import HnetkitError, NotFound
 from hnetkit.facts import facts_of, prompt_name, tag_text
+from hnetkit.formats import load
 from hnetkit.gallery.cards import View
 from hnetkit.gallery.pages import Gallery
 from hnetkit.gallery.thumbnails import is_below, seen_at
@@ -31,6 +32,9 @@ _TITLES: Mapping[str, str] = {
     "bake": "How it left",
 }
 _EDITED = frozenset({"tags", "aliases", "note"})  # facts that stand in forms already
+MOST_TEXT = 100_000
+"""Characters of a note that a page edits; the command line takes a longer one."""
+
 _MOST_PROMPTS = 12
 _KEPT = 512  # networks whose untrained widths are remembered
 # the beginning of a warning -> what it means for who uses the network, and what to do
@@ -46,7 +50,7 @@ _ADVICE: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Soundness:
     """Whether a network can be used.
 
     Attributes:
@@ -108,6 +112,7 @@ class NetworkPages:
             "command": f"hnetkit show {argument(called)}",
             "strength": suggested,
             "trigger_words": trigger_words(row),
+            "most_text": MOST_TEXT,
             "verdict": verdict_of(row),
             "untrained": self._untrained_of(row),
             "groups": list(_groups(row)),
@@ -150,8 +155,11 @@ class NetworkPages:
         with self._lock:
             if content in self._untrained:
                 return self._untrained[content]
+        there = [file["path"] for file in row["files"] if file["there"] and file["state"] == "present"]
+        if not there:
+            return None
         try:
-            net = self._gallery.library.load(content)
+            net = load(there[0])
             found = tuple(width for width in net.widths if not net.is_trained(width))
         except HnetkitError:  # its verdict says so
             return None
@@ -202,7 +210,7 @@ def python_text(name: str, strength: float) -> str:
     )
 
 
-def verdict_of(row: Row) -> Verdict:
+def verdict_of(row: Row) -> Soundness:
     """Returns whether a network can be used, why not, and what helps; `row` is that of `Library.record`."""
     states = {file["state"] for file in row["files"]}
     if "present" not in states:
@@ -211,16 +219,16 @@ def verdict_of(row: Row) -> Verdict:
         if "corrupt" in states:
             advice = "It is fetched again from its source." if has_source else "Get it again from where you had it."
             reason = "its bytes changed on the disk, and neither its size nor its time did"
-            return Verdict("damaged", ((reason, advice),), repair)
+            return Soundness("damaged", ((reason, advice),), repair)
         advice = "It is fetched again from its source." if has_source else "Index the folder where you have it now."
-        return Verdict("missing", (("no file that is here holds it", advice),), repair or "hnetkit scan FOLDER")
+        return Soundness("missing", (("no file that is here holds it", advice),), repair or "hnetkit scan FOLDER")
     reasons = [("a copy of it is damaged", f"{file['path']}") for file in row["files"] if file["state"] == "corrupt"]
     warnings = dict.fromkeys(warning for file in row["files"] for warning in file["warnings"])
     reasons += [(warning, _advice(warning)) for warning in warnings]
     if not reasons:
-        return Verdict("sound", (), None)
+        return Soundness("sound", (), None)
     best = next(file["path"] for file in row["files"] if file["state"] == "present")
-    return Verdict("with warnings", tuple(reasons), f"hnetkit validate {argument(best, is_path=True)}")
+    return Soundness("with warnings", tuple(reasons), f"hnetkit validate {argument(best, is_path=True)}")
 
 
 def _advice(warning: str) -> str:

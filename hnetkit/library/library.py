@@ -21,7 +21,7 @@ from hnetkit.errors import (
     RegistryError,
     UsageError,
 )
-from hnetkit.files import is_file_at, is_folder_at
+from hnetkit.files import is_absent, is_file_at, is_folder_at
 from hnetkit.library import forget, plugins
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
@@ -512,12 +512,18 @@ def record(registry: Registry, content_hash: str) -> Row:
     (row,) = with_files(registry, registry.networks.of_contents([content_hash]))
     files = registry.files.holding([content_hash])
     _look_at_files(row, files)
-    row["sidecars"] = list(registry.files.sidecars(file["id"] for file in files).values())
+    row["sidecars"] = list(map(_without_gone_preview, registry.files.sidecars(file["id"] for file in files).values()))
     imported = {file[key] for file in row["imported"] for key in ("sha256", "reference_sha256")}
     row["sites"] = registry.catalogue.files_with({file["sha256"] for file in files} | imported)
     row["training"] = _training(registry, content_hash)
     row["bakes"] = bakes_of(registry, content_hash)
     return row
+
+
+def _without_gone_preview(sidecar: Row) -> Row:
+    """Returns what sidecars of a file say, without a picture that went along when the file was moved or removed."""
+    preview = sidecar.get("preview")
+    return {key: sidecar[key] for key in sidecar if key != "preview"} if preview and is_absent(preview) else sidecar
 
 
 def _look_at_files(row: Row, files: list[Row]) -> None:

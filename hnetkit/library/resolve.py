@@ -39,6 +39,7 @@ FETCHABLE = (8, 10, 12, 64)
 """Digits of a hash that Civitai can be asked for."""
 
 _HASH = re.compile(r"(?:h1:)?[0-9a-f]{8,64}", re.IGNORECASE)
+_TOO_SHORT = re.compile(r"(?:h1:|.+@|(?=[a-f]*[0-9])(?=.{4}))[0-9a-f]{1,7}", re.IGNORECASE | re.DOTALL)
 _SHORT = re.compile(r"[0-9a-f]{8,63}", re.IGNORECASE)  # digits that could also be a word or a date
 _NAME_AND_OLD_HASH = re.compile(r"(.+)\(([0-9a-f]{8})\)", re.IGNORECASE | re.DOTALL)
 _OLD_HASH_DIGITS = 8
@@ -590,6 +591,8 @@ def _nearest(registry: Registry | None, name: str, bundled: Mapping[str, Path]) 
     near = did_you_mean(name, held)
     if near:
         return f"did you mean {argument(near)}?"
+    if held and _TOO_SHORT.fullmatch(name):
+        return "a hash has 8 of its digits or more; hnetkit list --json has them all"
     empty = registry.emptiness() if registry else "the library is empty"
     hint = f"{empty}; hnetkit scan FOLDER" if empty else "hnetkit list"
     return f"{hint}; the demo model brings {', '.join(bundled)}" if bundled else hint

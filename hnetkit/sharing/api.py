@@ -78,6 +78,10 @@ class Share:
         of_networks = [file.name for network in self.networks for file in network.files]
         return [*of_networks, *(picture.name for picture in self.pictures), CARD]
 
+    def without(self, earlier: ShareFolder | None) -> list[str]:
+        """Returns the names of an earlier share's files that `write` removes from the folder, as they are in it."""
+        return [] if earlier is None else sorted(earlier.files.keys() - set(self.files()))
+
     def write(
         self, out: AnyPath, *, overwrite: bool = False, progress: Progress = lambda done, total: None
     ) -> ShareFolder:

@@ -146,6 +146,41 @@ def test_an_unknown_name_is_exit_4_with_the_nearest(library: Path, capsys: pytes
     assert capsys.readouterr().err == "Error: no network named inc\nHint: did you mean ink?\n"
 
 
+@pytest.mark.parametrize("name", ["h1:c2", "another@12ab", "c2aed3"])
+def test_too_few_digits_of_a_hash_are_answered_with_how_many_it_takes(
+    name: str, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run(["show", name]) == 4
+    assert "Hint: a hash has 8 of its digits or more" in capsys.readouterr().err
+
+
+def test_a_network_that_was_moved_is_shown_where_it_is_and_its_bytes_once(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (library / "ink.png").write_bytes(b"a picture")
+    run(["scan", str(library)])
+    (library / "sub").mkdir()
+    for suffix in (".pt", ".png"):
+        (library / f"ink{suffix}").rename(library / "sub" / f"pen{suffix}")
+    run(["scan"])
+    capsys.readouterr()
+    assert run(["show", "pen"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(" sha256 ") == 1
+    assert f"  present        {library / 'sub' / 'pen.pt'}\n" in shown
+    assert shown.endswith(f"  was at         {library / 'ink.pt'}\n")
+    assert [line.split()[1] for line in shown.splitlines() if "  preview " in line] == [
+        str(library / "sub" / "pen.png")
+    ]
+    (library / "sub" / "pen.pt").unlink()
+    run(["scan"])
+    capsys.readouterr()
+    assert run(["show", "pen"]) == 0
+    assert f"  missing        {library / 'sub' / 'pen.pt'}\n" in capsys.readouterr().out
+
+
 def test_forget_asks_and_leaves_the_file(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["scan", str(library)])
     assert run(["forget", "ink"]) == 2
@@ -328,6 +363,28 @@ def test_filters_that_nothing_passes_do_not_call_the_library_empty(
     assert len(out.splitlines()) == 1
     assert told in err
     assert "hnetkit scan FOLDER" not in err
+
+
+@pytest.mark.parametrize(
+    ("filters", "meant"),
+    [
+        (["--tag", "lineatr"], "no network has the tag lineatr; did you mean the tag lineart?"),
+        (["--tag", "lineart", "--tag", "zzzz"], "no network has the tag lineart and the tag zzzz"),
+        (["--width", "767"], "no network has the width 767; did you mean the width 768?"),
+        (["--activation", "rellu"], "no network has the activation rellu; did you mean the activation relu?"),
+        (["--activation", "relu", "--tag", "Lineart", "--missing"], "the activation relu"),
+    ],
+)
+def test_a_filter_that_no_network_passes_is_answered_with_the_nearest_that_one_has(
+    filters: list[str], meant: str, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "lineart"])
+    for form in ([], ["--json"], ["--files"]):
+        capsys.readouterr()
+        assert run(["list", *filters, *form]) == 0
+        told = capsys.readouterr().err.rstrip()
+        assert told.endswith(meant if form != ["--files"] else meant.replace("no network", "no file"))
 
 
 def test_a_list_of_files_is_filtered_as_networks_are(library: Path, capsys: pytest.CaptureFixture[str]) -> None:

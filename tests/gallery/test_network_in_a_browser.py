@@ -122,16 +122,22 @@ def test_a_preview_is_set_and_seen_at_once(ink: Any, library: hnetkit.Library, t
 def test_arrows_go_to_the_neighbours_within_the_filter(page: Any, server: Server) -> None:
     page.goto(f"{server.base}/?activation=linear")
     page.locator(".card .name", has_text="ink").click()
+    wait_for_network(page, "ink")
     page.keyboard.press("ArrowRight")
-    page.wait_for_selector("h1:has-text('wash')")
+    wait_for_network(page, "wash")
     assert "activation=linear" in page.url
     page.keyboard.press("k")
-    page.wait_for_selector("h1:has-text('ink')")
+    wait_for_network(page, "ink")
     page.keyboard.press("ArrowLeft")
     page.get_by_label("Note", exact=True).focus()
     page.keyboard.type("jk")
     assert page.locator("h1").inner_text() == "ink"
     page.get_by_label("Note", exact=True).fill("best at 0.8")
+
+
+def wait_for_network(page: Any, name: str) -> None:
+    page.wait_for_selector(f"h1:has-text('{name}')")
+    page.wait_for_load_state()
 
 
 def test_a_file_is_validated_with_the_command_that_is_said(ink: Any) -> None:

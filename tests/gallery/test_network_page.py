@@ -197,7 +197,7 @@ def test_only_a_page_of_a_site_is_a_link(address: str | None, is_link: bool) -> 
 def test_texts_of_strangers_are_texts(server: Server, library: hnetkit.Library, place: str, folder: Path) -> None:
     hostile = "</textarea><script>alert(1)</script>\u202e'\"><img src=x onerror=alert(1)>"
     (folder / "ink.json").write_text(json.dumps({"activation text": hostile, "notes": hostile, "description": hostile}))
-    library.tag("ink", hostile.replace(",", ""), note=hostile * 9000)
+    library.tag("ink", hostile.replace(",", ""), note=hostile * 900)
     library.scan()
     page = server.get(place).text
     assert "<script>alert" not in page

@@ -47,6 +47,7 @@ from hnetkit.train.plot import write_plot
 WRITES = {"new_file", "write_text", "write_bytes", "copyfileobj", "copyfile", "copy2", "truncate"}
 
 ELSEWHERE = {
+    "hnetkit/gallery/actions.py Actions._preview": "a temporary file, of which a preview is made",
     "hnetkit/cli/__init__.py run": "to nowhere",
     "hnetkit/images.py _silent": "to nowhere",
     "hnetkit/files.py new_file": "every case that writes a file",

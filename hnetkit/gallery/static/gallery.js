@@ -144,6 +144,9 @@ async function valuesOf(form, button) {
     }
   }
   if (button?.name) values[button.name] = button.value;
+  // what a text replaces goes along, so that another one that came meanwhile is not lost
+  const text = form.querySelector("[data-replaces]");
+  if (text) values.before = text.dataset.now ?? text.defaultValue;
   return values;
 }
 
@@ -186,7 +189,7 @@ document.addEventListener("submit", async (event) => {
     if (now === undefined || !conflict) return;
     conflict.textContent = `Somebody changed this meanwhile. It is now:\n${now || "(empty)"}\nYour text is still in the field above; saving it again replaces this one.`;
     conflict.hidden = false;
-    form.elements.before.value = now;
+    form.querySelector("[data-replaces]").dataset.now = now;
   });
   form.removeAttribute("aria-busy");
   if (!answer) return;
