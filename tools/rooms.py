@@ -114,8 +114,8 @@ ROOMS = {
     ),
     "gallery": Room(
         "A local web page of the library: cards, one network, pictures that it draws, and those that a person has.",
-        "errors base_models ratings text files paths images image_text formats inspection registry library sources"
-        " prompts facts demo settings",
+        "errors base_models ratings text files limits paths images image_text distributed settings formats inspection"
+        " registry library sources prompts facts generate demo",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",

@@ -64,9 +64,11 @@ def serve(
         if browser:
             webbrowser.open(address)
         gallery.pictures.begin_look()
+        gallery.drawer.start()
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
+            gallery.drawer.close()
             gallery.pictures.close()
 
 

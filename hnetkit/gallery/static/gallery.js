@@ -67,6 +67,7 @@ async function show(address, keep) {
   }
   const mine = ++asked;
   const focused = document.activeElement?.name;
+  const place = document.activeElement?.id;
   try {
     const answer = await fetch(`/cards${new URL(address, location.href).search}`);
     const text = await answer.text();
@@ -77,11 +78,19 @@ async function show(address, keep) {
     }
     cards.innerHTML = text; // made by our own templates, which escape every text
     history[keep ? "replaceState" : "pushState"](null, "", address);
-    if (focused && focused !== "q") cards.querySelector(`[name="${focused}"]`)?.focus();
+    if (place && cards.contains(document.getElementById(place))) document.getElementById(place).focus();
+    else if (focused && focused !== "q") cards.querySelector(`[name="${focused}"]`)?.focus();
   } catch {
     say("The gallery does not answer; it may have been ended.");
   }
 }
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-show]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || !document.getElementById("cards")) return;
+  event.preventDefault();
+  show(link.getAttribute("href"), true);
+});
 
 function addressOf(form) {
   const parts = new URLSearchParams();
@@ -207,6 +216,94 @@ window.addEventListener("beforeunload", (event) => {
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden && document.querySelector("[data-part]")) follow(null);
 });
+
+// --- strips and comparisons: what waits is looked at each second, and shown as it is then
+
+const WATCH_MS = 1000;
+let watching = false;
+
+async function watch() {
+  const parts = document.querySelectorAll("[data-drawing][data-pending]");
+  if (watching || !parts.length || document.hidden) return;
+  watching = true;
+  try {
+    for (const kind of new Set([...parts].map((part) => part.dataset.as))) {
+      const own = [...parts].filter((part) => part.dataset.as === kind);
+      const asked = new URLSearchParams([["as", kind], ...own.map((part) => ["id", part.dataset.drawing])]);
+      const answer = await fetch(`/drawing/state?${asked}`, { headers: { Accept: "application/json" } });
+      if (!answer.ok) continue;
+      const { drawings, summary } = await answer.json();
+      const place = document.getElementById("drawing-summary");
+      if (place) place.textContent = summary;
+      for (const part of own) showDrawing(part, drawings[part.dataset.drawing]);
+    }
+  } catch {
+    // the next change says that nothing answers
+  } finally {
+    watching = false;
+  }
+}
+
+function showDrawing(part, drawing) {
+  if (!drawing) { // another window has removed it
+    if (part.matches("li")) part.remove();
+    else part.replaceChildren();
+    delete part.dataset.pending;
+    return;
+  }
+  if (part.seen !== drawing.html) {
+    const pressed = part.contains(document.activeElement);
+    part.innerHTML = part.seen = drawing.html; // made by our own templates, which escape every text
+    if (pressed) (part.querySelector(".acts button") ?? part.querySelector("a"))?.focus();
+  }
+  if (drawing.pending) return;
+  delete part.dataset.pending;
+  say(drawing.said);
+  for (const content of drawing.contents) {
+    for (const picture of document.querySelectorAll(`img[src^="/thumbnail/${encodeURIComponent(content)}"]`)) {
+      const address = new URL(picture.src);
+      address.searchParams.set("drawn", part.dataset.drawing);
+      picture.src = address.pathname + address.search;
+    }
+  }
+}
+
+/** Shows what was added or changed where the page has a place for it, and looks at it from then on. */
+function attend({ drawings = [], removed, reload }) {
+  if (reload) location.reload();
+  for (const { id, contents } of drawings) {
+    const list = document.getElementById("drawings");
+    let part = document.querySelector(`[data-drawing="${id}"]`);
+    if (!part && contents.length === 1) part = document.querySelector(`[data-strip="${contents[0]}"]`);
+    if (!part && list) {
+      part = document.createElement("li");
+      part.dataset.as = "item";
+      list.prepend(part);
+    }
+    if (!part) continue;
+    part.dataset.drawing = id;
+    part.dataset.pending = "";
+  }
+  if (removed) {
+    const part = document.querySelector(`[data-drawing="${removed}"]`);
+    const next = part?.nextElementSibling ?? part?.previousElementSibling;
+    part?.remove();
+    (next?.querySelector("button, a") ?? document.getElementById("main")).focus();
+  }
+  watch();
+}
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target.closest("form[data-draw]");
+  if (!form) return;
+  event.preventDefault();
+  if (form.dataset.ask && !confirm(form.dataset.ask)) return;
+  const answer = await change(form.dataset.draw, Object.fromEntries(new FormData(form)));
+  if (answer) attend(answer);
+});
+
+setInterval(watch, WATCH_MS);
+document.addEventListener("visibilitychange", watch);
 
 // --- keys, copying, dialogs
 
