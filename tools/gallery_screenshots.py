@@ -34,12 +34,22 @@ DRAWN = (
 )
 # address, file, color scheme, width, height
 SHOWN = (
-    ("/", "gallery.png", "light", 1280, 800),
-    ("/", "gallery-dark.png", "dark", 1280, 800),
+    ("/", "gallery.png", "light", 1280, 760),
+    ("/", "gallery-dark.png", "dark", 1280, 760),
     ("NETWORK", "gallery-network.png", "light", 1280, 900),
-    ("/pictures", "gallery-pictures.png", "light", 1280, 800),
-    ("PICTURE", "gallery-picture.png", "light", 1280, 800),
+    ("/drawing", "gallery-drawing.png", "light", 1280, 760),
+    ("/pictures", "gallery-pictures.png", "light", 1280, 760),
+    ("PICTURE", "gallery-picture.png", "dark", 1280, 900),
 )
+STRIPS = ("outline", "dots", "paper")
+"""Networks of which the gallery draws a strip."""
+WITHOUT_FOLDER = """folder => {
+    document.getElementById("no-token").hidden = true;
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(folder, "~");
+}"""
+"""In the paths that a page shows, the folder of all that was made for it is the home of a person."""
+_DRAWN_WITHIN_MS = 300_000
 
 
 def make_library(folder: Path) -> Path:
@@ -61,9 +71,7 @@ def make_library(folder: Path) -> Path:
             path = pictures / f"{number + 1:05}-{seed}.png"
             picture.save(path)
             os.utime(path, (1_700_000_000 + number,) * 2)
-        for name, number in (("outline", 2), ("paper", 3), ("dots", 4)):
-            shutil.copyfile(next(pictures.glob(f"{number:05}-*.png")), networks / f"{name}.preview.png")
-        library.scan(networks)
+        library.tag("outline", preview=next(pictures.glob("00002-*.png")), strength=0.8)
     return pictures
 
 
@@ -75,13 +83,20 @@ def show(pictures: Path, out: Path) -> None:
     with running("--pictures", str(pictures)) as server, sync_playwright() as driver:
         options = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+        page = browser.new_page(base_url=server.base)
+        page.goto(server.address)
+        for name in STRIPS:
+            page.get_by_role("button", name=f"Draw a strip of {name}").click()
+            page.locator("#said:not(:empty)").wait_for()
+        page.goto("/drawing")
+        page.locator("#drawings:not(:has([data-pending]))").wait_for(timeout=_DRAWN_WITHIN_MS)
         for address, name, scheme, width, height in SHOWN:
             page = browser.new_page(
                 viewport={"width": width, "height": height}, color_scheme=scheme, base_url=server.base
             )
-            page.goto(server.address)
             page.goto(_found(page, address))
             page.wait_for_load_state("networkidle")
+            page.evaluate(WITHOUT_FOLDER, str(pictures.parent))
             keep(page.screenshot(), out / name)
             page.close()
         browser.close()
@@ -90,6 +105,7 @@ def show(pictures: Path, out: Path) -> None:
 def _found(page: Any, address: str) -> str:
     """Returns an address, for one that only a page knows."""
     if address == "NETWORK":
+        page.goto("/")
         return str(page.get_by_role("link", name="outline", exact=True).get_attribute("href"))
     if address == "PICTURE":
         page.goto("/pictures")
