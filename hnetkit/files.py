@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from hnetkit.errors import HnetkitError, NotFound, OutputExists
+from hnetkit.errors import HnetkitError, NotFound, OutputExists, failure_of
 
 try:
     import fcntl
@@ -211,6 +211,14 @@ def is_model_name(name: str) -> bool:
 def is_absence(error: OSError) -> bool:
     """Whether an error says that there is nothing at a path. Any other leaves that open."""
     return error.errno in (errno.ENOENT, errno.ENOTDIR)
+
+
+def not_opened(path: str | os.PathLike[str], error: OSError) -> HnetkitError:
+    """Returns the failure of opening a file that somebody named: only an absence is `NotFound`."""
+    shown = os.fspath(path)
+    if is_absence(error):
+        return NotFound(f"{shown}: no such file")
+    return NotFound(f"{shown}: a folder, not a file") if os.path.isdir(path) else failure_of(error, shown)
 
 
 def is_absent(path: str | os.PathLike[str]) -> bool:

@@ -93,12 +93,21 @@ def hub_token() -> str | None:
         raise invalid_token(constants.HF_TOKEN_PATH) from None
 
 
+REVISION_HINT = "give a branch, a tag or a whole commit"
+"""The hint for a revision that a repository does not have."""
+
+
 def token_hint() -> str:
     """Returns the hint for what the hub serves only with a token."""
     from huggingface_hub import constants
 
     also = "unset HF_HUB_DISABLE_IMPLICIT_TOKEN, " if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else ""
     return f"{also}export HF_TOKEN=..., and accept the repository's terms on its page"
+
+
+def missing_hint() -> str:
+    """Returns the hint for a repository that is not there: without access, a private one looks missing."""
+    return f"check the name; if it is private: {token_hint()}"
 
 
 def network_file(
@@ -210,9 +219,9 @@ def _failure(error: Exception, repo: str, revision: str | None, weight_name: str
         return AuthRequired(f"{repo}: requires that you accept its terms", hint=token_hint())
     if isinstance(error, errors.RepositoryNotFoundError):  # a private repository looks missing without access
         message = f"{repo}: no such file or folder here, and no such repository on the hub, or a private one"
-        return NotFound(message, hint=f"check the name; if it is private: {token_hint()}")
+        return NotFound(message, hint=missing_hint())
     if isinstance(error, errors.RevisionNotFoundError):
-        return NotFound(f"{repo}: has no revision {revision or 'main'}", hint="give a branch, a tag or a whole commit")
+        return NotFound(f"{repo}: has no revision {revision or 'main'}", hint=REVISION_HINT)
     if isinstance(error, errors.LocalEntryNotFoundError):
         if isinstance(error.__cause__, errors.HfHubHTTPError):
             return _failure(error.__cause__, repo, revision, weight_name)
@@ -266,11 +275,23 @@ class Repository:
     _hub: HfApi = field(repr=False)
 
 
+def repository_name(text: str) -> str:
+    """Returns the ``owner/repo`` of a model repository that is named so, or as ``hf:owner/repo``.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    name = text.removeprefix("hf:")
+    if _REPO.fullmatch(name) is None:
+        raise UsageError(f"{text}: not the name of a repository", hint="owner/repo, such as your-name/ink")
+    return name
+
+
 def repository(name: str, *, private: bool = False, token: Token = None) -> Repository:
     """Asks the hub about a repository that something is to be uploaded to.
 
     Args:
-        name: ``owner/repo``.
+        name: see `repository_name`.
         private: it is to be a private one.
         token: see `Token`.
 
@@ -280,8 +301,7 @@ def repository(name: str, *, private: bool = False, token: Token = None) -> Repo
         NetworkFailed, RateLimited: the hub did not answer.
         MissingExtra: huggingface_hub is not installed.
     """
-    if _REPO.fullmatch(name) is None:
-        raise UsageError(f"{name}: not the name of a repository", hint="owner/repo, such as your-name/ink")
+    name = repository_name(name)
     hub = _client(name, token)
     if not hub.token:
         raise AuthRequired(

@@ -15,7 +15,7 @@ from hnetkit.files import exclusive_lock, is_file_at, is_folder_at, is_model_nam
 from hnetkit.hub import REPO
 from hnetkit.limits import read_json
 from hnetkit.paths import config_file
-from hnetkit.text import argument, parse_size
+from hnetkit.text import argument, lacks_unit, parse_size
 
 _PATIENCE_S = 10.0
 
@@ -36,7 +36,7 @@ KEYS: Mapping[str, str] = {
     "embeddings": "the folder whose files' names are textual inversions in prompts",
     "mirrors": "who is asked for files that their own source has lost: addresses with {sha256}, or hf:owner/repo",
     "hypernetworks": "tags that end every prompt that does not name these networks itself: <hypernet:NAME:0.5>",
-    "unasked": "how much pull and sync hf:... fetch without asking, as 500MB: 1GB if not set, 0 asks always, off never",
+    "unasked": "what pull, sync and repair fetch without asking, as 500MB: 1GB if not set, 0 asks always, off never",
 }
 _FOLDERS = ("tokenizer", "loras", "embeddings")
 _MODELS = ("model", "vae")
@@ -177,6 +177,10 @@ def _checked(key: str, value: str) -> str:
         _require_stack(value)
     if key == "unasked":
         _most_unasked(value)
+        if lacks_unit(value):
+            number = value.strip()
+            hint = f"hnetkit config {key} {argument(f'{number}GB')}, or {number}MB"
+            raise UsageError(f"{key}: {number} alone is bytes", hint=hint)
     return value
 
 

@@ -99,6 +99,11 @@ def parse_size(text: str) -> float | None:
     return float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match[2].lower()] if match else None
 
 
+def lacks_unit(text: str) -> bool:
+    """Whether a size is a lone number of bytes that nobody means: a ``5`` for 5 GB."""
+    return text.strip().replace(".", "", 1).isdecimal() and 0 < (parse_size(text) or 0) < 1000
+
+
 def shorten(value: Any, most: int = 60) -> str:
     """Returns a text of at most about `most` characters that shows any value; a text is shown as it is.
 

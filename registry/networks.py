@@ -152,6 +152,10 @@ class Networks:
         among = "EXISTS (SELECT 1 FROM json_each(widths) WHERE value = ?)"
         return {hash for (hash,) in self._db.execute(f"SELECT content_hash FROM networks WHERE {among}", [width])}
 
+    def widths(self) -> set[int]:
+        """Returns the widths of the contexts that networks change."""
+        return {width for (width,) in self._db.execute("SELECT DISTINCT value FROM networks, json_each(widths)")}
+
     def tagged(self, tag: str) -> set[str]:
         """Returns the content hashes of the networks with a tag: the user's, a site's or a sidecar's; in any case."""
         wanted = spelled(tag).casefold()

@@ -36,7 +36,7 @@ def path_command(what: str) -> None:
     put_path(PLACES[what]())
 
 
-@command("config")
+@command("config", context_settings={"allow_extra_args": True})
 @click.argument("key", required=False)
 @click.argument("value", required=False)
 @option("--remove", former=["--unset"], is_flag=True, help="Remove the setting KEY.")
@@ -54,6 +54,13 @@ def config_command(key: str | None, value: str | None, remove: bool, output: Out
       hnetkit config device cpu
       hnetkit config device --remove
     """
+    if more := click.get_current_context().args:
+        together = " ".join([str(value), *more])
+        is_address = "://" in together  # it may hold a secret
+        hint = (
+            f"quote them as one: hnetkit config {argument(str(key))} {argument('... ...' if is_address else together)}"
+        )
+        raise UsageError(f"{key}: several values", hint=hint)
     if remove and (key is None or value is not None):
         raise UsageError("--remove takes one setting", hint=f"hnetkit config {argument(key or 'model')} --remove")
     if key is None:

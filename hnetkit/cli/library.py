@@ -19,7 +19,7 @@ from hnetkit.cli.options import base_model_name, command, option
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
 from hnetkit.cli.progress import byte_progress
 from hnetkit.errors import PartlyFailed, UsageError, printable
-from hnetkit.library.listing import SORTS, list_networks, said_of_lost
+from hnetkit.library.listing import SORTS, list_networks, nearest_filters, said_of_lost
 from hnetkit.text import argument, counted, is_text, listed
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def list_command(files: bool, output: Output, sort: str, reverse: bool, **filter
     filters["activation"] = filters["activation"] or None
     if files and (sort != "name" or reverse):
         raise UsageError("--sort and --reverse order networks, not files", hint="hnetkit list --files --csv | sort")
-    rows, empty = _listed(output.form, filters, {"sort": sort, "reverse": reverse}, files=files)
+    rows, none = _listed(output.form, filters, {"sort": sort, "reverse": reverse}, files=files)
     if filters["duplicates"] and not files:
         output.rows(rows, columns=["name", "copies", *_LIST[1:]], text=_copies)
     elif files:
@@ -152,20 +152,21 @@ def list_command(files: bool, output: Output, sort: str, reverse: bool, **filter
         output.rows([_without_path(row) for row in rows] if short else rows, columns=_FILES)
     else:
         _networks(rows, output)
-    if not rows:
-        output.note(f"no networks: {empty}; hnetkit scan FOLDER" if empty else _none_of(filters, files=files))
+    if none is not None:
+        output.note(none)
     if missing := sum(row.get("size") == "missing" for row in rows):
         output.note(f"{counted(missing, 'network')} in no file that is here; hnetkit repair fetches what has a source")
 
 
 def _listed(form: str, filters: Row, order: Row, *, files: bool) -> tuple[list[Row], str | None]:
-    """Returns the rows of `list`, and what to say where the library has no network at all."""
+    """Returns the rows of `list`, and what to say where there is none."""
     if files or filters["duplicates"] or form in ("json", "nl"):
         with open_library() as library:
             rows = library.files(**filters) if files else library.networks(**filters, **order)
-            return rows, library.registry.emptiness()
+            return rows, None if rows else _none_of(library.registry, filters, files=files)
     with open_registry() as registry:  # of ten thousand networks, no more is read than their lines show
-        return list_networks(registry, **filters, **order), registry.emptiness()
+        rows = list_networks(registry, **filters, **order)
+        return rows, None if rows else _none_of(registry, filters, files=files)
 
 
 def _networks(rows: list[Row], output: Output) -> None:
@@ -189,8 +190,10 @@ def _copies(row: Row) -> list[str]:
     return lines
 
 
-def _none_of(filters: Row, *, files: bool) -> str:
+def _none_of(registry: Registry, filters: Row, *, files: bool) -> str:
     """Returns what to say of a library in which nothing passes the filters of `list`."""
+    if empty := registry.emptiness():
+        return f"no networks: {empty}; hnetkit scan FOLDER"
     what = "file" if files else "network"
     what = (
         f"{'missing ' if filters['missing'] else ''}{what}{' in more than one file' if filters['duplicates'] else ''}"
@@ -198,7 +201,9 @@ def _none_of(filters: Row, *, files: bool) -> str:
     given = [f"the tag {tag}" for tag in filters["tags"]]
     for key in ("base_model", "width", "activation"):
         given += [f"the {key.replace('_', ' ')} {filters[key]}"] if filters[key] is not None else []
-    return f"no {what} has {' and '.join(given)}" if given else f"there is no {what}"
+    near = nearest_filters(registry, **{key: filters[key] for key in ("tags", "width", "activation")})
+    like = f"; did you mean {' and '.join(near)}?" if near else ""
+    return f"no {what} has {' and '.join(given)}{like}" if given else f"there is no {what}"
 
 
 @command("search")
@@ -251,6 +256,9 @@ def show_command(name: str, output: Output) -> None:
 @option("--alias", metavar="NAME", help="Add a name for prompts and commands, which no other network has yet.")
 @option("--remove-alias", multiple=True, metavar="NAME", help="Remove this alias. Repeatable.")
 @option("--note", metavar="TEXT", help="Set the note; an empty one removes it.")
+@option("--strength", metavar="N", help="Suggest this strength; an empty one suggests none.")
+@option("--trigger-words", metavar="TEXT", help="Set the words for its prompts; an empty text removes them.")
+@option("--preview", metavar="IMAGE", help="Show a smaller copy of this image as its preview; an empty one shows none.")
 @output_options
 def tag_command(
     name: str,
@@ -259,26 +267,43 @@ def tag_command(
     alias: str | None,
     remove_alias: tuple[str, ...],
     note: str | None,
+    strength: str | None,
+    trigger_words: str | None,
+    preview: str | None,
     output: Output,
 ) -> None:
-    """Tag a network, or give it an alias or a note.
+    """Tag a network, or say how it is best used.
 
-    They belong to the content: renaming or moving the file loses nothing.
+    Tags, aliases and the note belong to the content: renaming or moving the file loses nothing. Strength, trigger words
+    and preview are written beside its files, where AUTOMATIC1111, Forge and others show them: into NAME.json and
+    NAME.preview.png. What else is in NAME.json stays.
 
     \b
     Examples:
       hnetkit tag outline shapes lineart
-      hnetkit tag outline --alias ink --note "best at 0.8"
+      hnetkit tag outline --alias ink --note "at night, too"
+      hnetkit tag outline --strength 0.8 --trigger-words "thin lines"
     """
-    if not listed(tags) and not remove and not remove_alias and alias is None and note is None:
+    said = (alias, note, strength, trigger_words, preview)
+    if not listed(tags) and not remove and not remove_alias and all(text is None for text in said):
         raise UsageError("nothing to change", hint=f"hnetkit tag {argument(name)} TAG, or --remove, --alias, --note")
-    texts = (*tags, *remove, *remove_alias, alias or "", note or "")
+    texts = (*tags, *remove, *remove_alias, alias or "", note or "", trigger_words or "")
     not_utf8 = next((text for text in texts if not is_text(text)), None)
     if not_utf8 is not None:
         raise not_text(not_utf8)
     with open_library() as library:
         tell(library, [name], output)
-        row = library.tag(name, *tags, remove=remove, alias=alias, note=note, remove_aliases=remove_alias)
+        row = library.tag(
+            name,
+            *tags,
+            remove=remove,
+            alias=alias,
+            note=note,
+            remove_aliases=remove_alias,
+            strength=strength,
+            trigger_words=trigger_words,
+            preview=preview,
+        )
     output.rows([row], columns=_LIST, text=network_card)
 
 
@@ -447,7 +472,7 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
 
 
 @command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("file", type=click.Path(allow_dash=True))
 @output_options
 def import_command(file: str, output: Output) -> None:
     """Read what `export` wrote into the library.

@@ -17,13 +17,14 @@ from hnetkit.cli.options import command, each_once, option, site_base_model_name
 from hnetkit.cli.output import Output, Row, confirm, is_terminal, output_options, say_failure
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
-from hnetkit.errors import NotFound, PartlyFailed, UsageError
-from hnetkit.files import read_regular, stat_at
+from hnetkit.errors import FileRefused, NotFound, PartlyFailed, RemoteError, UsageError
+from hnetkit.files import not_opened, read_regular, stat_at
 from hnetkit.settings import asks_above
 from hnetkit.settings import get as configured
-from hnetkit.text import argument, counted, parse_size, size_text
+from hnetkit.text import argument, counted, lacks_unit, parse_size, size_text
 
 if TYPE_CHECKING:
+    from hnetkit.sources.civitai import Filters
     from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
     from hnetkit.sources.plans import FetchPlan
     from hnetkit.sources.results import FetchResult
@@ -44,7 +45,7 @@ yes_option = downloads_option(
     "-y", "--yes", is_flag=True, help="Do not ask before fetching; required where there is a question and no terminal."
 )
 _saved, _what = (partial(option, section=heading) for heading in ("Saved filters", "What to fetch"))
-_COLUMNS = ["state", "name", "size", "model", "version", "reason"]
+_COLUMNS = ["state", "name", "size", "model", "version", "reason", "path"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
 # codes of files that are here, with more to say
@@ -101,6 +102,10 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
     rate = parse_size(value)
     if not rate:
         raise UsageError(f"--limit-rate {value}: not a number of bytes", hint="for example 500k or 2M")
+    if lacks_unit(value):
+        number = value.strip()
+        hint = f"--limit-rate {argument(f'{number}k')}, or {number}M"
+        raise UsageError(f"--limit-rate {number} alone is bytes", hint=hint)
     return rate
 
 
@@ -146,6 +151,20 @@ def may_refill(session: FetchSession, *, refill: bool, yes: bool = False) -> boo
     return False
 
 
+@contextmanager
+def _failing_as_row(text: str | None, output: Output) -> Iterator[None]:
+    """Prints a row also for the only thing that was asked for, where it cannot be had; None for filters."""
+    from hnetkit.sources.references import redact_reference
+    from hnetkit.sources.results import of_error
+
+    try:
+        yield
+    except (FileRefused, RemoteError) as error:
+        if text is not None:
+            result_rows([of_error(redact_reference(text), error)], output)
+        raise
+
+
 def show_results(found: Iterable[FetchResult], output: Output) -> None:
     """Prints the result of each file.
 
@@ -155,7 +174,7 @@ def show_results(found: Iterable[FetchResult], output: Output) -> None:
     from hnetkit.sources.results import require_all
 
     found = list(found)
-    output.rows([result_row(result) for result in found if result.error is None], columns=_COLUMNS, text=_line)
+    result_rows(found, output)
     for failure in (result.error for result in found if result.error is not None):
         say_failure(failure)
     require_all(found)
@@ -169,8 +188,7 @@ def show_plan(plan: FetchPlan, output: Output) -> None:
     """
     from hnetkit.sources.results import of_plan
 
-    rows = [result_row(result) for result in of_plan(plan) if result.error is None]
-    output.rows(rows, columns=_COLUMNS, text=_line)
+    result_rows(of_plan(plan), output)
     output.note(_plan_note(plan))
     for _, error in plan.errors:
         say_failure(error)
@@ -191,7 +209,25 @@ def note_bad(failed: Iterable[BadRecord], output: Output, *, of: str = "the site
         raise PartlyFailed(f"{counted(len(failed), 'record')} of {of} cannot be used", hint="the others were used")
 
 
-def result_row(result: FetchResult) -> Row:
+def _line(row: Row) -> str | list[str]:
+    if row.get("paths"):
+        lines = [f"{row['state']:<9}{path}" for path in row["paths"]]
+        return [*lines, f"         {row['reason']}"] if row.get("code") in _EXPLAINED else lines
+    reason = (row["reason"] or "").removeprefix(f"{row['name']}: ")
+    about = ", ".join(filter(None, [row.get("size"), row.get("model"), row.get("version")]))
+    detail = f"  ({reason})" if reason else f"  {about}"
+    return f"{row['state']:<9}{row['name']}{detail}"
+
+
+def result_rows(
+    found: Iterable[FetchResult], output: Output, *, text: Callable[[Row], str | list[str]] = _line
+) -> None:
+    """Prints a row for each result; as lines of text, without references that failed: these are told as errors."""
+    shown = [result for result in found if output.form != "text" or result.error is None]
+    output.rows(map(_result_row, shown), columns=_COLUMNS, text=text)
+
+
+def _result_row(result: FetchResult) -> Row:
     """Returns the row of a file's result, with the numbers that the site gives."""
     return {
         "state": result.state,
@@ -206,18 +242,9 @@ def result_row(result: FetchResult) -> Row:
         "file_id": result.file_id,
         "sha256": result.sha256,
         "size_bytes": result.size_bytes,
+        "path": next(iter(result.paths), result.place),
         "paths": list(result.paths),
     }
-
-
-def _line(row: Row) -> str | list[str]:
-    if row.get("paths"):
-        lines = [f"{row['state']:<9}{path}" for path in row["paths"]]
-        return [*lines, f"         {row['reason']}"] if row.get("code") in _EXPLAINED else lines
-    reason = (row["reason"] or "").removeprefix(f"{row['name']}: ")
-    about = ", ".join(filter(None, [row.get("size"), row.get("model"), row.get("version")]))
-    detail = f"  ({reason})" if reason else f"  {about}"
-    return f"{row['state']:<9}{row['name']}{detail}"
 
 
 def known_size(size_bytes: int | None) -> str | None:
@@ -280,7 +307,7 @@ def browse_command(
     if found:
         output.note("hnetkit pull model:ID fetches one")
     else:
-        output.note("nothing found" + ("" if nsfw else "; --nsfw also shows what the site marks so"))
+        output.note(_nothing_found(filters))
     note_bad(failed, output)
 
 
@@ -321,7 +348,8 @@ def pull_command(
       hnetkit pull https://huggingface.co/someone/hypernetworks/tree/main/styles
     """
     with open_session(look_only=dry_run, **fetching) as session:
-        plan = session.plan_pull(*refs, sha256=sha256, all_versions=all_versions)
+        with _failing_as_row(refs[0], output):
+            plan = session.plan_pull(*refs, sha256=sha256, all_versions=all_versions)
         if dry_run:
             show_plan(plan, output)
             return
@@ -334,8 +362,12 @@ def pull_command(
 
 
 def _confirm_plan(plan: FetchPlan, session: FetchSession, *, yes: bool) -> None:
-    files = f"{counted(len(plan.to_fetch), 'file')} ({_size_to_fetch(plan)})"
-    confirm(f"Fetch {files} into {session.folder}?", yes=yes)
+    confirm_fetch(len(plan.to_fetch), _size_to_fetch(plan), session, yes=yes)
+
+
+def confirm_fetch(files: int, size: str, session: FetchSession, *, yes: bool) -> None:
+    """Asks whether to fetch so many files, of a size in words."""
+    confirm(f"Fetch {counted(files, 'file')} ({size}) into {session.folder}?", yes=yes)
 
 
 @command("sync")
@@ -405,8 +437,10 @@ def sync_command(
     NAME stands for what was saved, see --save, and takes no filters.
 
     REPOSITORY is one of the Hugging Face hub: hf:owner/repo[@revision][:folder or glob], hf:datasets/owner/repo for a
-    data set, or its address. Only new and changed files are fetched, and it asks before it fetches more than 1 GB;
-    `hnetkit config unasked` changes this size. Files that are deleted from the repository are kept, and named.
+    data set, or its address. Only new and changed files are fetched. Files that are deleted from the repository are
+    kept, and named.
+
+    Asks before it fetches more than 1 GB in all; `hnetkit config unasked` changes this size.
 
     Files that you have are not fetched again, and models deleted from the site are kept. Every file that is fetched or
     skipped is listed, with the reason. An interrupted sync resumes where it left off.
@@ -435,6 +469,7 @@ def sync_command(
             session.subscription(remove)  # it must be there
         elif remove is not None:
             session.unsubscribe(remove)
+            output.note(f"{remove} is not saved any more; fetched files stay")
         if subscriptions or remove is not None:
             output.rows(session.subscriptions(), columns=["name", "filters", "synced_at"])
             return
@@ -447,18 +482,22 @@ def sync_command(
             if before.get(save, wanted) != wanted:
                 output.note(f"{save} had other filters until now: {_words(before[save])}")
             session.subscribe(save, wanted)
+            output.note(f"saved as {save}: {_words(wanted)}; hnetkit sync {argument(save)} runs it again")
         with byte_progress("reading", quiet=output.quiet) as report:
             session.survey(report)
-        with step_progress("listing", quiet=output.quiet) as report:
+        text = None if isinstance(wanted, Filters) else wanted.text
+        with _failing_as_row(text, output), step_progress("listing", quiet=output.quiet) as report:
             plan = session.plan(wanted, all_versions=all_versions, listed=lambda count: report(count, count))
+        if plan.filters is not None and not (plan.models or plan.failed or plan.filters.ids):
+            output.note(_nothing_found(plan.filters))
         if dry_run:
             show_plan(plan, output)
             return
         output.note(_stored_note(plan) if metadata_only else _plan_note(plan))
         if plan.to_fetch and not metadata_only:
             refill = may_refill(session, refill=refill, yes=yes)
-            is_large = plan.repository is not None and asks_above(plan.bytes_to_fetch)
-            if is_large or (plan.filters is not None and plan.filters.is_everything):
+            is_everything = plan.filters is not None and plan.filters.is_everything
+            if is_everything or asks_above(plan.bytes_to_fetch):
                 _confirm_plan(plan, session, yes=yes)
         with fetching_progress(session, output) as progress:
             found = session.carry_out(
@@ -473,7 +512,7 @@ def _ids(text: str | None) -> tuple[int, ...]:
     try:
         given = read_regular(text[1:], most=_MOST_IDS).decode() if text.startswith("@") else text
     except OSError as error:
-        raise NotFound(f"{text[1:]}: {error.strerror}") from error
+        raise not_opened(text[1:], error) from error
     except ValueError as error:
         raise UsageError(f"{text[1:]}: not a list of numbers: {error}") from error
     words = [word for word in re.split(r"[\s,]+", given.removeprefix("\ufeff")) if word]
@@ -482,6 +521,10 @@ def _ids(text: str | None) -> tuple[int, ...]:
             f"--ids {text[:60]}: not numbers of models", hint="for example --ids 4209,3810 or --ids @list.txt"
         )
     return tuple(dict.fromkeys(map(int, words)))
+
+
+def _nothing_found(filters: Filters) -> str:
+    return "nothing found" + ("" if filters.nsfw else "; --nsfw also finds what the site marks so")
 
 
 def _model_row(model: CivitaiModel) -> Row:

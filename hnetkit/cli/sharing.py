@@ -55,7 +55,12 @@ _COLUMNS = ["path", "size_bytes", "sha256"]
 @option("-y", "--yes", section=_UPLOAD, is_flag=True, help="Agree to all without being asked.")
 @option("--out", section=OUTPUT, required=True, metavar="FOLDER", help="Write to this folder, a new or an empty one.")
 @option("--overwrite", section=OUTPUT, is_flag=True, help="Update FOLDER if `share` made it before.")
-@option("--dry-run", section=OUTPUT, is_flag=True, help="Show what FOLDER would hold, and its card; write nothing.")
+@option(
+    "--dry-run",
+    section=OUTPUT,
+    is_flag=True,
+    help="Show what FOLDER would hold, and its card, or what of it would be uploaded; write nothing.",
+)
 @output_options
 def share_command(
     names: tuple[str, ...],
@@ -88,33 +93,47 @@ def share_command(
       hnetkit share outline --out outline-repo --license mit --dry-run
       hnetkit share outline --out outline-repo --license mit --upload me/outline
     """
+    from hnetkit.hub import repository_name
     from hnetkit.sharing.folder import ShareFolder, made_before
 
+    if upload is not None:
+        upload = repository_name(upload)
     if private and upload is None:
         raise UsageError("--private is for an upload", hint="--upload OWNER/REPO")
-    if not names and (upload is None or pictures or license is not None or overwrite or dry_run):
+    if not names and (upload is None or pictures or license is not None or overwrite):
         raise UsageError("say what to share", hint="hnetkit share NAME --out FOLDER")
     plan = _plan(names, pictures, license, output) if names else None
     if plan is None:
         folder = ShareFolder.read(out)
-    elif dry_run:
-        _show_plan(plan, out, upload, output, overwrite=overwrite)
-        return
     elif upload is not None and not overwrite and (earlier := made_before(out, plan.contents)) is not None:
         output.note(f"{out} is there: it is uploaded as it is; --overwrite makes it anew")
         folder = earlier
+    elif dry_run:
+        _show_plan(plan, out, upload, output, overwrite=overwrite)
+        return
     else:
         folder = _written(plan, out, output, overwrite=overwrite, yes=yes)
+    if dry_run:
+        _show_files(folder, None, output)
+        _note_others(folder, output)
+        output.note(
+            f"would be: {counted(len(folder.files), 'file')}, {size_text(folder.size_bytes)}, uploaded to {upload}"
+        )
+        return
     address = None if upload is None else _upload(folder, upload, output, private=private, yes=yes)
+    _show_files(folder, address, output)
+    if upload is None:
+        again = f"hnetkit share --out {argument(out, is_path=True)} --upload OWNER/REPO"
+        output.note(f"README.md is yours to edit; then: {again}")
+
+
+def _show_files(folder: ShareFolder, address: str | None, output: Output) -> None:
     hashes = folder.hashes()
     rows = [
         {"path": str(path), "size_bytes": path.stat().st_size, "sha256": hashes[name], "uploaded": address}
         for name, path in folder.paths().items()
     ]
     output.rows(rows, columns=_COLUMNS, text=lambda row: f"{row['path']}  {size_text(row['size_bytes'])}")
-    if upload is None:
-        again = f"hnetkit share --out {argument(out, is_path=True)} --upload OWNER/REPO"
-        output.note(f"README.md is yours to edit; then: {again}")
 
 
 def _plan(names: Sequence[str], pictures: Sequence[str], license: str | None, output: Output) -> Share:
@@ -131,11 +150,14 @@ def _plan(names: Sequence[str], pictures: Sequence[str], license: str | None, ou
 def _written(plan: Share, out: str, output: Output, *, overwrite: bool, yes: bool) -> ShareFolder:
     from hnetkit.sharing.folder import require_writable
 
-    require_writable(out, overwrite=overwrite)
+    earlier = require_writable(out, overwrite=overwrite)
     if plan.doubts:
         confirm(_question(plan), yes=yes)
     with step_progress("Writing", quiet=output.quiet) as progress:
-        return plan.write(out, overwrite=overwrite, progress=progress)
+        folder = plan.write(out, overwrite=overwrite, progress=progress)
+    if gone := plan.without(earlier):
+        output.note(f"removed, because it is not in this share: {', '.join(gone)}")
+    return folder
 
 
 def _question(plan: Share) -> str:
@@ -148,12 +170,14 @@ def _question(plan: Share) -> str:
 def _show_plan(plan: Share, out: str, upload: str | None, output: Output, *, overwrite: bool) -> None:
     from hnetkit.sharing.folder import require_writable
 
-    require_writable(out, overwrite=overwrite)
+    earlier = require_writable(out, overwrite=overwrite)
     for doubt in plan.doubts:
         output.note(f"would be asked about: {doubt}")
     rows: list[Row] = [{"path": str(Path(out, name)), "card": None} for name in plan.files()]
     rows[-1]["card"] = plan.card()
     output.rows(rows, columns=["path"], text=_planned_lines)
+    if gone := plan.without(earlier):
+        output.note(f"would be removed: {', '.join(gone)}")
     output.note(f"would be: {counted(len(rows), 'file')}{'' if upload is None else f', uploaded to {upload}'}")
 
 
@@ -163,9 +187,13 @@ def _planned_lines(row: Row) -> list[str]:
 
 def _upload(folder: ShareFolder, repo: str, output: Output, *, private: bool, yes: bool) -> str:
     uploading = folder.uploading(repo, private=private)
-    if others := folder.others():
-        output.note(f"not uploaded, because `share` did not make it: {', '.join(others)}")
+    _note_others(folder, output)
     confirm(uploading.question, yes=yes)
     commit = uploading.carry_out(bars=not output.quiet and is_terminal(sys.stderr))
     output.note(f"{uploading.repository.url} has it" if commit else f"{uploading.repository.url} had all of it already")
     return uploading.repository.url
+
+
+def _note_others(folder: ShareFolder, output: Output) -> None:
+    if others := folder.others():
+        output.note(f"not uploaded, because `share` did not make it: {', '.join(others)}")

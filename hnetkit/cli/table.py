@@ -26,8 +26,9 @@ def table_lines(headers: Sequence[str], rows: Sequence[Sequence[str]], most: int
     """
     lengths = [[_length(cell) for cell in column] for column in zip(headers, *rows, strict=True)]
     widths = [max(length[0] + _BETWEEN, *length) for length in lengths]
-    if most is not None:
-        widths = _fitting([max(length) for length in lengths] if _total(widths) > most else widths, most)
+    if most is not None and _total(widths) > most:
+        columns = list(zip(headers, *rows, strict=True))
+        widths = _fitting([max(length) for length in lengths], columns, most)
     yield from _lines(headers, widths)
     yield (" " * _BETWEEN).join("-" * width for width in widths)
     for row in rows:
@@ -49,15 +50,36 @@ def _total(widths: Sequence[int]) -> int:
     return sum(widths) + _BETWEEN * (len(widths) - 1)
 
 
-def _fitting(widths: list[int], most: int) -> list[int]:
-    """Returns widths that fit together: the widest columns are made narrower."""
-    while _total(widths) > most and max(widths) > _NARROWEST:
-        widest = max(range(len(widths)), key=lambda column: widths[column])
-        second = max([_NARROWEST, *(width for width in widths if width < widths[widest])])
-        widths[widest] = max(second, widths[widest] - max(1, _total(widths) - most))
-        if widths[widest] == second and _total(widths) > most:
-            widths[widest] = max(_NARROWEST, second - 1)
+def _fitting(widths: list[int], columns: Sequence[Sequence[str]], most: int) -> list[int]:
+    """Returns widths that fit together.
+
+    Lines are broken between words as long as that is enough; then within those of headers, and at last within any.
+    """
+    words = [_longest_word(cells) for _, *cells in columns]
+    headers = [_longest_word(header) for header, *_ in columns]
+    for least in (map(max, words, headers), words, [_NARROWEST] * len(words)):
+        widths = _narrowed(widths, [max(_NARROWEST, each) for each in least], most)
     return widths
+
+
+def _narrowed(widths: list[int], least: list[int], most: int) -> list[int]:
+    """Returns widths of which the widest are made narrower, none below its least, until all fit or none may be."""
+    widths = list(widths)
+    while _total(widths) > most:
+        free = [column for column, width in enumerate(widths) if width > least[column]]
+        if not free:
+            break
+        widest = max(free, key=lambda column: widths[column])
+        second = max([0, *(widths[column] for column in free if widths[column] < widths[widest])])
+        excess = _total(widths) - most
+        widths[widest] = max(least[widest], min(widths[widest] - 1, max(second, widths[widest] - excess)))
+    return widths
+
+
+def _longest_word(cells: str | Sequence[str]) -> int:
+    """Returns how many columns the longest part takes that is not continued on the next line, of one cell or many."""
+    texts = {cells} if isinstance(cells, str) else set(cells)
+    return max((_length(part.rstrip()) for text in texts for part in _PARTS.findall(text)), default=0)
 
 
 def _lines(cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:

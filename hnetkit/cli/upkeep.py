@@ -10,6 +10,7 @@ from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.remote import (
+    confirm_fetch,
     downloads_option,
     fetch_options,
     fetching_progress,
@@ -18,14 +19,16 @@ from hnetkit.cli.remote import (
     note_bad,
     open_session,
     refill_option,
+    result_rows,
     show_results,
+    yes_option,
 )
 from hnetkit.errors import UsageError
-from hnetkit.text import counted
+from hnetkit.settings import asks_above
+from hnetkit.text import counted, size_text
 
 if TYPE_CHECKING:
     from hnetkit.sources.civitai_models import BadRecord
-    from hnetkit.sources.maintenance import Damage
 
 
 @command("updates")
@@ -89,9 +92,8 @@ def identify_command(again: bool, dump: str | None, output: Output) -> None:
     failed: list[BadRecord] = []
     with open_session() as session, byte_progress("reading", quiet=output.quiet or dump is None) as report:
         found = session.identify(again=again, dump=dump, progress=report, failed=failed.append)
-    output.rows(
-        found.files, columns=["path", "model", "version", "creator", "model_id", "version_id"], text=_identity_line
-    )
+    columns = ["path", "model", "version", "creator", "model_id", "version_id", "state", "reason"]
+    output.rows(found.files, columns=columns, text=_identity_line)
     files, checkpoints = (sum(row["model_id"] is not None for row in rows) for rows in (found.files, found.checkpoints))
     known = f"{files} of {counted(len(found.files), 'file')} known"
     output.note(
@@ -105,9 +107,10 @@ def identify_command(again: bool, dump: str | None, output: Output) -> None:
 @command("repair")
 @downloads_option("--dry-run", is_flag=True, help="List what is missing or damaged, and fetch nothing.")
 @refill_option
+@yes_option
 @fetch_options
 @output_options
-def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output: Output) -> None:
+def repair_command(dry_run: bool, refill: bool, yes: bool, fetching: dict[str, Any], output: Output) -> None:
     """Fetch files again that are missing or damaged, and networks of an import.
 
     Networks that `hnetkit import` told of and that are not here are fetched under the names that they had; where
@@ -120,34 +123,34 @@ def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output
     checked; then it is moved to the library's folder .quarantine. Another network that somebody put in its place is
     kept.
 
+    Asks before it fetches more than 1 GB in all; `hnetkit config unasked` changes this size.
+
     \b
     Examples:
       hnetkit repair --dry-run
       hnetkit repair
     """
+    from hnetkit.sources.results import of_damage
+
     with open_session(**fetching) as session:
         with step_progress("reading", quiet=output.quiet) as report:
             damages = session.damages(report)
         if dry_run:
-            output.rows(map(_damage_row, damages), columns=["state", "path", "reason"], text=_damage_line)
+            result_rows(map(of_damage, damages), output, text=_damage_line)
             count = sum(damage.is_to_fetch for damage in damages)
             is_whole = all(damage.what == "kept" for damage in damages)
             output.note("nothing is missing or damaged" if is_whole else f"{count} to fetch again")
             return
-        refill = may_refill(session, refill=refill) if damages else refill
+        refill = may_refill(session, refill=refill, yes=yes) if damages else refill
+        to_fetch = [damage for damage in damages if damage.is_to_fetch]
+        size = sum(damage.size_bytes or 0 for damage in to_fetch)
+        if to_fetch and asks_above(size):
+            confirm_fetch(len(to_fetch), size_text(size), session, yes=yes)
         with fetching_progress(session, output) as progress:
             found = session.repair(damages, refill=refill, progress=progress)
     if not found:
         output.note("nothing is missing or damaged")
     show_results(found, output)
-
-
-def _damage_row(damage: Damage) -> Row:
-    from hnetkit.sources.results import NO_SOURCE
-
-    told = damage.imported
-    reason = damage.reason if told is None else f"from {told.reference}" if told.reference else NO_SOURCE
-    return {"state": damage.what, "path": damage.path, "reason": reason}
 
 
 def _damage_line(row: Row) -> str:
@@ -157,6 +160,8 @@ def _damage_line(row: Row) -> str:
 
 def _identity_line(row: dict[str, Any]) -> str:
     if row["model_id"] is None:
-        return f"{row['path']}  not known"
+        return f"{row['path']}  {row['reason'] or 'not known'}"
+    if row["model"] is None:
+        return f"{row['path']}  model:{row['model_id']} version:{row['version_id']}"
     creator = f" by {row['creator']}" if row["creator"] else ""
     return f"{row['path']}  {row['model']} {row['version']}{creator}"

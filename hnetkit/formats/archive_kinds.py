@@ -18,20 +18,22 @@ class ArchiveKind:
     Attributes:
         suffix: in lower case.
         title: in messages.
+        tool: prints what a packed file holds, with ``-dc``; None for an archive.
     """
 
     suffix: str
     title: str
+    tool: str | None = None
 
 
 _TAR, _PACKED_TAR = ArchiveKind(".tar", "a tar archive"), ArchiveKind(".tar.gz", "a tar archive packed with gzip")
-_GZIP = ArchiveKind(".gz", "a file packed with gzip")
+_GZIP = ArchiveKind(".gz", "a file packed with gzip", "gzip")
 _BEGINNINGS = (
     (b"Rar!", ArchiveKind(".rar", "a RAR archive")),
     (b"7z\xbc\xaf\x27\x1c", ArchiveKind(".7z", "a 7-Zip archive")),
-    (b"BZh", ArchiveKind(".bz2", "a file packed with bzip2")),
-    (b"\xfd7zXZ\0", ArchiveKind(".xz", "a file packed with xz")),
-    (b"\x28\xb5\x2f\xfd", ArchiveKind(".zst", "a file packed with Zstandard")),
+    (b"BZh", ArchiveKind(".bz2", "a file packed with bzip2", "bzip2")),
+    (b"\xfd7zXZ\0", ArchiveKind(".xz", "a file packed with xz", "xz")),
+    (b"\x28\xb5\x2f\xfd", ArchiveKind(".zst", "a file packed with Zstandard", "zstd")),
 )
 SUFFIXES = (_TAR.suffix, _GZIP.suffix, ".tgz", *(kind.suffix for _, kind in _BEGINNINGS))
 """What the names of such files end with, in lower case."""

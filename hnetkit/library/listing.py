@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.base_models import fitting, require_base_model
-from hnetkit.errors import UsageError
+from hnetkit.errors import UsageError, did_you_mean
 from hnetkit.text import argument, size_text
 
 if TYPE_CHECKING:
@@ -77,6 +77,23 @@ def list_networks(
     lost = registry.catalogue.lost()
     rows = in_order(found, sort, reverse=reverse)
     return [_shown(row) | {"gone": lost.get(row["content_hash"])} for row in rows]
+
+
+def nearest_filters(
+    registry: Registry, *, tags: Iterable[str] = (), width: int | None = None, activation: str | None = None
+) -> list[str]:
+    """Returns, in words, the nearest that some network has to each of these that no network has."""
+    networks, near = registry.networks, list[str]()
+    for tag in tags:
+        if not networks.tagged(tag) and (like := did_you_mean(tag, networks.tags())):
+            near.append(f"the tag {like}")
+    if width is not None and not networks.of_width(width):
+        near += [f"the width {each}" for each in sorted(networks.widths(), key=lambda each: abs(each - width))[:1]]
+    if activation is not None:
+        known = {row["activation"] for row in networks.listing("activation")} - {None}
+        if activation.lower() not in known and (like := did_you_mean(activation, known)):
+            near.append(f"the activation {like}")
+    return near
 
 
 def in_order(rows: list[Row], sort: str, *, reverse: bool = False) -> list[Row]:

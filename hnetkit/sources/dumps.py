@@ -17,15 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hnetkit.errors import FileRefused, NotFound
-from hnetkit.files import READ_FLAGS
+from hnetkit.errors import FileRefused
+from hnetkit.files import READ_FLAGS, not_opened
+from hnetkit.formats.archive_kinds import ArchiveKind, archive_kind
 from hnetkit.limits import parse_json
 from hnetkit.registry.dumps import HINT, MOST_MADE, MOST_RECORD, records_in_database
 from hnetkit.sources.civitai import SOURCE, Failed
 from hnetkit.sources.civitai_models import BadRecord, CivitaiModel, parse_id, parse_model
+from hnetkit.text import argument
 
 MOST_NAMED = 1000
 """Lines without a record, and records that cannot be read, that are named; further ones are only counted."""
+_HEAD = 4096  # bytes that tell what kind of file it is
 _DIGITS = re.compile(rb'"([0-9a-fA-F]{64}|[0-9a-fA-F]{10})"')
 
 
@@ -85,11 +88,11 @@ def find_in_dump(
         progress: called with the bytes of lines that were read, and with all.
 
     Raises:
-        NotFound: there is no such file, or it cannot be read.
+        NotFound: there is no such file.
         FileRefused: it is no such dump, or is damaged.
     """
     with _opened(path) as file, _named(failed) as failed:
-        beginning = file.read(64)
+        beginning = file.read(_HEAD)
         file.seek(0)
         models: Iterator[CivitaiModel]
         if beginning.startswith(b"SQLite format 3\0"):
@@ -99,11 +102,22 @@ def find_in_dump(
             models = _models_of_lines(path, file, wanted, failed, progress)
         elif beginning.startswith(b"PK\3\4"):
             raise FileRefused(f"{path}: a zip, and no dump", hint="unpack it, and give the civitai.sqlite in it")
+        elif (kind := archive_kind(beginning)) is not None:
+            raise FileRefused(f"{path}: {kind.title}, and no dump", hint=_unpacking(path, kind))
         else:
             raise FileRefused(f"{path}: no dump of Civitai's records", hint=HINT)
         for model in models:
             if versions := wanted.versions_of(model):
                 yield Match(model, versions)
+
+
+def _unpacking(path: Path, kind: ArchiveKind) -> str:
+    """Returns the commands that unpack a dump, and then look it up."""
+    if kind.tool is None or os.name == "nt":
+        return "unpack it, and give the file in it: hnetkit identify --dump FILE"
+    unpacked = path.with_suffix("") if path.suffix == kind.suffix else path.with_suffix(".jsonl")
+    packed, plain = argument(path, is_path=True), argument(unpacked, is_path=True)
+    return f"{kind.tool} -dc {packed} > {plain}, then: hnetkit identify --dump {plain}"
 
 
 @contextmanager
@@ -129,7 +143,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             raise FileRefused(f"{path}: not a regular file", hint=HINT)
         handle = os.open(path, READ_FLAGS)
     except OSError as error:
-        raise NotFound(f"{path}: {error.strerror}") from error
+        raise not_opened(path, error) from error
     with open(handle, "rb") as file:
         yield file
 

@@ -19,7 +19,8 @@ from pathlib import PurePath
 from typing import IO, Any, cast
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError, failure_of
-from hnetkit.files import new_file, refuse_all_but
+from hnetkit.files import new_file, not_opened, refuse_all_but
+from hnetkit.formats.archive_kinds import archive_kind
 from hnetkit.library.examining import Progress
 from hnetkit.library.library import AnyPath, Library
 from hnetkit.library.resolve import require_alias
@@ -30,7 +31,7 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE
 from hnetkit.sources.civitai_models import parse_model, parts_left_out
 from hnetkit.sources.export_shapes import MOST_FILES, MOST_NAME, SHAPES, is_sha256
-from hnetkit.sources.hub_plans import hub_item, store_items, without_listing
+from hnetkit.sources.hub_plans import hub_item, store_items, without_listings
 from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import HubFile, parse_repo
 from hnetkit.sources.single_files import References
@@ -52,6 +53,7 @@ STEP_S = 0.5
 """Seconds of a transaction: what an interruption loses."""
 
 _NAMED = 3  # omitted parts of one line that its message names
+_HEAD = 4096  # bytes that tell a compressed file
 _HINT = "give a file that `hnetkit export` wrote"
 Record = Mapping[str, Any]
 
@@ -96,7 +98,7 @@ def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
         }
     of_repos = _hub_files(registry)
     for row in models:
-        raw = without_listing(registry.catalogue.raw(row["source"], row["remote_id"]))
+        raw = without_listings(registry.catalogue.raw(row["source"], row["remote_id"]))
         about = {"kind": "model", "source": row["source"], "id": row["remote_id"]}
         told = {"files": of_repos.get(row["remote_id"], [])} if row["source"] == HUB else {}
         yield about | {"state": row["state"], "state_since": row["state_since"], "raw": raw} | told
@@ -288,8 +290,9 @@ def _parse_line(line: str | bytes, *, is_first: bool) -> Record:
 
 def _refuse_other_forms(beginning: bytes) -> None:
     """Raises HnetkitError if an export was compressed, or written by a shell in another encoding."""
-    if beginning.startswith(b"\x1f\x8b"):
-        raise HnetkitError("compressed by gzip", hint="gzip -dc FILE | hnetkit import -")
+    kind = archive_kind(beginning[:_HEAD])
+    if kind is not None and kind.tool is not None:
+        raise HnetkitError(f"compressed by {kind.tool}", hint=f"{kind.tool} -dc FILE | hnetkit import -")
     if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         shell = "Get-Content FILE | Set-Content -Encoding utf8 NEW, in PowerShell, then hnetkit import NEW"
         hint = shell if os.name == "nt" else "iconv -f UTF-16 -t UTF-8 FILE | hnetkit import -"
@@ -416,6 +419,7 @@ def import_library(
 
     Raises:
         HnetkitError: the first line is not the header of an export; nothing was imported.
+        NotFound: there is no such file.
         UsageError: it is larger than any export.
         RegistryError, DiskFull: nothing more can be stored.
     """
@@ -427,13 +431,20 @@ def import_library(
         progress(done, max(total, done))
 
     with ExitStack() as stack:
-        given = stack.enter_context(open(source, "rb")) if isinstance(source, str | os.PathLike) else source
+        given = stack.enter_context(_opened(source)) if isinstance(source, str | os.PathLike) else source
         whole = stack.enter_context(_buffered(given))
         start = whole.tell()
         whole.seek(0, os.SEEK_END)
         total = whole.tell() - start
         whole.seek(start)
         return import_records(library.registry, _lines(whole), came=came)
+
+
+def _opened(path: AnyPath) -> IO[bytes]:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise not_opened(path, error) from error
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from hnetkit.library.remove import trashed
@@ -34,7 +36,9 @@ from hnetkit.sources.presence import versions_here
 from hnetkit.sources.references import Reference
 
 _GIT = "GIT"  # of the hashes that the catalog keeps: git's id of a file that is in git itself
-_MOST_KEPT = 8 << 20  # bytes of a listing as JSON; a larger one is asked for again each time
+_LISTINGS = "listings"  # key of a stored record
+_MOST_KEPT = 8 << 20  # bytes of a repository's listings as JSON; what is over that is asked for again each time
+_MOST_REVISIONS = 20  # of a repository, whose listings are kept
 
 
 def plan_repository(registry: Registry, hub: Hub, ref: Reference) -> FetchPlan:
@@ -55,13 +59,14 @@ def plan_repository(registry: Registry, hub: Hub, ref: Reference) -> FetchPlan:
 
 def add_repository(registry: Registry, hub: Hub, ref: Reference, plan: FetchPlan) -> None:
     """Adds to a plan what a reference selects of a repository, as `plan_repository` has it."""
-    known = known_listing(registry, ref.repo)
+    known = known_listings(registry, ref.repo)
     failed: list[BadRecord] = []
     listing = hub.look_up(ref, known, failed=failed.append)
     plan.failed += failed
     plan.items += plan_hub(registry, listing.repo, wanted_files(listing, ref), ref)
     if not any(bad.cuts_list for bad in failed):
-        plan.lost += _lost_files(registry, known, listing, ref)
+        before = next((earlier for earlier in known if earlier.revision == listing.revision), None)
+        plan.lost += _lost_files(registry, before, listing, ref)
     plan.listings.append(listing)
 
 
@@ -126,11 +131,11 @@ def hub_item(repo: Repo, file: HubFile, commit: str | None = None, path: str | N
 
 
 def _lost_files(registry: Registry, before: Listing | None, now: Listing, ref: Reference) -> list[FetchItem]:
-    """Returns what the library has of files that a repository had when it was last listed, and does not have now.
+    """Returns what the library has of files that a revision had when it was last listed, and does not have now.
 
     Also where `ref` selects others: the list is stored as a whole, and the next one is compared with this.
     """
-    if before is None or before.revision != now.revision or before.repo.commit == now.repo.commit:
+    if before is None or before.repo.commit == now.repo.commit:
         return []
     there = {file.path for file in now.files} | {file.content for file in now.files if file.content}
     lost = [file for file in before.files if not there & {file.path, file.content}]
@@ -151,22 +156,28 @@ def hub_repositories(registry: Registry) -> list[str]:
     return sorted({repo_of(model) for model in versions_here(registry, SOURCE)})
 
 
-def known_listing(registry: Registry, name: str) -> Listing | None:
-    """Returns the files of a repository as it was last listed; None where that was never, or is not kept."""
+def known_listings(registry: Registry, name: str) -> list[Listing]:
+    """Returns the files of a repository as each of its revisions was last listed, the latest first."""
     raw = registry.catalogue.raw(SOURCE, name) or {}
-    repo, listing = parse_repo(raw), raw.get("listing")
-    if repo is None or listing is None:
-        return None
-    try:
-        files = tuple(HubFile(*file) for file in listing["files"])
-        return Listing(replace(repo, commit=str(listing["commit"])), listing["revision"], files)
-    except (KeyError, TypeError):  # not as we keep it
-        return None
+    repo, found = parse_repo(raw), list[Listing]()
+    if repo is None:
+        return found
+    for listing in _kept_listings(raw):
+        with suppress(KeyError, TypeError):  # not as we keep it
+            files = tuple(HubFile(*file) for file in listing["files"])
+            found.append(Listing(replace(repo, commit=str(listing["commit"])), listing["revision"], files))
+    return found
 
 
-def without_listing(raw: Any) -> Any:
+def _kept_listings(raw: Mapping[str, Any]) -> list[Any]:
+    """Returns the listings in the record of a repository."""
+    listings = raw.get(_LISTINGS)
+    return listings if isinstance(listings, list) else []
+
+
+def without_listings(raw: Any) -> Any:
     """Returns the record of a repository that is worth telling another machine."""
-    return {key: value for key, value in raw.items() if key != "listing"} if isinstance(raw, Mapping) else raw
+    return {key: value for key, value in raw.items() if key != _LISTINGS} if isinstance(raw, Mapping) else raw
 
 
 def store_listings(registry: Registry, plan: FetchPlan) -> None:
@@ -183,36 +194,48 @@ def _store_listing(registry: Registry, listing: Listing, items: Iterable[FetchIt
         "revision": listing.revision,
         "files": [[file.path, file.size_bytes, file.sha256, file.blob] for file in listing.files],
     }
+    earlier = _kept_listings(registry.catalogue.raw(SOURCE, listing.repo.name) or {})
+    others = [other for other in earlier if isinstance(other, dict) and other.get("revision") != listing.revision]
     known = {row[:3] for row in registry.catalogue.contents(listing.repo.name)}
     new = [item for item in items if (item.model_id, item.version_id, item.file_id) not in known]
-    store_items(registry, listing.repo, new, kept if len(json.dumps(kept)) <= _MOST_KEPT else {})
+    store_items(registry, listing.repo, new, list(_within_limits([kept, *others])))
 
 
-def store_repo(registry: Registry, repo: Repo, listing: Mapping[str, Any] | None = None) -> int:
+def _within_limits(listings: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yields the listings, the latest first, for which there is room in a record; one that is too large is left out."""
+    room = _MOST_KEPT
+    for listing in islice(listings, _MOST_REVISIONS):
+        size = len(json.dumps(listing))
+        if size <= room:
+            room -= size
+            yield listing
+
+
+def store_repo(registry: Registry, repo: Repo, listings: Sequence[Mapping[str, Any]] | None = None) -> int:
     """Stores a repository as a model; returns the model's row number.
 
     Args:
         registry: of the library.
         repo: to be stored.
-        listing: of its files; an empty one forgets the earlier, None keeps it.
+        listings: of its files, for revisions; None keeps those that are stored.
     """
     owner = repo.name.removeprefix(DATASETS).partition("/")[0]
     about = {"name": repo.name, "creator": owner, "tags": repo.tags, "downloads": repo.downloads}
     raw: dict[str, Any] = {"id": repo.name, "sha": repo.commit, "tags": repo.tags, "downloads": repo.downloads}
-    if listing is None:
-        listing = (registry.catalogue.raw(SOURCE, repo.name) or {}).get("listing")
-    raw |= {"listing": listing} if listing else {}
+    if listings is None:
+        listings = _kept_listings(registry.catalogue.raw(SOURCE, repo.name) or {})
+    raw |= {_LISTINGS: listings} if listings else {}
     return registry.catalogue.put_model(SOURCE, repo.name, {**about, "state": "listed"}, raw)
 
 
 def store_items(
-    registry: Registry, repo: Repo, items: Iterable[FetchItem], listing: Mapping[str, Any] | None = None
+    registry: Registry, repo: Repo, items: Iterable[FetchItem], listings: Sequence[Mapping[str, Any]] | None = None
 ) -> dict[str, int]:
     """Stores a repository and files of it, each with its commit as the version; returns file -> its row number.
 
     What an archive has of one network is a model of its own.
     """
-    models = {repo.name: store_repo(registry, repo, listing)}
+    models = {repo.name: store_repo(registry, repo, listings)}
     versions: dict[tuple[str, str], int] = {}
     rows = {}
     for item in items:  # models and versions once: a repository may have thousands of files

@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -25,7 +25,7 @@ from hnetkit.errors import (
     UsageError,
 )
 from hnetkit.files import MODEL_SUFFIXES
-from hnetkit.hub import REPO, endpoint, hub_token, token_hint
+from hnetkit.hub import REPO, REVISION_HINT, endpoint, hub_token, missing_hint, token_hint
 from hnetkit.registry.columns import text_of
 from hnetkit.sources.civitai import Failed, ignore_record
 from hnetkit.sources.civitai_models import BadRecord, parse_int
@@ -140,12 +140,12 @@ class Hub:
             raise Unreachable("the hub is not asked: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE")
         return self._client
 
-    def look_up(self, ref: Reference, known: Listing | None = None, *, failed: Failed = ignore_record) -> Listing:
+    def look_up(self, ref: Reference, known: Iterable[Listing] = (), *, failed: Failed = ignore_record) -> Listing:
         """Returns the files of a repository, at the current commit of a reference's revision.
 
         Args:
             ref: of kind ``"hub"``.
-            known: an earlier listing of the repository, which is the answer again where its commit is the current one.
+            known: earlier listings of the repository; one whose commit is the current one is the answer again.
             failed: called with what cannot be used of the hub's answer.
 
         Raises:
@@ -163,8 +163,9 @@ class Hub:
         )
         if repo.renamed is not None:
             warnings.warn(f"{ref.text}: the repository is named {repo.renamed} by now", stacklevel=2)
-        if known is not None and known.repo.commit == repo.commit:
-            return Listing(repo, ref.revision, known.files)
+        for listing in known:
+            if listing.repo.commit == repo.commit:
+                return Listing(repo, ref.revision, listing.files)
         siblings = info.get("siblings")
         if siblings is not None and not isinstance(siblings, list):
             raise NetworkFailed(f"{ref.text}: the answer of the hub makes no sense")
@@ -189,9 +190,9 @@ class Hub:
         if status in (401, 403) and ("restricted" in message or "credential" in message):
             raise hub_error(status, info, ref.text)
         if status == 404 and "rev id" in message:
-            raise Gone(f"{ref.text}: the repository has no revision {ref.revision}")
+            raise Gone(f"{ref.text}: the repository has no revision {ref.revision}", hint=REVISION_HINT)
         if status in (401, 404):  # a private repository looks missing without access
-            raise Gone(f"{ref.text}: the hub has no such repository, or it is private", hint=token_hint())
+            raise Gone(f"{ref.text}: the hub has no such repository, or it is private", hint=missing_hint())
         if status == 200:
             raise NetworkFailed(f"{ref.text}: the answer of the hub makes no sense")
         raise hub_error(status, info, ref.text)

@@ -63,17 +63,11 @@ def plan_lost(
         all_versions: of the model, not only the newest.
 
     Raises:
-        HnetkitError: `error`, where nobody has it, with who was asked.
+        HnetkitError: `error`, where nobody has it, with who was asked; or where it is here, with the path.
         NotAHypernetwork: CivArchive calls it something else.
     """
     asked: list[str] = []
     rows = _catalogued(registry, ref, all_versions=all_versions)
-    here = [find_network(registry, row["sha256"]) for row in rows]
-    if rows and ref.kind != "hash" and all(path is not None for path in here):
-        # that it is here already is no answer to the question for a model
-        if type(error) is Gone and ref.model is None and isinstance(error.__cause__, Gone):  # says: a wrong number
-            raise Gone(f"{ref.text}: the site has none any more; here is {here[0]}", hint="hnetkit list") from error
-        raise error
     items = [_planned(civitai, row) for row in rows]
     if not items and ref.kind == "hash" and find_network(registry, ref.digits) is not None:
         items.append(plan_by_hash(ref.digits, name=None, size_bytes=None))
@@ -88,7 +82,20 @@ def plan_lost(
         if asked:
             error.args = (f"{error}; also asked: {'; '.join(asked)}",)
         raise error
-    return [as_here(registry, item) for item in items]
+    items = [as_here(registry, item) for item in items]
+    if ref.kind != "hash" and all(item.action == "have" for item in items):
+        # that it is here already is no answer to the question for a model
+        raise _kept_here(ref, error, str(items[0].path)) from error
+    return items
+
+
+def _kept_here(ref: Reference, error: HnetkitError, path: str) -> HnetkitError:
+    """Returns the error for what the site does not give, and is all here."""
+    is_none = type(error) is Gone and isinstance(error.__cause__, Gone)  # it takes the number for a wrong one
+    reason = f"{ref.text}: the site has none any more" if is_none else str(error)
+    return type(error)(
+        f"{reason}; here is {path}", hint="hnetkit list" if isinstance(error, Gone) else error.command_hint
+    )
 
 
 def plan_by_hash(sha256: str, *, name: str | None, size_bytes: int | None) -> FetchItem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -40,6 +40,8 @@ class Identification:
     Attributes:
         files: one row per network file: ``path``, ``sha256``, ``model``, ``version``, ``creator``, ``model_id``,
             ``version_id``, ``checkpoint_model_id``, ``checkpoint_version_id``; None where the site knows none.
+            ``state`` is ``"known"``, ``"unknown"``, or ``"failed"`` where nothing was answered; ``reason`` says so, or
+            what of a known model's record cannot be used.
         checkpoints: one row per checkpoint that a network was trained on: ``checkpoint`` (its hash), ``name``,
             ``model_id``, ``version_id``.
     """
@@ -90,7 +92,7 @@ def identify_by_dump(
             registry.catalogue.put_told_lookup(sha256, str(model), str(version))
     known = registry.catalogue.lookups()
     bases = [{"checkpoint": digits, **{k: row[k] for k in ("model_id", "version_id")}} for digits, row in known.items()]
-    found = _with_checkpoints(list(_identified(registry, files, asked)), bases)
+    found = _with_checkpoints(list(_identified(registry, files, asked, failed)), bases)
     return Identification(found.files, [])
 
 
@@ -120,13 +122,15 @@ def identify_files(
     unknown = sorted({sha for sha in asked.values() if again or _is_due(known.get(sha))})
     failed = [] if failed is None else failed
     answered: set[str | None] = set()
+    unheard = set(unknown)
     for found in civitai.ids_by_hash(unknown, failed=failed.append):
+        unheard -= found.keys()
         with registry.write():
             for sha256, (model, version) in found.items():
                 registry.catalogue.put_lookup(sha256, _text(model), _text(version))
                 answered.add(_text(model))
     _fetch_records(registry, civitai, answered, failed)
-    yield from _identified(registry, files, asked)
+    yield from _identified(registry, files, asked, failed, unheard)
 
 
 def _network_files(registry: Registry) -> tuple[list[Row], dict[int, str]]:
@@ -135,20 +139,38 @@ def _network_files(registry: Registry) -> tuple[list[Row], dict[int, str]]:
     return files, {row["id"]: str(row["source_sha256"] or row["sha256"]) for row in files}
 
 
-def _identified(registry: Registry, files: list[Row], asked: dict[int, str]) -> Iterator[Row]:
-    """Yields what is known of each file by now."""
+def _identified(
+    registry: Registry,
+    files: list[Row],
+    asked: dict[int, str],
+    failed: Iterable[BadRecord],
+    unheard: Collection[str] = (),
+) -> Iterator[Row]:
+    """Yields what is known of each file by now.
+
+    Args:
+        registry: of the library.
+        files, asked: see `_network_files`.
+        failed: records that cannot be used.
+        unheard: hashes about which the site gave no answer.
+    """
+    reasons = {str(id): bad.reason for bad in failed for id in (bad.id, *bad.about) if id is not None}
     known = registry.catalogue.lookups()
     names = _names(registry)
     trained = {row["content_hash"]: row["sd_checkpoint"] for row in registry.networks.with_checkpoint()}
     for row in files:
-        answer = known.get(asked[row["id"]], {"model_id": None, "version_id": None})
+        sha256 = asked[row["id"]]
+        answer = known.get(sha256, {"model_id": None, "version_id": None})
+        is_known, is_unheard = answer["model_id"] is not None, sha256 in unheard
         yield {
+            "state": "known" if is_known else "failed" if is_unheard else "unknown",
             "path": row["path"],
-            "sha256": asked[row["id"]],
+            "sha256": sha256,
             "sd_checkpoint": trained.get(row["content_hash"]),
             "model_id": answer["model_id"],
             "version_id": answer["version_id"],
             **names.get(answer["version_id"] or "", {"model": None, "version": None, "creator": None}),
+            "reason": "the site gave no answer about it" if is_unheard else reasons.get(answer["model_id"] or ""),
         }
 
 
@@ -249,6 +271,12 @@ class Damage:
     @property
     def is_to_fetch(self) -> bool:
         return self.what not in ("kept", "unknown")
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Size of what is to be fetched; None if it is unknown."""
+        of = self.imported or self.job
+        return None if of is None else of.size_bytes
 
 
 def find_damage(

@@ -22,6 +22,7 @@ from hnetkit.sources.presence import find_network, path_of_job
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.sidecar_writer import BARE
 from hnetkit.sources.trust import redact
+from hnetkit.text import argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +128,20 @@ class FetchPlan:
         return sum(item.size_bytes or 0 for item in self.to_fetch)
 
 
-def parse_references(texts: Sequence[str], sha256: str | None, plan: FetchPlan) -> list[Reference]:
+def parse_references(
+    texts: Sequence[str], sha256: str | None, plan: FetchPlan, *, all_versions: bool = False
+) -> list[Reference]:
     """Returns what references mean; one bad one among several goes into the errors of a plan.
 
     Args:
         texts: as typed.
         sha256: that the files at plain addresses must have.
         plan: receives the errors.
+        all_versions: are wanted of each, which only a model has.
 
     Raises:
-        UsageError: none is recognized, or there is a `sha256` for something else than a plain address.
+        UsageError: none is recognized, or there is a `sha256` for something else than a plain address, or
+            `all_versions` for something else than a model.
     """
     parsed: list[Reference] = []
     for text in texts:
@@ -153,6 +158,11 @@ def parse_references(texts: Sequence[str], sha256: str | None, plan: FetchPlan) 
             f"{other.text}: --sha256 is for plain addresses; listed files are checked against the site's own hash",
             hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
         )
+    others = (ref for ref in parsed if ref.kind != "model" and not ref.may_be_model)
+    if all_versions and (other := next(others, None)) is not None:
+        message = f"{other.text}: --all-versions is for models of Civitai"
+        of_model = None if other.model is None else f"hnetkit pull {argument(f'model:{other.model}')} --all-versions"
+        raise UsageError(message, hint=of_model or "leave out --all-versions, or pull what is no model by itself")
     return parsed
 
 

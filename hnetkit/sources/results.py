@@ -36,6 +36,7 @@ class FetchResult:
         model, version, model_id, version_id, file_id: the site's own names and numbers.
         sha256, size_bytes: as the site states.
         paths: in the library; several for an archive.
+        place: where a file was that is missing, or damaged and not replaced; of an import, its name.
         job: its number in the registry.
         error: raised for a reference that could not be resolved.
     """
@@ -52,6 +53,7 @@ class FetchResult:
     sha256: str | None = None
     size_bytes: int | None = None
     paths: tuple[str, ...] = ()
+    place: str | None = None
     job: int | None = None
     error: HnetkitError | None = None
 
@@ -97,10 +99,12 @@ def of_lost(item: FetchItem) -> FetchResult:
 
 def of_errors(plan: FetchPlan) -> list[FetchResult]:
     """Returns the results of the references that could not be resolved."""
-    return [
-        FetchResult("failed", text, getattr(error, "code", "failed"), str(error), error=error)
-        for text, error in plan.errors
-    ]
+    return [of_error(text, error) for text, error in plan.errors]
+
+
+def of_error(text: str, error: HnetkitError) -> FetchResult:
+    """Returns the result of a reference that could not be resolved."""
+    return FetchResult("failed", text, getattr(error, "code", "failed"), str(error), error=error)
 
 
 def of_absent(plan: FetchPlan) -> list[FetchResult]:
@@ -145,7 +149,7 @@ def of_job(registry: Registry, job: Job) -> FetchResult:
         job.sha256,
         job.size_bytes,
         tuple(here) if job.state == "done" else (),
-        job.id,
+        job=job.id,
     )
 
 
@@ -178,16 +182,33 @@ def of_unlisted(id: str, state: str) -> FetchResult:
     return FetchResult(state, f"model:{id}", reason=f"{what}; kept here")
 
 
+def of_damage(damage: Damage) -> FetchResult:
+    """Returns the result of damage that is only looked at."""
+    told = damage.imported
+    reason = damage.reason if told is None else f"from {told.reference}" if told.reference else NO_SOURCE
+    return FetchResult(
+        damage.what,
+        Path(damage.path).name,
+        reason=reason,
+        sha256=damage.sha256,
+        size_bytes=damage.size_bytes,
+        place=damage.path,
+        job=None if damage.job is None else damage.job.id,
+    )
+
+
 def of_left(damage: Damage) -> FetchResult:
     """Returns the result of what is not fetched: another network is in its place, or its source is unknown."""
     if damage.what == "unknown":
-        return FetchResult("unknown", damage.path, "no-source", NO_SOURCE, sha256=damage.sha256)
-    return FetchResult("kept", damage.path, "kept", "another network is there, and is kept")
+        return FetchResult("unknown", damage.path, "no-source", NO_SOURCE, sha256=damage.sha256, place=damage.path)
+    return FetchResult("kept", damage.path, "kept", "another network is there, and is kept", place=damage.path)
 
 
-def of_damage(damage: Damage, error: HnetkitError) -> FetchResult:
+def of_irreparable(damage: Damage, error: HnetkitError) -> FetchResult:
     """Returns the result of a damaged file that cannot be fetched again."""
-    return FetchResult("failed", damage.path, "disk", str(error))
+    return FetchResult(
+        "failed", damage.path, getattr(error, "code", "disk"), str(error), sha256=damage.sha256, place=damage.path
+    )
 
 
 def require_all(results: Iterable[FetchResult]) -> None:

@@ -258,7 +258,7 @@ class FetchSession:
             RemoteError: the site does not have what the only reference names, or does not serve it.
         """
         plan = FetchPlan()
-        parsed = parse_references(refs, sha256, plan)
+        parsed = parse_references(refs, sha256, plan, all_versions=all_versions)
         self.survey()
         try:
             self.require_library()
@@ -476,7 +476,7 @@ class FetchSession:
         for damage in found:
             self._begin_imported(damage, begun)
         left = [results.of_left(damage) for damage in damaged if not damage.is_to_fetch]
-        left += [results.of_damage(damage, error) for damage, error in begun.failed]
+        left += [results.of_irreparable(damage, error) for damage, error in begun.failed]
         self._wanted, self._replaced = begun.wanted, begun.replaced
         self._removed = self._trashed_but(damage.sha256 for damage in found)
         fetched = self._fetched(begun.jobs, progress)

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 from click.shell_completion import ShellComplete
+from PIL import Image
 from support import networks
 from support.registry_rows import row as registry_row
 
 from hnetkit.cli import cli, run
-from hnetkit.cli.network_card import network_card
 from hnetkit.errors import NotFound, UsageError
+from hnetkit.facts import facts_of
 from hnetkit.library.known_hashes import LEAST, hash_of_file
 from hnetkit.library.library import Library
 from hnetkit.library.resolve import find_network
@@ -89,6 +90,39 @@ def test_tag_alias_and_note_are_shown_and_searched(library: Path, capsys: pytest
     assert rows(capsys, "show", "ink")[0]["tags"] == []
 
 
+def test_strength_trigger_words_and_preview_are_shown_and_written_beside(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "castle.png")
+    run(["scan", str(library)])
+    capsys.readouterr()
+    said = ["--strength", "0.8", "--trigger-words", "ink wash", "--preview", str(tmp_path / "castle.png")]
+    assert run(["tag", "ink", *said]) == 0
+    card = capsys.readouterr().out
+    for shown in (
+        "weight         0.8 preferred",
+        "trigger words  ink wash",
+        f"preview        {library / 'ink.preview.png'}",
+    ):
+        assert shown in card
+    assert json.loads((library / "ink.json").read_text()) == {"preferred weight": 0.8, "activation text": "ink wash"}
+    assert run(["tag", "ink", "--strength", "", "--trigger-words", "", "--preview", ""]) == 0
+    capsys.readouterr()
+    (row,) = rows(capsys, "show", "ink")
+    assert not {"preferred_weight", "preview"} & {key for said in row["sidecars"] for key in said}
+
+
+@pytest.mark.parametrize(("option", "value"), [("--strength", "much"), ("--strength", "0"), ("--preview", "none.png")])
+def test_a_suggestion_that_is_none_is_one_line(
+    library: Path, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run(["tag", "ink", option, value]) == (4 if option == "--preview" else 2)
+    assert capsys.readouterr().err.startswith("Error: ")
+    assert not (library / "ink.json").exists()
+
+
 @pytest.mark.parametrize("alias", ["", "a:b", "<x>", "a@b", "x" * 201])
 def test_an_alias_that_no_prompt_could_say_is_a_usage_error(library: Path, alias: str) -> None:
     run(["scan", str(library)])
@@ -110,6 +144,41 @@ def test_an_unknown_name_is_exit_4_with_the_nearest(library: Path, capsys: pytes
     capsys.readouterr()
     assert run(["show", "inc"]) == 4
     assert capsys.readouterr().err == "Error: no network named inc\nHint: did you mean ink?\n"
+
+
+@pytest.mark.parametrize("name", ["h1:c2", "another@12ab", "c2aed3"])
+def test_too_few_digits_of_a_hash_are_answered_with_how_many_it_takes(
+    name: str, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run(["show", name]) == 4
+    assert "Hint: a hash has 8 of its digits or more" in capsys.readouterr().err
+
+
+def test_a_network_that_was_moved_is_shown_where_it_is_and_its_bytes_once(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (library / "ink.png").write_bytes(b"a picture")
+    run(["scan", str(library)])
+    (library / "sub").mkdir()
+    for suffix in (".pt", ".png"):
+        (library / f"ink{suffix}").rename(library / "sub" / f"pen{suffix}")
+    run(["scan"])
+    capsys.readouterr()
+    assert run(["show", "pen"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(" sha256 ") == 1
+    assert f"  present        {library / 'sub' / 'pen.pt'}\n" in shown
+    assert shown.endswith(f"  was at         {library / 'ink.pt'}\n")
+    assert [line.split()[1] for line in shown.splitlines() if "  preview " in line] == [
+        str(library / "sub" / "pen.png")
+    ]
+    (library / "sub" / "pen.pt").unlink()
+    run(["scan"])
+    capsys.readouterr()
+    assert run(["show", "pen"]) == 0
+    assert f"  missing        {library / 'sub' / 'pen.pt'}\n" in capsys.readouterr().out
 
 
 def test_forget_asks_and_leaves_the_file(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,6 +365,28 @@ def test_filters_that_nothing_passes_do_not_call_the_library_empty(
     assert "hnetkit scan FOLDER" not in err
 
 
+@pytest.mark.parametrize(
+    ("filters", "meant"),
+    [
+        (["--tag", "lineatr"], "no network has the tag lineatr; did you mean the tag lineart?"),
+        (["--tag", "lineart", "--tag", "zzzz"], "no network has the tag lineart and the tag zzzz"),
+        (["--width", "767"], "no network has the width 767; did you mean the width 768?"),
+        (["--activation", "rellu"], "no network has the activation rellu; did you mean the activation relu?"),
+        (["--activation", "relu", "--tag", "Lineart", "--missing"], "the activation relu"),
+    ],
+)
+def test_a_filter_that_no_network_passes_is_answered_with_the_nearest_that_one_has(
+    filters: list[str], meant: str, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "lineart"])
+    for form in ([], ["--json"], ["--files"]):
+        capsys.readouterr()
+        assert run(["list", *filters, *form]) == 0
+        told = capsys.readouterr().err.rstrip()
+        assert told.endswith(meant if form != ["--files"] else meant.replace("no network", "no file"))
+
+
 def test_a_list_of_files_is_filtered_as_networks_are(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["scan", str(library)])
     capsys.readouterr()
@@ -433,7 +524,7 @@ def test_tagging_shows_the_same_card(listed: Path, capsys: pytest.CaptureFixture
 def test_nothing_of_a_row_is_missing_on_its_card(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is added to a row has to be shown too, or to stand here."""
     (row,) = rows(capsys, "show", "ink")
-    told_by = (network_card, permissions)
+    told_by = (facts_of, permissions)
     code = "".join(Path(each.__code__.co_filename).read_text(encoding="utf-8") for each in told_by)
     keys = {key for one in (row, *row["sites"], *row["sidecars"], *row["files"]) for key in one}
     # shown in other words, or by the site and the sidecars that say it

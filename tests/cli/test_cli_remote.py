@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import sys
 import time
@@ -84,7 +86,9 @@ def test_metadata_alone_is_kept_without_a_file(sites: Sites, home: Path, capsys:
 def test_filters_are_remembered_under_a_name(sites: Sites, capsys: Capture) -> None:
     creator = next(m["creator"]["username"] for m in sites.world.models if isinstance(m.get("creator"), dict))
     assert run(["sync", "--creator", str(creator), "--save", "mine", "--json"]) == 0
-    assert rows(capsys)
+    told = capsys.readouterr()
+    assert json.loads(told.out)
+    assert f"saved as mine: username={creator}; hnetkit sync mine runs it again\n" in told.err
     assert run(["sync", "--subscriptions", "--json"]) == 0
     (saved,) = rows(capsys)
     assert (saved["name"], saved["filters"]) == ("mine", {"username": str(creator)})
@@ -98,7 +102,8 @@ def test_filters_are_remembered_under_a_name(sites: Sites, capsys: Capture) -> N
     assert run(["sync", "mine", "--tag", "x"]) == 2
     capsys.readouterr()
     assert run(["sync", "--unsave", "mine", "--json"]) == 0
-    assert rows(capsys) == []
+    told = capsys.readouterr()
+    assert (json.loads(told.out), told.err) == ([], "mine is not saved any more; fetched files stay\n")
     assert run(["sync", "mine"]) == 4
 
 
@@ -121,6 +126,16 @@ def test_what_sync_does_not_take_is_answered_with_the_command_that_takes_it(
     told = capsys.readouterr().err
     assert told.endswith(f"\nHint: {hint}\n")
     assert text in told or "s3cret" not in told
+
+
+def test_a_sync_whose_filters_find_nothing_says_so(sites: Sites, capsys: Capture) -> None:
+    for command in (["sync"], ["sync", "--dry-run"], ["browse"]):
+        assert run([*command, "--tag", "nosuch"]) == 0
+        assert "nothing found; --nsfw also finds what the site marks so\n" in capsys.readouterr().err
+        assert run([*command, "--tag", "nosuch", "--nsfw"]) == 0
+        assert "nothing found\n" in capsys.readouterr().err
+    assert run(["sync", "--ids", str(sites.world.ids()[0])]) == 0
+    assert "nothing found" not in capsys.readouterr().err
 
 
 def test_browse_shows_what_people_choose_by(sites: Sites, home: Path, capsys: Capture) -> None:
@@ -167,8 +182,49 @@ def test_a_dry_run_of_pull_shows_what_a_dry_run_of_sync_shows_and_makes_not_even
     assert list(home.iterdir()) == []
     assert run(["pull", "--dry-run", f"model:{ids[0]}", "model:5", "--json"]) == 1
     told = capsys.readouterr()
-    assert [row["model_id"] for row in json.loads(told.out)] == ids[:1]
+    assert [(row["state"], row["model_id"] or row["name"]) for row in json.loads(told.out)] == [
+        ("failed", "model:5"),
+        ("fetch", ids[0]),
+    ]
     assert "model:5" in told.err
+
+
+def test_rows_hold_every_reference_that_was_asked_for(
+    sites: Sites, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    there = f"model:{sites.world.ids()[0]}"
+    for command in (["pull"], ["pull", "--dry-run"]):
+        assert run([*command, there, "model:7", "what", "--json"]) == 1
+        told = capsys.readouterr()
+        failed = {row["name"]: row for row in json.loads(told.out) if row["state"] == "failed"}
+        assert (failed["model:7"]["code"], failed["what"]["code"]) == ("gone", "failed")
+        assert all(row["reason"] and row["reason"] in told.err for row in failed.values())
+        assert len(json.loads(told.out)) > len(failed)
+        assert run([*command, "model:7", "--csv"]) == 4
+        assert [line.split(",")[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [["failed", "model:7"]]
+    assert run(["sync", "hf:no/such", "--nl"]) == 5
+    told = capsys.readouterr()
+    assert (json.loads(told.out)["name"], json.loads(told.out)["state"]) == ("hf:no/such", "failed")
+    assert run(["pull", there, "model:7"]) == 1
+    assert "model:7" not in capsys.readouterr().out, "lines of text tell of failures once"
+
+
+def test_what_is_fetched_and_what_is_to_be_repaired_are_rows_with_the_same_columns_and_a_path(
+    sites: Sites, capsys: Capture
+) -> None:
+    model = f"model:{sites.world.ids()[0]}"
+    found = []
+    for command in (["pull", model], ["pull", model], ["pull", model, "--dry-run"]):
+        assert run([*command, "--csv"]) == 0
+        found.append(list(csv.DictReader(io.StringIO(capsys.readouterr().out))))
+    (came,), (had,), (planned,) = found
+    assert came["path"] == had["path"] == planned["path"]
+    Path(came["path"]).unlink()
+    for command in (["repair", "--dry-run", "--refill"], ["repair", "--refill"]):
+        assert run([*command, "--csv"]) == 0
+        (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+        assert (list(row), row["path"]) == (list(came), came["path"])
 
 
 def rows_and_total(capsys: Capture) -> tuple[list[dict[str, object]], str]:
@@ -192,6 +248,34 @@ def test_pull_asks_above_a_size_that_is_a_setting(
     assert bool([r for r in sites.requests if "/download/" in r.path]) != asks
     assert run(["pull", "-y", model]) == 0
     assert run(["pull", model]) == 0, "there is nothing to agree to"
+
+
+@pytest.mark.parametrize("ref", ["hf:a/b", "version:4931", "0123456789", "https://example.org/ink.pt"])
+def test_all_versions_of_what_is_no_model_are_refused_by_name(sites: Sites, capsys: Capture, ref: str) -> None:
+    for refs in ([ref], [f"model:{sites.world.ids()[0]}", ref]):
+        assert run(["pull", *refs, "--all-versions"]) == 2
+        assert f"Error: {ref}: --all-versions is for models of Civitai\n" in capsys.readouterr().err
+    assert run(["pull", "https://civitai.com/models/4209?modelVersionId=4931", "--all-versions"]) == 2
+    assert "Hint: hnetkit pull model:4209 --all-versions\n" in capsys.readouterr().err
+    assert sites.requests == []
+
+
+def test_sync_by_filters_and_repair_ask_above_that_size_too(sites: Sites, capsys: Capture) -> None:
+    model = sites.world.ids()[0]
+    for size, asks in (("1kB", True), ("off", False)):
+        assert run(["config", "unasked", size]) == 0
+        sites.clear()
+        assert run(["sync", "--ids", str(model)]) == (2 if asks else 0)
+        assert ("add -y to agree" in capsys.readouterr().err) == asks
+        assert bool([r for r in sites.requests if "/download/" in r.path]) != asks
+    assert run(["pull", f"model:{model}", "--json"]) == 0
+    (row,) = rows(capsys)
+    Path(str(row["path"])).unlink()
+    assert run(["config", "unasked", "1kB"]) == 0
+    assert run(["repair", "--refill"]) == 2
+    assert "Fetch 1 file (" in capsys.readouterr().err
+    assert run(["repair", "--refill", "-y"]) == 0
+    assert Path(str(row["path"])).is_file()
 
 
 def test_without_a_token_the_exit_code_is_3_and_the_hint_names_the_variable(
@@ -246,12 +330,20 @@ def test_export_and_import_carry_the_words(sites: Sites, tmp_path: Path, capsys:
     capsys.readouterr()
     assert run(["import", str(file), "--json"]) == 0
     assert {row["kind"] for row in rows(capsys)} == {"network", "model"}
-    assert run(["import", str(tmp_path / "no.jsonl")]) == 2
+    capsys.readouterr()
+    for missing in ("no.jsonl", "library.jsonl/no"):
+        for command in (["import"], ["identify", "--dump"], ["inspect"]):
+            assert run([*command, str(tmp_path / missing)]) == 4
+            assert capsys.readouterr().err.startswith(f"Error: {tmp_path / missing}: no such file\n")
+    assert run(["import", str(tmp_path)]) == 4
+    assert capsys.readouterr().err == f"Error: {tmp_path}: a folder, not a file\n"
 
 
-def test_a_rate_is_a_number_of_bytes(sites: Sites) -> None:
+def test_a_rate_is_a_number_of_bytes(sites: Sites, capsys: Capture) -> None:
     for text in ("fast", "0", "-1", "5x"):
         assert run(["sync", "--limit-rate", text, "--dry-run"]) == 2
+    assert run(["sync", "--limit-rate", "500", "--dry-run"]) == 2
+    assert capsys.readouterr().err.endswith("alone is bytes\nHint: --limit-rate 500k, or 500M\n")
     assert run(["sync", "--limit-rate", "2M", "--dry-run", "-q"]) == 0
 
 

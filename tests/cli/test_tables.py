@@ -47,6 +47,20 @@ def test_nothing_of_a_cell_is_left_out(most: int | None) -> None:
     assert len(starts) == len(HEADERS)
 
 
+@pytest.mark.parametrize(("most", "are_headers_whole"), [(84, True), (80, True), (70, False)])
+def test_words_are_broken_only_where_lines_between_them_are_not_enough_and_headers_first(
+    most: int, are_headers_whole: bool
+) -> None:
+    cells = [
+        ["watercolor", "sd1", "1, 2, 1", "softsign", "18.9 MB", "landscape, night", "model.ckpt [d7049739]"],
+        ["paperLantern3_v10", "sd1-or-sd2", "1, 2, 2, 1", "linear", "113.2 MB", "", ""],
+    ]
+    header, body = "\n".join(table_lines(HEADERS, cells, most)).split("-----", 1)
+    for word in ("watercolor", "paperLantern3_", "softsign", "landscape,", "model.ckpt", "[d7049739]"):
+        assert re.search(rf"(?<!\S){re.escape(word)}(?!\S)", body), word
+    assert ("activation" in header and "structure" in header) == are_headers_whole
+
+
 @pytest.mark.parametrize("most", [60, 80, 200, None])
 def test_columns_stand_below_each_other(most: int | None) -> None:
     header, *lines = [

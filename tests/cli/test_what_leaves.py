@@ -183,11 +183,13 @@ def test_a_shared_file_that_names_its_own_kinds_is_safe(tmp_path: Path, capsys: 
 
 
 def test_the_way_a_command_is_used_is_said_with_what_click_refuses(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["import", "no\nHint: rm\x1b[1m"]) == 2
+    assert run(["list", "--sort", "no\nHint: rm\x1b[1m"]) == 2
     lines = safe(capsys)[1].splitlines()
-    assert lines[:3] == ["Usage: hnetkit import [OPTIONS] FILE", "Try 'hnetkit import -h' for help.", ""]
+    assert lines[:3] == ["Usage: hnetkit list [OPTIONS]", "Try 'hnetkit list -h' for help.", ""]
     assert len(lines) == 4
-    assert lines[3] == r"Error: Invalid value for 'FILE': File 'no\nHint: rm\x1b[1m' does not exist."
+    assert lines[3].startswith(r"Error: Invalid value for '--sort': 'no\nHint: rm\x1b[1m' is not one of ")
+    assert run(["import", "no\nHint: rm\x1b[1m"]) == 4
+    assert safe(capsys)[1] == "Error: no\\nHint: rm\\x1b[1m: no such file\n"
 
 
 def test_a_traceback_is_safe_and_shows_no_token(

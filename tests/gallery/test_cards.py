@@ -54,6 +54,12 @@ def test_cards_are_filtered_and_ordered(library: hnetkit.Library) -> None:
     assert names(cards, sort="size")[-1] == "lines"
 
 
+def test_a_structure_is_shown_with_its_fractions(library: hnetkit.Library, tmp_path: Path) -> None:
+    network_file(tmp_path / "networks", "thin.pt", widths=(320,), structure=[1, 0.05, 10, 1], seed=4)
+    library.scan()
+    assert names(CardIndex(library), structure="1, 0.05, 10, 1") == ["thin"]
+
+
 @pytest.mark.parametrize("words", ["tinte", "best at", "night", "night lin"])
 def test_the_search_goes_over_aliases_notes_and_tags(library: hnetkit.Library, words: str) -> None:
     assert names(CardIndex(library), q=words) == ["ink"]
@@ -66,6 +72,19 @@ def test_a_change_of_another_process_is_seen_at_once(library: hnetkit.Library) -
         other.tag("wash", "ocean")
     assert names(cards, q="ocean") == ["wash"]
     assert names(cards, tag="ocean") == ["wash"]
+
+
+def test_a_card_has_the_tag_that_means_its_network_at_its_strength_with_its_words(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    library.tag("ink", strength=0.7, trigger_words="ink wash")
+    (tmp_path / "networks" / "wash.pt").rename(tmp_path / "networks" / "wash #2.pt")
+    library.scan()
+    library.tag("wash #2", alias="wasser")
+    cards = {row["name"]: row for row in CardIndex(library).page(View()).cards}
+    assert cards["ink"]["tag_text"] == "<hypernet:ink:0.7> ink wash"
+    assert cards["ink"]["trigger_words"] == "ink wash"
+    assert cards["wash #2"]["tag_text"] == "<hypernet:wasser:1>", "a comment would end the other name"
 
 
 def test_a_file_that_is_gone_and_one_in_two_places_are_found_by_their_state(

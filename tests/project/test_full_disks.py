@@ -35,10 +35,11 @@ import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import DiskFull, failure_of
 from hnetkit.files import TEMPORARY
+from hnetkit.gallery.drawing import DrawingQueue, DrawingSettings, NamedNetwork, Progress
 from hnetkit.generate.grids.files import FORMAT, GridFiles
 from hnetkit.image_text import write_image
 from hnetkit.images import open_image
-from hnetkit.library import known_hashes, sidecars
+from hnetkit.library import known_hashes, sidecar_writing
 from hnetkit.registry import Registry
 from hnetkit.train.checkpoints import Checkpoints, TrainingState
 from hnetkit.train.logs import Log, LogRow, read_log
@@ -47,7 +48,10 @@ from hnetkit.train.plot import write_plot
 WRITES = {"new_file", "write_text", "write_bytes", "copyfileobj", "copyfile", "copy2", "truncate"}
 
 ELSEWHERE = {
+    "hnetkit/gallery/actions.py Actions._preview": "a temporary file, of which a preview is made",
     "hnetkit/cli/__init__.py run": "to nowhere",
+    "hnetkit/gallery/worker.py DrawingProcess._fail": "what the process that draws says, for a person to read",
+    "hnetkit/gallery/worker.py DrawingProcess._spawn": "what the process that draws says, for a person to read",
     "hnetkit/images.py _silent": "to nowhere",
     "hnetkit/files.py new_file": "every case that writes a file",
     "hnetkit/files.py _private": "opens what `new_file` writes",
@@ -208,17 +212,35 @@ def checkpointed(disk: Path) -> None:
         checkpoints.write(TrainingState(1 if made is None else 2, {"weights": torch.ones(500)}))
 
 
+def queued(disk: Path) -> None:
+    DrawingQueue(disk).add([NamedNetwork(f"h1:{1:064}", "ink")], DrawingSettings())
+
+
+def drawn_and_stopped(disk: Path) -> None:
+    queue = DrawingQueue(disk)
+    (drawing,) = queue.drawings()
+    if drawing.state == "stopped":
+        drawing = queue.again(drawing.id)
+    queue.write(drawing, Progress("drawing", message="n" * 30_000))
+    assert queue.stop(drawing.id).state == "stopped"
+
+
 def pictured(disk: Path) -> None:
     Image.new("RGB", (64, 64)).save(disk / "a.png")
 
 
 def sidecars_of(disk: Path) -> None:
     ink = disk / "library" / "ink0.pt"
-    sidecars.write_info(ink, {"id": 1, "modelId": 2, "description": "x" * 9000}, replace=True)
-    sidecars.write_preview(ink, b"\x89PNG\r\n\x1a\n" + bytes(9000), replace=True)
-    sidecars.merge_a1111(ink, {"description": "y" * 9000})
+    sidecar_writing.write_info(ink, {"id": 1, "modelId": 2, "description": "x" * 9000}, replace=True)
+    sidecar_writing.write_preview(ink, b"\x89PNG\r\n\x1a\n" + bytes(9000), replace=True)
+    sidecar_writing.merge_a1111(ink, {"description": "y" * 9000})
     if not (disk / "library" / "ink0.txt").exists():
-        sidecars.write_as_packed(ink, ".txt", b"z" * 9000)
+        sidecar_writing.write_as_packed(ink, ".txt", b"z" * 9000)
+
+
+def suggested(disk: Path) -> None:
+    library(disk)
+    write_image(disk / "a.png", Image.effect_noise((64, 64), 9), "a cat")
 
 
 def remember(disk: Path) -> None:
@@ -292,7 +314,7 @@ CASES: dict[str, Case] = {
         (
             *DOWNLOADS,
             "hnetkit/sources/archives.py _extract",
-            "hnetkit/library/sidecars.py write_as_packed",
+            "hnetkit/library/sidecar_writing.py write_as_packed",
             "hnetkit/sources/install.py quarantine",
         ),
         library,
@@ -324,6 +346,11 @@ CASES: dict[str, Case] = {
         pictured,
         call(lambda disk: write_image(disk / "a.png", Image.effect_noise((64, 64), 9), "a cat", overwrite=True)),
     ),
+    "queue": Case(
+        tuple(f"hnetkit/gallery/drawing.py {name}" for name in ("_write_json", "DrawingQueue.stop")),
+        queued,
+        call(drawn_and_stopped),
+    ),
     "log": Case(
         tuple(f"hnetkit/train/logs.py Log.{n}" for n in ("_rewrite", "_open_for_appending")), logged, call(log_rows)
     ),
@@ -331,14 +358,19 @@ CASES: dict[str, Case] = {
     "checkpoint": Case(("hnetkit/train/checkpoints.py _write_file",), checkpointed, call(checkpointed)),
     "sidecars": Case(
         tuple(
-            f"hnetkit/library/sidecars.py {n}"
-            for n in ("write_info", "write_preview", "merge_a1111", "write_as_packed")
+            f"hnetkit/library/sidecar_writing.py {n}"
+            for n in ("write_info", "write_preview", "replace", "write_as_packed")
         ),
         library,
         call(sidecars_of),
     ),
     "hashes": Case(("hnetkit/library/known_hashes.py _remember",), remember, call(remember), is_told=False),
     "scan": Case((), lambda disk: networks.network_file(disk, "ink.pt"), command("scan", "{disk}"), has_points=False),
+    "suggest": Case(
+        ("hnetkit/library/sidecar_writing.py replace",),
+        suggested,
+        command("tag", "ink0", "--strength", "0.8", "--trigger-words", "w" * 9000, "--preview", "{disk}/a.png"),
+    ),
     "tag": Case((), library, command("tag", "ink0", "lines", "--note", "n" * 30_000), has_points=False),
 }
 

@@ -125,6 +125,24 @@ def test_several_mirrors_are_kept_in_their_order(home: Path, capsys: pytest.Capt
     assert settings.get("mirrors") == given.replace("  ", " ")
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["unasked", "5", "GB"], "quote them as one: hnetkit config unasked '5 GB'"),
+        (["mirrors", "hf:a/b", "hf:c/d"], "quote them as one: hnetkit config mirrors 'hf:a/b hf:c/d'"),
+        (["mirrors", "https://me:s3cret@x/", "hf:c/d"], "quote them as one: hnetkit config mirrors '... ...'"),
+        (["unasked", "5"], "hnetkit config unasked 5GB, or 5MB"),
+        (["unasked", "1.5"], "hnetkit config unasked 1.5GB, or 1.5MB"),
+    ],
+)
+def test_a_value_that_was_surely_meant_otherwise_is_answered_with_how_to_write_it(
+    home: Path, words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["config", *words]) == 2
+    assert capsys.readouterr().err.endswith(f"\nHint: {hint}\n")
+    assert settings.load() == {}
+
+
 def test_a_setting_removed_with_a_value_is_told_the_command_without_one(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -249,6 +249,20 @@ def test_a_dry_run_shows_what_there_would_be_and_writes_nothing(
     assert not out.exists()
 
 
+def test_an_update_names_what_it_removes(library: hnetkit.Library, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    share(library, ["ink", "wash"], out, license="mit")
+    words = ["share", "ink", "--out", str(out), "--license", "mit", "--overwrite"]
+    assert run([*words, "--dry-run"]) == 0
+    assert "would be removed: wash.pt, wash.safetensors\n" in capsys.readouterr().err
+    assert "wash.pt" in names(out)
+    assert run(words) == 0
+    assert "removed, because it is not in this share: wash.pt, wash.safetensors\n" in capsys.readouterr().err
+    assert "wash.pt" not in names(out)
+    assert run(words) == 0
+    assert "removed" not in capsys.readouterr().err
+
+
 def test_the_command_lists_what_it_wrote(library: hnetkit.Library, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "out"
     assert run(["share", "ink", "--out", str(out), "--license", "cc-by-4.0", "--json"]) == 0

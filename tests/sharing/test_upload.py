@@ -242,6 +242,33 @@ def test_what_is_no_name_of_a_repository_is_said_before_anything_is_asked(
     assert sites.requests == []
 
 
+def test_a_dry_run_of_an_upload_lists_what_would_be_uploaded_and_asks_no_site(
+    sites: Sites, library: hnetkit.Library, folder: ShareFolder, capsys: Capture
+) -> None:
+    (folder.path / "diary.txt").write_text("not for anybody")
+    for names in ([], ["ink", "wash"]):
+        words = ["share", *names, "--out", str(folder.path), "--upload", "hf:me/ink", "--dry-run"]
+        assert run([*words, "--json"]) == 0
+        told = capsys.readouterr()
+        assert {Path(row["path"]).name for row in json.loads(told.out)} == set(folder.files)
+        assert {row["uploaded"] for row in json.loads(told.out)} == {None}
+        assert "not uploaded, because `share` did not make it: diary.txt\n" in told.err
+        assert told.err.endswith(" uploaded to me/ink\n")
+    assert sites.requests == []
+
+
+def test_a_repository_may_be_named_as_pull_names_it_and_anything_else_is_refused_before_a_file_is_written(
+    sites: Sites, library: hnetkit.Library, folder: ShareFolder, tmp_path: Path, capsys: Capture
+) -> None:
+    assert folder.upload("hf:me/ink") is not None
+    assert "me/ink" in sites.hub.repos
+    other = tmp_path / "other"
+    for name in ("hf:me/ink@main", f"{sites.hub_url}/me/ink", "hf:datasets/me/ink"):
+        assert run(["share", "ink", "--out", str(other), "--license", "mit", "--upload", name, "-y"]) == 2
+        assert capsys.readouterr().err.endswith("Hint: owner/repo, such as your-name/ink\n")
+    assert not other.exists()
+
+
 def test_a_card_that_the_hub_does_not_accept_is_named_and_nothing_is_committed(
     sites: Sites, folder: ShareFolder
 ) -> None:

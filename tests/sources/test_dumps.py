@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import lzma
 import os
 import random
 import sqlite3
@@ -245,13 +247,31 @@ def test_what_is_no_dump_is_refused(
     assert here.registry.catalogue.files() == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="its shells have no such tools")
+@pytest.mark.parametrize(
+    ("name", "pack", "hint"),
+    [
+        ("dump.jsonl.gz", gzip.compress, "gzip -dc {0}/dump.jsonl.gz > {0}/dump.jsonl, then: "),
+        ("dump", gzip.compress, "gzip -dc {0}/dump > {0}/dump.jsonl, then: "),
+        ("civitai.sqlite.xz", lzma.compress, "xz -dc {0}/civitai.sqlite.xz > {0}/civitai.sqlite, then: "),
+    ],
+)
+def test_a_packed_dump_is_answered_with_how_to_unpack_it(
+    here: FetchSession, mine: object, tmp_path: Path, name: str, pack: Callable[[bytes], bytes], hint: str
+) -> None:
+    (tmp_path / name).write_bytes(pack(b"{}"))
+    with pytest.raises(FileRefused, match=r"packed with .*, and no dump") as caught:
+        here.identify(dump=tmp_path / name)
+    assert str(caught.value.command_hint).startswith(hint.format(tmp_path))
+
+
 def test_what_is_no_file_is_refused(here: FetchSession, mine: object, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FileRefused, match="not a regular file"):
         here.identify(dump=tmp_path / "pipe")
     with pytest.raises(HnetkitError):
         here.identify(dump=tmp_path)
-    with pytest.raises(NotFound, match="No such file"):
+    with pytest.raises(NotFound, match="no such file"):
         here.identify(dump=tmp_path / "absent")
 
 

@@ -62,6 +62,27 @@ def test_pull_of_what_is_gone_and_here_says_so_and_takes_its_number_for_no_other
         assert "may be" not in told
 
 
+@pytest.mark.parametrize("what", ["remove", "archive"])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_pull_of_what_the_site_does_not_give_any_more_has_one_answer_whoever_tells_that_it_is_here(
+    archived: Sites, here: FetchSession, capsys: Capture, what: str, is_known: bool
+) -> None:
+    first = archived.world.ids()[0]
+    version = next(version["id"] for model, version, _ in archived.world.files() if model["id"] == first)
+    path = here.library.folder / f"{stem(here, archived, first)}.pt"
+    getattr(archived.world, what)(first)
+    if not is_known:  # as where somebody copied the file there: the archive alone tells which bytes the site had
+        with here.registry.write():
+            here.registry.catalogue._db.execute("DELETE FROM jobs")
+            here.registry.catalogue._db.execute("DELETE FROM models")
+    for text in (f"model:{first}", f"https://civitai.com/models/{first}?modelVersionId={version}"):
+        capsys.readouterr()
+        assert run(["pull", text]) == 4
+        told = capsys.readouterr().err
+        assert f"; here is {path}\nHint: hnetkit list\n" in told
+        assert ("the site has none any more" if what == "remove" else "is archived") in told
+
+
 def test_updates_notes_what_is_gone_and_lists_say_since_when(
     archived: Sites, here: FetchSession, capsys: Capture
 ) -> None:

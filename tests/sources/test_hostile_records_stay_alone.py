@@ -415,6 +415,9 @@ def test_a_hash_over_which_the_site_stumbles_costs_that_file_alone(site: Sites, 
     again = list(identify_files(here.registry, here.civitai, failed=failed))
     assert [row["path"] for row in again] == [row["path"] for row in rows]
     assert {str(row["sha256"]) for row in again if row["model_id"] is None} == {odd}
+    assert {(str(row["sha256"]), row["reason"]) for row in again if row["state"] == "failed"} == {
+        (odd, "the site gave no answer about it")
+    }
     assert [odd in record.reason for record in failed] == [True]
     assert odd not in here.registry.catalogue.lookups()
     site.alter = lambda request, response: Response(500, {}, b"")

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -420,15 +421,16 @@ def test_an_export_that_lacks_nothing_is_not_suspected(how: str, exported: Path,
     assert "the export ends" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how", ["gzip", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("how", ["gzip", "xz", "utf-16-le", "utf-16-be"])
 def test_an_export_that_was_compressed_or_written_otherwise_is_called_so_with_what_to_do(
     how: str, exported: Path, home: Path, capsys: Capture
 ) -> None:
     whole = exported.read_bytes()
     text = "\ufeff" + whole.decode().replace("\n", "\r\n")
-    exported.write_bytes(gzip.compress(whole) if how == "gzip" else text.encode(how))
+    pack = {"gzip": gzip.compress, "xz": lzma.compress}.get(how)
+    exported.write_bytes(text.encode(how) if pack is None else pack(whole))
     assert run(["import", str(exported)]) == 1
     said = capsys.readouterr().err
-    assert ("compressed by gzip" if how == "gzip" else "UTF-16, as PowerShell's > writes it") in said
+    assert (f"compressed by {how}" if pack is not None else "UTF-16, as PowerShell's > writes it") in said
     assert "hnetkit import" in said
     assert "give a file that" not in said

@@ -107,6 +107,20 @@ def test_files_that_are_deleted_at_the_hub_are_kept_and_said_once(hub: Sites, he
     assert here.sync(f"hf:{REPO}") == []
 
 
+def test_what_is_deleted_at_one_revision_is_said_though_another_was_listed_since(
+    hub: Sites, here: FetchSession
+) -> None:
+    hub.hub.commit(REPO, {"oil.pt": OIL, "chalk.pt": CHALK}, branch="draft")
+    for text in (f"hf:{REPO}", f"hf:{REPO}@draft"):
+        here.sync(text)
+    hub.hub.commit(REPO, {"styles/ink.pt": INK})
+    hub.hub.commit(REPO, {"oil.pt": OIL}, branch="draft")
+    assert states(here.sync(f"hf:{REPO}@draft")) == {"chalk.pt": "gone"}
+    assert states(here.sync(f"hf:{REPO}")) == {"oil.pt": "gone"}
+    for text in (f"hf:{REPO}@draft", f"hf:{REPO}"):
+        assert here.sync(text) == []
+
+
 def test_a_file_that_is_deleted_at_the_hub_is_said_whatever_is_asked_for(hub: Sites, here: FetchSession) -> None:
     here.sync(f"hf:{REPO}")
     hub.hub.commit(REPO, {"styles/ink.pt": INK})
@@ -308,6 +322,19 @@ def test_what_cannot_be_synced_is_one_line(
     hub.hub.add("anna/pictures", {"a.png": b"1", "b/c.png": b"2", "README.md": b"3"})
     with pytest.raises(kind, match=said):
         here.sync(text)
+
+
+def test_a_repository_or_revision_that_is_not_there_is_answered_with_what_to_check(
+    hub: Sites, here: FetchSession
+) -> None:
+    for text, hint in {
+        "hf:anna/none": "check the name; if it is private: ",
+        "hf:anna/nets@v9": "give a branch",
+    }.items():
+        for fetch in (here.sync, here.pull):
+            with pytest.raises(Gone) as caught:
+                fetch(text)
+            assert str(caught.value.command_hint).startswith(hint)
 
 
 def test_where_no_model_file_matches_the_hint_is_what_has_some(hub: Sites, here: FetchSession) -> None:
