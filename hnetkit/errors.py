@@ -34,6 +34,7 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
     │   └── Gone                  4
     │       └── Archived          4
     ├── RegistryError             1
+    ├── ChangedMeanwhile          1
     ├── DiskFull                  1
     ├── OutOfMemory               1
     ├── IncompatibleNetwork       1
@@ -165,6 +166,18 @@ class FileChanged(FileRefused):
 
 class RegistryError(HnetkitError):
     """The registry's database is locked, damaged, or was written by a newer hnetkit."""
+
+
+class ChangedMeanwhile(HnetkitError):
+    """A text was to be replaced, and somebody else had replaced it already. Nothing is changed.
+
+    Args:
+        now: the text that is there.
+    """
+
+    def __init__(self, message: str, *, now: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.now = now
 
 
 class IncompatibleNetwork(HnetkitError):

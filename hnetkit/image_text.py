@@ -28,7 +28,7 @@ from hnetkit.limits import Budget, parse_json
 from hnetkit.prompts import comfyui, draw_things, easy_diffusion, infotext, novelai
 from hnetkit.prompts.infotext import Infotext
 from hnetkit.prompts.tags import excerpt
-from hnetkit.text import argument
+from hnetkit.text import argument, is_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -88,6 +88,24 @@ def read_infotext(file: OpenFile) -> Infotext:
     if max(len(found.prompt), len(found.negative_prompt)) > _LONGEST:
         raise FileRefused(f"{file.path}: a prompt of {len(found.prompt):,} letters")
     return _with_unreadable_letters(found)
+
+
+def infotext_of(path: Path) -> str:
+    """Returns the settings of an image as A1111 writes them; an empty text where none can be read."""
+    try:
+        with OpenFile(path) as file:
+            found = read_infotext(file)
+    except (FileRefused, NoSettings):
+        return ""
+    text = as_infotext(found)
+    return text if is_text(text) else ""
+
+
+def as_infotext(found: Infotext) -> str:
+    """Returns settings, which any program wrote, as A1111 writes them: its readers look for the steps first."""
+    bare = {key: value for key, value in found.parameters.items() if key != "Hashes"}
+    steps = {"Steps": bare.pop("Steps")} if "Steps" in bare else {}
+    return infotext.write(found.prompt, found.negative_prompt, steps | bare, found.hashes)
 
 
 def _with_unreadable_letters(found: Infotext) -> Infotext:
@@ -459,16 +477,18 @@ def write_image(path: Path, image: Image.Image, infotext: str, *, overwrite: boo
             hint=f"--out {argument(suffixed(path, '.png'), is_path=True)}",
         )
     infotext = infotext.encode("utf-8", "replace").decode()  # the name of a file in it may have bytes that are not text
-    options = _png_options(infotext) if suffix == ".png" else _exif_options(path, infotext)
+    options = png_options(infotext) if suffix == ".png" else _exif_options(path, infotext)
     with new_file(path, overwrite=overwrite) as file:
         image.save(file, **options)
 
 
-def _png_options(infotext: str) -> dict[str, Any]:
+def png_options(infotext: str) -> dict[str, Any]:
+    """Returns what Pillow's `save` is to be told for a PNG with an infotext; an empty one is left out."""
     from PIL.PngImagePlugin import PngInfo
 
     texts = PngInfo()
-    texts.add_text("parameters", infotext)
+    if infotext:
+        texts.add_text("parameters", infotext)
     return {"format": "png", "pnginfo": texts}
 
 

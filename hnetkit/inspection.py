@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, Literal
 
-from hnetkit.errors import FileChanged, FileRefused, HnetkitError
+from hnetkit.errors import FileChanged, FileRefused, HnetkitError, NotFound, failure_of
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.formats.reading import FileIdentity, identify, is_sparse, translating_unforeseen
+from hnetkit.formats.reading import FileIdentity, identify, is_sparse, load, translating_unforeseen
 from hnetkit.hashes import FileHashes, autov1_of, damaged_parts, hash_file
 from hnetkit.network import ITEM_SIZE, Hypernetwork, TensorRef
 
@@ -241,6 +241,28 @@ def validate(net: Hypernetwork) -> CheckReport:
     if largest > _LARGEST_FP16:
         warnings.append(f"values up to {largest:g} do not fit fp16; compute it in bf16 or fp32")
     return CheckReport(tuple(problems), tuple(warnings), untrained)
+
+
+def validate_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], HnetkitError | None]:
+    """Reads every value of a file; returns its verdict as a row, and the failure if it cannot be used.
+
+    Raises:
+        NotFound: there is no such file.
+    """
+    name = os.fspath(path)
+    try:
+        report = validate(load(name))
+    except NotFound:
+        raise
+    except Exception as error:
+        failure = failure_of(error, name)
+        return {"path": name, "verdict": "refused", "problems": [str(failure)], "warnings": []}, failure
+    verdict = "refused" if report.problems else "warnings" if report.warnings else "ok"
+    row = {"path": name, "verdict": verdict, "problems": list(report.problems), "warnings": list(report.warnings)}
+    if not report.problems:
+        return row, None
+    more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
+    return row, FileRefused(f"{name}: {report.problems[0]}{more}", hint="get the file again, or an earlier save of it")
 
 
 def _scan_values(tensor: TensorRef, *, step: int = 1 << 20) -> tuple[int, float, int]:

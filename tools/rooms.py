@@ -51,6 +51,11 @@ ROOMS = {
     "inspection": Room(
         "What a file is, as one row; is a network complete, finite and trained?", "errors network formats hashes"
     ),
+    "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),
+    "image_text": Room(
+        "The texts in an image file: the settings that programs put there, read and written.",
+        "errors text files limits formats prompts",
+    ),
     "registry": Room(
         "The library's SQLite database. Answers named queries; opens no model file.",
         "errors files limits text",
@@ -63,16 +68,11 @@ ROOMS = {
     ),
     "library": Room(
         "`Library`: scan folders, find a network by name or hash, link into other programs' folders.",
-        "errors base_models text files limits paths hashes formats inspection registry",
+        "errors base_models text files limits paths images image_text hashes formats inspection registry",
     ),
     "sources": Room(
         "`FetchSession`: Civitai, Hugging Face, downloads, sync, repair. All HTTP is here, except huggingface_hub's.",
         "errors text ratings paths files limits tokens hub hashes formats inspection registry library",
-    ),
-    "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),
-    "image_text": Room(
-        "The texts in an image file: the settings that programs put there, read and written.",
-        "errors text files limits formats prompts",
     ),
     "runtime": Room(
         "`Stack` and its adapters: networks on a UNet of diffusers, ComfyUI or Forge.",
@@ -108,10 +108,14 @@ ROOMS = {
         "`share`: networks as a folder for a Hugging Face repository, with its model card; and its upload.",
         "errors text ratings files limits hub images image_text network hashes formats library prompts",
     ),
+    "facts": Room(
+        "What is known of a network, as labeled facts in groups; and how a prompt names it.",
+        "errors text ratings registry library prompts baking sharing",
+    ),
     "gallery": Room(
-        "A local web page of the library: cards, one network, pictures that it draws.",
-        "errors base_models ratings text files limits paths images image_text distributed settings registry library"
-        " prompts generate demo",
+        "A local web page of the library: cards, one network, pictures that it draws, and those that a person has.",
+        "errors base_models ratings text files limits paths images image_text distributed settings formats inspection"
+        " registry library sources prompts facts generate demo",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",

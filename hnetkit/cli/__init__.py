@@ -28,7 +28,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "search": ("library", "Search the library by all that is known of its networks."),
         "gallery": ("gallery", "Show the library as a page in the browser."),
         "show": ("library", "Show all that is known of one network."),
-        "tag": ("library", "Tag a network, or give it an alias or a note."),
+        "tag": ("library", "Tag a network, or say how it is best used."),
         "forget": ("library", "Remove files from the registry; no file is touched."),
         "remove": ("library", "Move networks' files to a trash on the same disk, or bring them back."),
         "link": ("link", "Put the library's networks into another program's folder."),

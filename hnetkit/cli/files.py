@@ -14,7 +14,7 @@ from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, failure_of, printable
 from hnetkit.files import is_file_at
-from hnetkit.text import argument, counted, size_text
+from hnetkit.text import counted, size_text
 
 if TYPE_CHECKING:
     from hnetkit.errors import NoSettings
@@ -78,14 +78,19 @@ def validate_command(files: tuple[str, ...], output: Output) -> None:
       hnetkit validate outline.pt
       hnetkit validate --json *.pt
     """
+    from hnetkit.inspection import validate_file
+
     rows: list[Row] = []
     failures: list[HnetkitError] = []
     for path in _with_progress("Checking", files, output):
-        row, failure = _validate_file(path)
+        try:
+            row, failure = validate_file(path)
+        except NotFound as error:
+            failures.append(error)
+            continue
+        rows.append(row)
         if failure is not None:
             failures.append(failure)
-        if row is not None:
-            rows.append(row)
     output.rows(rows, columns=["path", "verdict", "problems", "warnings"], text=_verdict_lines)
     _raise_all(failures, of=len(files))
 
@@ -194,25 +199,6 @@ def _inspect_file(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
     return row, found.refusal if found.verdict == "refused" else None
 
 
-def _validate_file(path: str) -> tuple[Row | None, HnetkitError | None]:
-    from hnetkit.formats import load
-    from hnetkit.inspection import validate
-
-    try:
-        report = validate(load(path))
-    except NotFound as error:
-        return None, error
-    except Exception as error:
-        failure = failure_of(error, path)
-        return {"path": path, "verdict": "refused", "problems": [str(failure)], "warnings": []}, failure
-    verdict = "refused" if report.problems else "warnings" if report.warnings else "ok"
-    row = {"path": path, "verdict": verdict, "problems": list(report.problems), "warnings": list(report.warnings)}
-    if not report.problems:
-        return row, None
-    more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
-    return row, FileRefused(f"{path}: {report.problems[0]}{more}", hint="get the file again, or an earlier save of it")
-
-
 def _converted_row(converted: ConvertedFile) -> Row:
     return {
         "source": converted.source,
@@ -301,23 +287,18 @@ def _verdict_lines(row: dict[str, Any]) -> list[str]:
 def _picture_row(file: OpenFile, output: Output) -> tuple[Row, NoSettings | None] | None:
     """Returns what `image_facts` does, and prints how to get the networks that the library lacks."""
     from hnetkit.generate.image_settings import image_facts
+    from hnetkit.library.resolve import fetch_command
 
     found = image_facts(file)
     networks = found[0]["hypernetworks"] if found else ()
     lacking = [network for network in networks if not (network["in_library"] or network["comes_with_model"])]
-    hints = (f"Hint: {network['name']} is not in the library; {_fetch_command(network)}" for network in lacking)
+    hints = (
+        f"Hint: {network['name']} is not in the library; {fetch_command(network['name'], network['hash'])}"
+        for network in lacking
+    )
     for hint in dict.fromkeys(hints):
         output.note(hint)
     return found
-
-
-def _fetch_command(network: Row) -> str:
-    """Returns the command that gets a network; its name, which a stranger wrote, is quoted for the shell."""
-    from hnetkit.library.resolve import FETCHABLE
-
-    if network["hash"] and len(network["hash"]) in FETCHABLE:
-        return f"hnetkit pull {network['hash']}"
-    return f"hnetkit browse {argument(network['name'])}"
 
 
 def _picture_card(row: Row) -> list[str]:

@@ -256,6 +256,9 @@ def show_command(name: str, output: Output) -> None:
 @option("--alias", metavar="NAME", help="Add a name for prompts and commands, which no other network has yet.")
 @option("--remove-alias", multiple=True, metavar="NAME", help="Remove this alias. Repeatable.")
 @option("--note", metavar="TEXT", help="Set the note; an empty one removes it.")
+@option("--strength", metavar="N", help="Suggest this strength; an empty one suggests none.")
+@option("--trigger-words", metavar="TEXT", help="Set the words for its prompts; an empty text removes them.")
+@option("--preview", metavar="IMAGE", help="Show a smaller copy of this image as its preview; an empty one shows none.")
 @output_options
 def tag_command(
     name: str,
@@ -264,26 +267,43 @@ def tag_command(
     alias: str | None,
     remove_alias: tuple[str, ...],
     note: str | None,
+    strength: str | None,
+    trigger_words: str | None,
+    preview: str | None,
     output: Output,
 ) -> None:
-    """Tag a network, or give it an alias or a note.
+    """Tag a network, or say how it is best used.
 
-    They belong to the content: renaming or moving the file loses nothing.
+    Tags, aliases and the note belong to the content: renaming or moving the file loses nothing. Strength, trigger words
+    and preview are written beside its files, where AUTOMATIC1111, Forge and others show them: into NAME.json and
+    NAME.preview.png. What else is in NAME.json stays.
 
     \b
     Examples:
       hnetkit tag outline shapes lineart
-      hnetkit tag outline --alias ink --note "best at 0.8"
+      hnetkit tag outline --alias ink --note "at night, too"
+      hnetkit tag outline --strength 0.8 --trigger-words "thin lines"
     """
-    if not listed(tags) and not remove and not remove_alias and alias is None and note is None:
+    said = (alias, note, strength, trigger_words, preview)
+    if not listed(tags) and not remove and not remove_alias and all(text is None for text in said):
         raise UsageError("nothing to change", hint=f"hnetkit tag {argument(name)} TAG, or --remove, --alias, --note")
-    texts = (*tags, *remove, *remove_alias, alias or "", note or "")
+    texts = (*tags, *remove, *remove_alias, alias or "", note or "", trigger_words or "")
     not_utf8 = next((text for text in texts if not is_text(text)), None)
     if not_utf8 is not None:
         raise not_text(not_utf8)
     with open_library() as library:
         tell(library, [name], output)
-        row = library.tag(name, *tags, remove=remove, alias=alias, note=note, remove_aliases=remove_alias)
+        row = library.tag(
+            name,
+            *tags,
+            remove=remove,
+            alias=alias,
+            note=note,
+            remove_aliases=remove_alias,
+            strength=strength,
+            trigger_words=trigger_words,
+            preview=preview,
+        )
     output.rows([row], columns=_LIST, text=network_card)
 
 

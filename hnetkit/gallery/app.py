@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, failure_of
+from hnetkit.gallery.actions import Actions
 from hnetkit.gallery.cards import ORDERS, STATES, View
 from hnetkit.gallery.drawing_page import DrawingPages
-from hnetkit.gallery.pages import STATIC, Gallery
+from hnetkit.gallery.network_page import NetworkPages
+from hnetkit.gallery.pages import STATIC, Gallery, sent_values
+from hnetkit.gallery.picture_pages import PictureView, picture_routes
 from hnetkit.gallery.thumbnails import SIDES, placeholder
+
+_MOST_DRAWN = 12  # of a person's pictures, on the page of a network
 
 
 def make_app(gallery: Gallery) -> Starlette:
     """Returns the application of a gallery; `hnetkit.gallery.access.Access` has to stand before it."""
 
+    networks, actions = NetworkPages(gallery), Actions(gallery)
     drawings = DrawingPages(gallery)
 
     def cards(request: Request) -> Response:
@@ -39,10 +46,24 @@ def make_app(gallery: Gallery) -> Starlette:
 
     def network(request: Request) -> Response:
         """One network."""
-        card = gallery.cards.card(request.path_params["content"])
-        if card is None:
-            raise NotFound("the library has no such network", hint="hnetkit scan, if its file is there")
-        return gallery.page("network.html", card=card, view=View.of(request.query_params))
+        content = request.path_params["content"]
+        values = networks.values(content, View.of(request.query_params))
+        drawn_view = PictureView(network=content)
+        drawn = gallery.pictures.page(**drawn_view.chosen, size=_MOST_DRAWN)
+        return gallery.page(
+            "network.html", **values, drawn=drawn, drawn_view=drawn_view, drawing=drawings.latest_strip(content)
+        )
+
+    async def change(request: Request) -> Response:
+        """A change of one network, or something that is done with its files."""
+        given = await sent_values(request)
+        content, action = request.path_params["content"], request.path_params["action"]
+        return JSONResponse(await run_in_threadpool(actions.do, content, action, given))
+
+    def preview(request: Request) -> Response:
+        """One of the previews of a network, which has several where copies of it lie in several places."""
+        path = networks.picture(request.path_params["content"], request.path_params["number"])
+        return gallery.picture(request, gallery.thumbnails.of(path, "large", within=gallery.folders()))
 
     def refused(request: Request) -> Response:
         """Files that are no network that can be used, with the reasons."""
@@ -78,8 +99,11 @@ def make_app(gallery: Gallery) -> Starlette:
             Route("/", cards),
             Route("/cards", cards),
             Route("/network/{content}", network),
+            Route("/network/{content}/preview/{number:int}", preview),
+            Route("/network/{content}/{action}", change, methods=["POST"]),
             Route("/files", refused),
             Route("/thumbnail/{content}", thumbnail),
+            *picture_routes(gallery),
             *drawings.routes(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],

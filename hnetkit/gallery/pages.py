@@ -13,9 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import hnetkit
-from hnetkit.errors import FileRefused, HnetkitError, NotFound, UsageError
+from hnetkit.errors import BadPicture, ChangedMeanwhile, FileRefused, HnetkitError, NotFound, UsageError
 from hnetkit.gallery.cards import CardIndex, View
 from hnetkit.gallery.drawing import DrawingQueue
+from hnetkit.gallery.pictures import PictureFolders
 from hnetkit.gallery.thumbnails import Served, Thumbnails
 from hnetkit.gallery.worker import DrawingProcess
 from hnetkit.library.library import Library
@@ -23,7 +24,7 @@ from hnetkit.text import counted, printable, shorten, size_text
 
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
-_STATUS = ((NotFound, 404), (UsageError, 400), (FileRefused, 422))
+_STATUS = ((NotFound, 404), (UsageError, 400), (ChangedMeanwhile, 409), (FileRefused, 422), (BadPicture, 422))
 _LONGEST = 300  # characters of a text on a card
 
 
@@ -34,12 +35,20 @@ class Gallery:
         library: of which the pages are; any number of threads use it.
         cards: its networks.
         thumbnails: pictures, made small.
+        pictures: those that a person has, in folders of their own.
         queue: strips and comparisons that it draws by itself.
         drawer: the process that draws them; whoever serves the pages starts and closes it.
+
+    Args:
+        pictures: these folders.
+
+    Raises:
+        NotFound: one of them is not there.
     """
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, pictures: Iterable[str | os.PathLike[str]] = ()) -> None:
         self.library = library
+        self.pictures = PictureFolders(pictures, library)
         self.cards = CardIndex(library)
         self.thumbnails = Thumbnails(library.home / "cache" / "gallery")
         self.queue = DrawingQueue(library.home)
@@ -79,7 +88,8 @@ class Gallery:
         """Returns what is wrong, in a sentence, with what to do: as a page, or as JSON where a script asked."""
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
         if request.method != "GET" or "application/json" in request.headers.get("accept", ""):
-            return JSONResponse({"error": str(error), "hint": error.command_hint}, status)
+            said = {"error": str(error), "hint": error.command_hint}
+            return JSONResponse(said | ({"now": error.now} if isinstance(error, ChangedMeanwhile) else {}), status)
         return self.page("error.html", status=status, error=str(error), hint=error.command_hint)
 
 

@@ -68,7 +68,7 @@ class Thumbnails:
             BadPicture: it is no picture, or one of a kind or size that is not opened.
         """
         real = os.path.realpath(path)
-        if not any(_is_below(real, folder) for folder in within):
+        if not any(is_below(real, folder) for folder in within):
             raise NotFound(f"{os.path.basename(path)}: not in a folder of the library")
         data = read_image(real)
         name = f"{blake3(data).hexdigest(32)}-{SIDES[size]}.webp"
@@ -95,7 +95,7 @@ def seen_at(path: str | os.PathLike[str]) -> str | None:
     return None
 
 
-def _is_below(real: str, folder: Path) -> bool:
+def is_below(real: str, folder: Path) -> bool:
     """Whether a path without links is in a folder that is there."""
     return is_folder_at(folder) and Path(real).is_relative_to(os.path.realpath(folder))
 

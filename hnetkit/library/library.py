@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +11,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hnetkit import paths
-from hnetkit.errors import AmbiguousName, DiskFull, FileRefused, NotFound, RegistryError, UsageError
+from hnetkit.errors import (
+    AmbiguousName,
+    ChangedMeanwhile,
+    DiskFull,
+    FileRefused,
+    NotFound,
+    PartlyFailed,
+    RegistryError,
+    UsageError,
+)
 from hnetkit.files import is_absent, is_file_at, is_folder_at
 from hnetkit.library import forget, plugins
 from hnetkit.library import link as links
@@ -23,10 +32,11 @@ from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks, size_or_state, trained_on
 from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, add_roots, recheck, scan
+from hnetkit.library.suggestions import Suggestions, read_again, trigger_words
 from hnetkit.library.walking import is_as_scanned, names_of_files
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
-from hnetkit.text import argument, listed
+from hnetkit.text import argument, counted, listed
 
 if TYPE_CHECKING:
     from hnetkit.library.forget import Forgetting
@@ -253,8 +263,16 @@ class Library:
         alias: str | None = None,
         note: str | None = None,
         remove_aliases: Iterable[str] = (),
+        strength: float | str | None = None,
+        trigger_words: str | None = None,
+        preview: AnyPath | None = None,
+        expected: Mapping[str, str] | None = None,
     ) -> Row:
-        """Adds tags, an alias or a note to a network, and returns its `record`. They belong to its content, no file.
+        """Changes what a person says of a network, and returns its `record`.
+
+        Tags, aliases and the note belong to the network's content, whichever files hold it. The other three are
+        sidecars, so that other programs show them too: ``STEM.json`` as A1111 writes it, and ``STEM.preview.png``,
+        beside each file that holds the network.
 
         Args:
             tags: to add. A comma ends one, as in prompts: ``"lines, night"`` are two.
@@ -262,13 +280,24 @@ class Library:
             alias: another name for prompts and commands.
             note: replaces the present note; an empty text removes it.
             remove_aliases: aliases to remove.
+            strength: to suggest; an empty text removes it.
+            trigger_words: for the prompt; an empty text removes them.
+            preview: an image file, of which the sidecar is a smaller copy; an empty text removes the sidecar.
+            expected: ``"note"`` or ``"trigger_words"`` -> what it is, as the caller saw it: another text, which came
+                meanwhile, is not replaced.
 
         Raises:
-            NotFound, AmbiguousName, FileRefused: as `record`.
+            NotFound, AmbiguousName, FileRefused: as `record`; NotFound also if sidecars are to be written, and no file
+                that holds the network is there, or if there is no such image.
             UsageError: the text cannot be an alias, or is the alias or the name of another network; or the network
-                has no such tag or alias to remove. Nothing is changed then.
+                has no such tag or alias to remove; or the strength is not one.
+            BadPicture: the preview cannot be read.
+            OutputExists: a sidecar is something else than programs write there, or another picture comes before it.
+            ChangedMeanwhile: a text is not what was `expected`.
+            PartlyFailed: beside some files sidecars could not be written. After any other error, nothing is changed.
         """
         networks = self.registry.networks
+        suggestions = Suggestions.read(strength, trigger_words, preview)
         remove, remove_aliases = list(remove), list(remove_aliases)
         with self.registry.write():  # what is looked up may be changed by another process otherwise
             content_hash = content_called(self.registry, name)
@@ -277,6 +306,9 @@ class Library:
             _require_known(name, "alias", remove_aliases, known["aliases"])
             if alias is not None:
                 require_alias(self.registry, alias, content_hash)
+            if expected:
+                read_again(self.registry, content_hash)
+                _require_unchanged(name, record(self.registry, content_hash), expected)
             id = networks.id_of(content_hash)
             networks.add_tags(id, listed(tags))
             networks.remove_tags(id, remove)
@@ -285,6 +317,9 @@ class Library:
                 networks.set_alias(id, alias)
             if note is not None:
                 networks.set_note(id, note)
+            failures = [] if suggestions.is_nothing else suggestions.write(self.registry, content_hash, name)
+        if failures:
+            raise PartlyFailed(f"beside {counted(len(failures), 'file')} of {name} not written: {failures[0]}")
         return record(self.registry, content_hash)
 
     def forgetting(self, name: str | None = None, *, missing: bool = False) -> Forgetting:
@@ -406,6 +441,16 @@ def _require_known(name: str, what: str, removed: Iterable[str], known: Sequence
         if spelled(text) not in map(spelled, known):
             has = f"it has {', '.join(map(argument, known))}" if known else f"hnetkit show {argument(name)}"
             raise UsageError(f"{text} is no {what} of {name}", hint=has)
+
+
+def _require_unchanged(name: str, row: Row, expected: Mapping[str, str]) -> None:
+    """Raises ChangedMeanwhile if one of the texts of a network is not what is expected, but for spaces."""
+    texts = {"note": row["note"] or "", "trigger_words": trigger_words(row)}
+    for key, text in expected.items():
+        if texts[key].split() != text.split():
+            words = key.replace("_", " ")
+            message = f"the {words} of {name} changed meanwhile"
+            raise ChangedMeanwhile(message, now=texts[key], hint=f"hnetkit show {argument(name)}")
 
 
 def program_of(layout: str) -> Program:

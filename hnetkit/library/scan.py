@@ -165,11 +165,11 @@ def left_without_file(registry: Registry, before: Iterable[str]) -> Iterator[str
             yield f"Tags, notes and aliases stay with {what}: `hnetkit show {short}` lists them."
 
 
-def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
+def add_file(registry: Registry, folder: Path, path: Path, sha256: str | None = None) -> Row:
     """Stores one file that was just written to a folder, which becomes a root; returns its row.
 
     Args:
-        sha256: of the file, computed while it was written.
+        sha256: of the file, computed while it was written; None has it read for that.
 
     Raises:
         FileRefused, NotFound: it cannot be read.
@@ -202,10 +202,15 @@ def add_examined(registry: Registry, folder: Path, examination: Examination) -> 
 
 def read_sidecars_again(registry: Registry, path: Path) -> None:
     """Stores what the sidecars of a known file say, after hnetkit wrote some."""
-    said, unreadable = sidecars_of(path)
     with registry.write():
-        for row in registry.files.at(str(root_path(path.parent) / path.name)):
-            _store_sidecars(registry, row["id"], said, unreadable, None)
+        store_sidecars_of(registry, path)
+
+
+def store_sidecars_of(registry: Registry, path: Path) -> None:
+    """Does what `read_sidecars_again` does, within a `write`."""
+    said, unreadable = sidecars_of(path)
+    for row in registry.files.at(str(root_path(path.parent) / path.name)):
+        _store_sidecars(registry, row["id"], said, unreadable, None)
 
 
 def recheck(registry: Registry, progress: Progress | None = None, *, note: Note | None = None) -> Iterator[FileChange]:

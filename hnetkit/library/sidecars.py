@@ -1,26 +1,24 @@
-"""Sidecars: small files that tools put beside a model file. Tells whether they changed, reads all, writes some.
+"""Sidecars: small files that tools put beside a model file. Tells whether they changed, and reads all.
 
 `x.pt` and `x.safetensors` in one folder share their sidecars, which are named after the stem. Their content comes from
-other tools and may be anything. A sidecar that cannot be understood is reported and never overwritten.
+other tools and may be anything. A sidecar that cannot be understood is reported.
 """
 
 from __future__ import annotations
 
 import codecs
-import contextlib
 import errno
 import hashlib
 import itertools
 import json
 import math
 import os
-import stat
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.files import is_absence, is_file_at, mtime_of, new_file, read_regular
+from hnetkit.files import is_absence, is_file_at, mtime_of, read_regular
 from hnetkit.library.layouts import folded
 from hnetkit.limits import MAX_JSON, Budget, json_size, parse_json
 from hnetkit.paths import is_state
@@ -35,6 +33,7 @@ PREVIEWS = tuple(kind + suffix for suffix in PREVIEW_SUFFIXES for kind in ("", "
 """In the order of A1111, which tries both names of a suffix before the next suffix."""
 SUFFIXES = (INFO, A1111, API_INFO, STABILITY_MATRIX, LORA_MANAGER, *TEXTS, *PREVIEWS)
 """What follows the stem of a model file in the names of all its sidecars."""
+
 A1111_KEYS = ("description", "notes", "activation text", "negative text", "preferred weight", "sd version")
 
 _GENERAL = frozenset({"description", "notes"})  # those of A1111's keys that any JSON may have
@@ -59,7 +58,6 @@ _ROW_KEYS = (
     "title",
 )
 _MOST_ID = 2**63 - 1  # the largest integer that the registry can hold
-_UNSET = {"preferred weight": 0, "sd version": "Unknown"}  # what A1111's editor stores for no choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +168,11 @@ def read(model_file: Path) -> Sidecars:
     unreadable: list[Unreadable] = []
     budget = Budget(made=MAX_TOGETHER)
     info, user, api, matrix, manager = (
-        _payload(model_file, suffix, unreadable, budget)
+        payload_of(model_file, suffix, unreadable, budget)
         for suffix in (INFO, A1111, API_INFO, STABILITY_MATRIX, LORA_MANAGER)
     )
     texts = [_text(model_file, suffix, unreadable, budget) for suffix in TEXTS]
-    notes = {} if user is None or _is_raw(user) else user
+    notes = {} if user is None or is_raw(user) else user
     payloads = [payload for payload in (info, user, api) if payload]
     model = next((payload for payload in payloads if _is_model(payload)), None)
     version = next((payload for payload in payloads if _is_version(payload)), None) or _version_of(model, model_file)
@@ -235,7 +233,7 @@ def beside(model_file: Path) -> dict[str, Path]:
         suffix: path
         for suffix, path in found.items()
         if _may_be_file(path)
-        and not _is_foreign_link(path, model_file)
+        and not is_foreign_link(path, model_file)
         and (suffix != A1111 or _is_own_json(path, model_file))
     }
 
@@ -251,125 +249,10 @@ def _is_own_json(path: Path, model_file: Path) -> bool:
     if is_state(os.path.realpath(path)):
         return False
     unreadable: list[Unreadable] = []
-    payload = _payload(model_file, A1111, unreadable, Budget(made=MAX_TOGETHER))
+    payload = payload_of(model_file, A1111, unreadable, Budget(made=MAX_TOGETHER))
     if payload is None:
         return any(it.is_passing for it in unreadable)
-    return _is_raw(payload) or _is_notes(payload)
-
-
-def write_info(model_file: Path, version: Mapping[str, Any], *, replace: bool = False) -> Path:
-    """Writes ``<stem>.civitai.info`` and returns its path. An empty `version` means that Civitai lacks the file.
-
-    Raises:
-        OutputExists: the sidecar exists and `replace` is False.
-    """
-    path = sidecar(model_file, INFO)
-    with new_file(path, overwrite=replace) as file:
-        file.write(_to_json(version))
-    return path
-
-
-def write_preview(model_file: Path, data: bytes, *, replace: bool = False) -> Path | None:
-    """Writes ``<stem>.preview.<suffix>`` with the suffix that fits the bytes of `data`.
-
-    Returns:
-        The path; None, and nothing is written, if `data` is not a PNG, JPEG, WebP or GIF.
-
-    Raises:
-        OutputExists: the preview exists and `replace` is False.
-    """
-    suffix = picture_suffix(data)
-    if suffix is None:
-        return None
-    path = sidecar(model_file, f".preview{suffix}")
-    with new_file(path, overwrite=replace) as file:
-        file.write(data)
-    return path
-
-
-def write_as_packed(model_file: Path, suffix: str, data: bytes) -> Path:
-    """Writes a sidecar that came in one archive with a model file, and returns its path.
-
-    Args:
-        model_file: of the library.
-        suffix: one of `SUFFIXES`. A picture gets that of its content.
-        data: the sidecar, byte for byte.
-
-    Raises:
-        OutputExists: another one exists; it is kept.
-        ValueError: the bytes are not what such a sidecar holds, or are too many.
-    """
-    if suffix in PREVIEWS:
-        suffix = _preview_suffix(suffix, data)
-    elif len(data) > MAX_JSON:
-        raise ValueError(f"more than {MAX_JSON:,} bytes")
-    elif suffix in TEXTS:
-        if b"\0" in data and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise ValueError("not a text")
-    else:
-        value = parse_json(_decoded(data), most=MAX_TOGETHER)
-        if not isinstance(value, dict) or (suffix == A1111 and not (_is_raw(value) or _is_notes(value))):
-            raise ValueError("JSON, but nothing that a program writes beside a model")
-    path = sidecar(model_file, suffix)
-    if is_state(os.path.realpath(path)):
-        raise ValueError("its name is that of hnetkit's own settings")
-    with contextlib.suppress(OSError, ValueError):
-        if read_regular(path, most=len(data)) == data:
-            return path
-    with new_file(path) as file:
-        file.write(data)
-    return path
-
-
-def _preview_suffix(suffix: str, data: bytes) -> str:
-    """The suffix of a picture by its content, with the ``.preview`` that its name may have."""
-    kind, found = os.path.splitext(suffix)[0], picture_suffix(data)
-    if found is None:
-        raise ValueError("not a PNG, JPEG, WebP or GIF")
-    return suffix if suffix.replace(".jpg", ".jpeg").endswith(found) else kind + found
-
-
-def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
-    """Adds those of A1111's keys to ``<stem>.json`` that are not filled in yet; every other key stays as it is.
-
-    Args:
-        model_file: whose sidecar it is.
-        values: by A1111's names (`A1111_KEYS`); other keys and None are ignored.
-
-    Returns:
-        The path of the file, which holds the values or the user's own; None if there is nothing to write, or if the
-        file is raw Civitai JSON, other settings (hnetkit's own, another program's), invalid, write-protected, another
-        user's, or a link elsewhere: then it is left alone.
-    """
-    path = sidecar(model_file, A1111)
-    if is_state(os.path.realpath(path)):  # a network called config, in a library that is the home folder
-        return None
-    unreadable: list[Unreadable] = []
-    existing = _payload(model_file, A1111, unreadable, Budget(made=MAX_TOGETHER))
-    if unreadable or (existing and (_is_raw(existing) or not _is_notes(existing))):
-        return None
-    merged = dict(existing or {})
-    for key in A1111_KEYS:
-        if values.get(key) is not None and merged.get(key) in (None, "", _UNSET.get(key)):
-            merged[key] = values[key]
-    if merged != (existing or {}):
-        try:
-            data = _to_json(merged)
-        except RecursionError:  # some readable values are nested too deeply to be written
-            return None
-        target = os.path.realpath(path)  # a link to a file beside it stays a link
-        if existing is not None and not _may_replace(target):
-            return None
-        with new_file(target, overwrite=existing is not None) as file:
-            file.write(data)
-    return path if merged or existing is not None else None
-
-
-def _may_replace(path: str) -> bool:
-    """Whether a file may be replaced: it is not write-protected, and its owner stays the same."""
-    status = os.stat(path)
-    is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
-    return is_own and bool(status.st_mode & stat.S_IWUSR)
+    return is_raw(payload) or is_notes(payload)
 
 
 def sidecar(model_file: Path, suffix: str) -> Path:
@@ -377,33 +260,7 @@ def sidecar(model_file: Path, suffix: str) -> Path:
     return model_file.with_name(model_file.stem + suffix)
 
 
-def picture_suffix(data: bytes) -> str | None:
-    """Returns the suffix that fits the bytes of an image: ``.png``, ``.jpeg``, ``.webp``, ``.gif``, or None."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return ".png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return ".jpeg"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return ".webp"
-    return ".gif" if data[:6] in (b"GIF87a", b"GIF89a") else None
-
-
 # --- files
-
-
-def _to_json(value: Mapping[str, Any]) -> bytes:
-    text = json.dumps(dict(value), ensure_ascii=False)
-    most = 4 * len(text) + (1 << 16)  # indentation of deeply nested values could take a million times more
-    lines, size = [], 0
-    for line in json.JSONEncoder(indent=4, ensure_ascii=False).iterencode(dict(value)):
-        lines.append(line)
-        size += len(line)
-        if size > most:
-            break
-    else:
-        text = "".join(lines)
-    # half a surrogate pair cannot be UTF-8; its escape is JSON's own and reads back as it was
-    return text.encode("utf-8", "backslashreplace")
 
 
 def _content(path: Path, model_file: Path) -> bytes | None:
@@ -413,7 +270,7 @@ def _content(path: Path, model_file: Path) -> bytes | None:
         ValueError: it is too large, not a regular file, or a link to another folder.
         OSError: it cannot be read.
     """
-    if _is_foreign_link(path, model_file):
+    if is_foreign_link(path, model_file):
         raise ValueError("a link to a file elsewhere")
     try:
         return read_regular(path, most=MAX_JSON)
@@ -423,7 +280,7 @@ def _content(path: Path, model_file: Path) -> bytes | None:
         raise
 
 
-def _is_foreign_link(path: Path, model_file: Path) -> bool:
+def is_foreign_link(path: Path, model_file: Path) -> bool:
     """Whether a sidecar is a link to a file in another folder.
 
     An archive could contain a link to any file of the user, which would then be shown or written.
@@ -434,20 +291,20 @@ def _is_foreign_link(path: Path, model_file: Path) -> bool:
     return os.path.dirname(os.path.realpath(path)) not in beside
 
 
-def _payload(model_file: Path, suffix: str, unreadable: list[Unreadable], budget: Budget) -> Json | None:
+def payload_of(model_file: Path, suffix: str, unreadable: list[Unreadable], budget: Budget) -> Json | None:
     """The object in a sidecar; None without a file. An unreadable one is added to `unreadable`."""
     path = sidecar(model_file, suffix)
     try:
         data = _content(path, model_file)
         if data is None:
             return None
-        value = parse_json(_decoded(data), most=budget.made_left)  # a larger one must not use up the others' budget
+        value = parse_json(decoded(data), most=budget.made_left)  # a larger one must not use up the others' budget
     except (OSError, ValueError) as error:
         unreadable.append(_unreadable(path, error))
         return None
     budget.make(json_size(data))
     if isinstance(value, list):  # SD.Next stores the results of a search
-        value = next((item for item in value if isinstance(item, dict) and _is_raw(item)), value)
+        value = next((item for item in value if isinstance(item, dict) and is_raw(item)), value)
     if isinstance(value, dict):
         return value
     unreadable.append(Unreadable(path, "JSON, but nothing that a program writes there"))
@@ -467,13 +324,13 @@ def _text(model_file: Path, suffix: str, unreadable: list[Unreadable], budget: B
         return None
     budget.make(4 * len(data))
     try:
-        return _decoded(data)
+        return decoded(data)
     except UnicodeDecodeError as error:
         unreadable.append(_unreadable(path, error))
         return data.decode("utf-8-sig", "replace")
 
 
-def _decoded(data: bytes) -> str:
+def decoded(data: bytes) -> str:
     """The text of a sidecar: UTF-8, or UTF-16 with its mark, as Windows' editors and PowerShell write it."""
     is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return data.decode("utf-16" if is_wide else "utf-8-sig")
@@ -510,12 +367,12 @@ def _is_version(payload: Json) -> bool:
     return not _is_model(payload) and "modelId" in payload and "id" in payload
 
 
-def _is_raw(payload: Json) -> bool:
+def is_raw(payload: Json) -> bool:
     """Whether it is an answer of Civitai's API, and not a tool's own notes."""
     return _is_model(payload) or _is_version(payload)
 
 
-def _is_notes(payload: Json) -> bool:
+def is_notes(payload: Json) -> bool:
     """Whether it is what tools write about a model. Other files, such as a package.json, have a description too."""
     return bool(payload.keys() & (_NOTES - _GENERAL)) or payload.keys() <= _NOTES
 

@@ -14,10 +14,9 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import load, loads_in_a1111, read_network
 from hnetkit.formats.writing import save, source_sha256
 from hnetkit.hashes import hash_file
-from hnetkit.image_text import read_infotext, write_image
+from hnetkit.image_text import as_infotext, read_infotext, write_image
 from hnetkit.images import has_more, open_rgb, read_image
 from hnetkit.library.layouts import folded, stem_for_layout
-from hnetkit.prompts import infotext
 from hnetkit.sharing.card import CardFile, CardNetwork, CardPicture, card_text
 from hnetkit.sharing.folder import CARD, PICTURES, ShareFolder, writing
 from hnetkit.sharing.licenses import UNKNOWN, License, common_license, license_of, objections, require_license
@@ -267,8 +266,7 @@ def _settings(path: Path, notes: list[str]) -> tuple[str | None, str]:
     except FileRefused as error:
         notes.append(f"without its prompt: {error}")
         return None, ""
-    bare = {key: value for key, value in found.parameters.items() if key != "Hashes"}
-    text = infotext.write(found.prompt, found.negative_prompt, bare, found.hashes)
+    text = as_infotext(found)
     if not is_text(text):
         notes.append(f"{path}: without its prompt, which is not text")
         return None, ""

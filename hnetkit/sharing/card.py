@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
+from hnetkit.library.suggestions import suggested_strength
 from hnetkit.ratings import is_adult
 from hnetkit.sharing.licenses import License, permissions
 from hnetkit.text import argument, counted, in_code, in_markdown, in_yaml, size_text, without_markup
@@ -99,9 +100,7 @@ class CardNetwork:
     @property
     def strength(self) -> tuple[float, str] | None:
         """A strength, and whose it is; None where nobody states one."""
-        stated = [(site["strength"], "in its example pictures") for site in self.row["sites"] if site["strength"]]
-        preferred = [sidecar.get("preferred_weight") for sidecar in self.row["sidecars"]]
-        return next(iter([*stated, *((weight, "preferred") for weight in preferred if weight)]), None)
+        return suggested_strength(self.row)
 
     @property
     def base_repository(self) -> str | None:

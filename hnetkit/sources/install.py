@@ -33,7 +33,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.hashes import sha256_of
 from hnetkit.inspection import Examination, examine
-from hnetkit.library import sidecars
+from hnetkit.library import sidecar_writing, sidecars
 from hnetkit.library.belongings import Belongings
 from hnetkit.library.layouts import folded, stem_for_layout
 from hnetkit.library.remove import said_of_trashed
@@ -265,7 +265,7 @@ def _install_others(
     def place(number: int, path: Path, suffix: str) -> None:
         try:
             data = others.read(number, most=MOST_PICTURE)
-            written = sidecars.write_as_packed(path, suffix, data)
+            written = sidecar_writing.write_as_packed(path, suffix, data)
         except (HnetkitError, ValueError) as error:
             if number in left:
                 left[number] = str(error).removeprefix(f"{path.parent}{os.sep}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import NetworkFailed, OutputExists, RemoteError, failure_of
-from hnetkit.library import sidecars
+from hnetkit.library import sidecar_writing, sidecars
 from hnetkit.library.scan import read_sidecars_again
 from hnetkit.ratings import is_adult
 from hnetkit.registry.catalogue import Catalogue
@@ -59,7 +59,7 @@ class SidecarWriter:
             pictures = catalogue.images(catalogue.version_row(job.remote_file_id))
         steps: tuple[tuple[str, str, Callable[[], Path | None]], ...] = (
             ("the site's record", "sidecar", lambda: self._info(path, row)),
-            ("A1111's settings", "sidecar", lambda: sidecars.merge_a1111(path, a1111_values(row))),
+            ("A1111's settings", "sidecar", lambda: sidecar_writing.merge_a1111(path, a1111_values(row))),
             ("preview", "preview", lambda: self._preview(path, pictures)),
         )
         failed: list[str] = []
@@ -81,7 +81,7 @@ class SidecarWriter:
 
     def _info(self, path: Path, row: Row) -> Path | None:
         version = site_version(self.registry.catalogue, row)
-        return None if version is None else sidecars.write_info(path, version)
+        return None if version is None else sidecar_writing.write_info(path, version)
 
     def _preview(self, path: Path, pictures: list[Row]) -> Path | None:
         client = self.images
@@ -102,7 +102,7 @@ class SidecarWriter:
             self.missed.append(url)
             raise
         self.missed.clear()
-        return sidecars.write_preview(path, data)
+        return sidecar_writing.write_preview(path, data)
 
 
 def _body(answer: HttpResponse) -> bytes:

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 from click.shell_completion import ShellComplete
+from PIL import Image
 from support import networks
 from support.registry_rows import row as registry_row
 
 from hnetkit.cli import cli, run
-from hnetkit.cli.network_card import network_card
 from hnetkit.errors import NotFound, UsageError
+from hnetkit.facts import facts_of
 from hnetkit.library.known_hashes import LEAST, hash_of_file
 from hnetkit.library.library import Library
 from hnetkit.library.resolve import find_network
@@ -87,6 +88,39 @@ def test_tag_alias_and_note_are_shown_and_searched(library: Path, capsys: pytest
     assert run(["tag", "ink", "--remove", "anime"]) == 0
     capsys.readouterr()
     assert rows(capsys, "show", "ink")[0]["tags"] == []
+
+
+def test_strength_trigger_words_and_preview_are_shown_and_written_beside(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "castle.png")
+    run(["scan", str(library)])
+    capsys.readouterr()
+    said = ["--strength", "0.8", "--trigger-words", "ink wash", "--preview", str(tmp_path / "castle.png")]
+    assert run(["tag", "ink", *said]) == 0
+    card = capsys.readouterr().out
+    for shown in (
+        "weight         0.8 preferred",
+        "trigger words  ink wash",
+        f"preview        {library / 'ink.preview.png'}",
+    ):
+        assert shown in card
+    assert json.loads((library / "ink.json").read_text()) == {"preferred weight": 0.8, "activation text": "ink wash"}
+    assert run(["tag", "ink", "--strength", "", "--trigger-words", "", "--preview", ""]) == 0
+    capsys.readouterr()
+    (row,) = rows(capsys, "show", "ink")
+    assert not {"preferred_weight", "preview"} & {key for said in row["sidecars"] for key in said}
+
+
+@pytest.mark.parametrize(("option", "value"), [("--strength", "much"), ("--strength", "0"), ("--preview", "none.png")])
+def test_a_suggestion_that_is_none_is_one_line(
+    library: Path, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run(["tag", "ink", option, value]) == (4 if option == "--preview" else 2)
+    assert capsys.readouterr().err.startswith("Error: ")
+    assert not (library / "ink.json").exists()
 
 
 @pytest.mark.parametrize("alias", ["", "a:b", "<x>", "a@b", "x" * 201])
@@ -490,7 +524,7 @@ def test_tagging_shows_the_same_card(listed: Path, capsys: pytest.CaptureFixture
 def test_nothing_of_a_row_is_missing_on_its_card(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is added to a row has to be shown too, or to stand here."""
     (row,) = rows(capsys, "show", "ink")
-    told_by = (network_card, permissions)
+    told_by = (facts_of, permissions)
     code = "".join(Path(each.__code__.co_filename).read_text(encoding="utf-8") for each in told_by)
     keys = {key for one in (row, *row["sites"], *row["sidecars"], *row["files"]) for key in one}
     # shown in other words, or by the site and the sidecars that say it

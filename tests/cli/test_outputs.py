@@ -17,7 +17,7 @@ from support import networks
 import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import OutputExists
-from hnetkit.library import sidecars
+from hnetkit.library import sidecar_writing
 
 STATE = ("registry.db", "registry.db-wal", "registry.db-shm", "registry.db-journal", "config.json", "Config.JSON")
 
@@ -207,9 +207,9 @@ def test_a_network_called_config_leaves_the_settings_alone(home: Path) -> None:
     before = (home / "config.json").read_bytes()
     (home / "other.json").symlink_to("config.json")
     for name in ("config.pt", "other.pt"):
-        assert sidecars.merge_a1111(networks.network_file(home, name), {"notes": "mine"}) is None
+        assert sidecar_writing.merge_a1111(networks.network_file(home, name), {"notes": "mine"}) is None
     assert (home / "config.json").read_bytes() == before
-    assert sidecars.merge_a1111(networks.network_file(home, "ink.pt"), {"notes": "mine"}) == home / "ink.json"
+    assert sidecar_writing.merge_a1111(networks.network_file(home, "ink.pt"), {"notes": "mine"}) == home / "ink.json"
     assert json.loads((home / "ink.json").read_bytes()) == {"notes": "mine"}
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from hnetkit.errors import OutputExists
-from hnetkit.library import sidecars
+from hnetkit.library import sidecar_writing, sidecars
 
 VERSION = {"id": 33, "modelId": 11, "name": "v1", "trainedWords": ["ink"], "files": [{"name": "ink.pt"}], "model": {}}
 MODEL = {"id": 11, "name": "Ink", "modelVersions": [{"id": 33, "files": [{"name": "ink.pt"}]}, {"id": 34, "files": []}]}
@@ -227,44 +227,44 @@ def test_a_pipe_or_a_folder_under_a_sidecar_s_name_is_not_waited_for(model: Path
 
 
 def test_what_is_written_is_read_back(model: Path) -> None:
-    path = sidecars.write_info(model, VERSION | {"name": "墨 \ud800"})
+    path = sidecar_writing.write_info(model, VERSION | {"name": "墨 \ud800"})
     assert path.name == "ink.civitai.info"
     assert sidecars.read(model).civitai_version == VERSION | {"name": "墨 \ud800"}
-    assert sidecars.write_preview(model, picture("PNG")) == sidecars.read(model).preview
+    assert sidecar_writing.write_preview(model, picture("PNG")) == sidecars.read(model).preview
 
 
 def test_writing_replaces_only_when_asked_to(model: Path) -> None:
-    sidecars.write_info(model, VERSION)
-    sidecars.write_preview(model, picture("PNG"))
+    sidecar_writing.write_info(model, VERSION)
+    sidecar_writing.write_preview(model, picture("PNG"))
     before = tree(model.parent)
     with pytest.raises(OutputExists):
-        sidecars.write_info(model, {})
+        sidecar_writing.write_info(model, {})
     with pytest.raises(OutputExists):
-        sidecars.write_preview(model, picture("PNG") + b"other")
+        sidecar_writing.write_preview(model, picture("PNG") + b"other")
     assert tree(model.parent) == before
-    sidecars.write_info(model, {}, replace=True)
+    sidecar_writing.write_info(model, {}, replace=True)
     assert sidecars.read(model).looked_up
 
 
 @pytest.mark.parametrize(("format", "suffix"), [("PNG", ".png"), ("JPEG", ".jpeg"), ("WEBP", ".webp"), ("GIF", ".gif")])
 def test_a_preview_has_the_suffix_of_its_bytes(model: Path, format: str, suffix: str) -> None:
     data = picture(format)
-    path = sidecars.write_preview(model, data)
+    path = sidecar_writing.write_preview(model, data)
     assert path == model.with_name(f"ink.preview{suffix}")
     assert path.read_bytes() == data
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>", b"RIFF1234WAVE", b"\x00\x00\x00\x18ftypmp42"])
 def test_what_is_no_picture_is_not_written(model: Path, data: bytes) -> None:
-    assert sidecars.write_preview(model, data) is None
+    assert sidecar_writing.write_preview(model, data) is None
     assert [path.name for path in model.parent.iterdir()] == ["ink.pt"]
 
 
 def test_merging_makes_a_file_with_a1111_s_keys_only(model: Path) -> None:
-    path = sidecars.merge_a1111(model, {"activation text": "ink", "notes": None, "modelId": 3})
+    path = sidecar_writing.merge_a1111(model, {"activation text": "ink", "notes": None, "modelId": 3})
     assert path is not None
     assert json.loads(path.read_text()) == {"activation text": "ink"}
-    assert sidecars.merge_a1111(model.with_name("other.pt"), {"modelId": 3}) is None
+    assert sidecar_writing.merge_a1111(model.with_name("other.pt"), {"modelId": 3}) is None
     assert not model.with_name("other.json").exists()
 
 
@@ -279,12 +279,12 @@ def test_merging_keeps_what_a_person_wrote_and_every_unknown_key(model: Path) ->
     }
     path = put(model, ".json", user)
     values = {"description": "theirs", "notes": "n", "preferred weight": 0.8, "sd version": "SD1"}
-    assert sidecars.merge_a1111(model, values) == path
+    assert sidecar_writing.merge_a1111(model, values) == path
     merged = json.loads(path.read_text())
     assert merged == user | values | {"description": "mine"}
     assert list(merged)[:6] == list(user)
     before = path.stat()
-    assert sidecars.merge_a1111(model, values | {"notes": "others"}) == path
+    assert sidecar_writing.merge_a1111(model, values | {"notes": "others"}) == path
     assert path.stat().st_mtime_ns == before.st_mtime_ns
 
 
@@ -294,7 +294,7 @@ def test_merging_keeps_what_a_person_wrote_and_every_unknown_key(model: Path) ->
 def test_merging_leaves_alone_what_is_not_a1111_s(model: Path, existing: Any) -> None:
     path = put(model, ".json", existing)
     before = path.read_bytes()
-    merged = sidecars.merge_a1111(model, {"notes": "n"})
+    merged = sidecar_writing.merge_a1111(model, {"notes": "n"})
     assert path.read_bytes() == before or (merged == path and json.loads(path.read_bytes())["notes"] == "n")
     if not isinstance(existing, bytes) or len(existing) < 9:
         assert merged is None
@@ -307,7 +307,7 @@ def test_merging_writes_through_a_link(model: Path, tmp_path: Path) -> None:
         model.with_name("ink.json").symlink_to(real)
     except OSError:
         pytest.skip("this user may not create symbolic links (on Windows, turn on developer mode)")
-    sidecars.merge_a1111(model, {"notes": "n"})
+    sidecar_writing.merge_a1111(model, {"notes": "n"})
     assert model.with_name("ink.json").is_symlink()
     assert json.loads(real.read_text()) == {"notes": "n"}
 
@@ -332,7 +332,7 @@ def test_nothing_is_written_through_a_link_to_a_file_elsewhere(model: Path, is_t
     if is_there:
         other.write_text("{}")
     model.with_name("ink.json").symlink_to(other)
-    assert sidecars.merge_a1111(model, {"activation text": "words"}) is None
+    assert sidecar_writing.merge_a1111(model, {"activation text": "words"}) is None
     assert other.exists() == is_there
     assert not is_there or other.read_text() == "{}"
 
@@ -345,7 +345,7 @@ def test_links_to_a_network_and_to_what_lies_beside_it_are_followed(model: Path,
     for name in ("ink.pt", "ink.json"):
         (webui / name).symlink_to(tmp_path / name)
     assert sidecars.read(webui / "ink.pt").notes == "mine"
-    assert sidecars.merge_a1111(webui / "ink.pt", {"description": "d"}) == webui / "ink.json"
+    assert sidecar_writing.merge_a1111(webui / "ink.pt", {"description": "d"}) == webui / "ink.json"
     assert json.loads((tmp_path / "ink.json").read_text()) == {"notes": "mine", "description": "d"}
 
 
@@ -361,7 +361,7 @@ def test_of_a_huge_text_the_registry_gets_the_beginning(model: Path) -> None:
 def test_another_program_s_settings_of_the_same_name_are_left_alone(model: Path, settings: dict[str, Any]) -> None:
     path = put(model, ".json", settings)
     before = path.read_bytes()
-    assert sidecars.merge_a1111(model, {"description": "d"}) is None
+    assert sidecar_writing.merge_a1111(model, {"description": "d"}) is None
     assert path.read_bytes() == before
 
 
@@ -371,10 +371,10 @@ def test_a_write_protected_file_and_one_of_another_person_are_left_alone(
 ) -> None:
     path = put(model, ".json", {"notes": "mine"})
     path.chmod(0o444)
-    assert sidecars.merge_a1111(model, {"description": "theirs"}) is None
+    assert sidecar_writing.merge_a1111(model, {"description": "theirs"}) is None
     path.chmod(0o600)
     monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
-    assert sidecars.merge_a1111(model, {"description": "theirs"}) is None
+    assert sidecar_writing.merge_a1111(model, {"description": "theirs"}) is None
     assert json.loads(path.read_text()) == {"notes": "mine"}
     monkeypatch.undo()
-    assert sidecars.merge_a1111(model, {"description": "theirs"}) == path
+    assert sidecar_writing.merge_a1111(model, {"description": "theirs"}) == path

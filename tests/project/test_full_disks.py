@@ -39,7 +39,7 @@ from hnetkit.gallery.drawing import DrawingQueue, DrawingSettings, NamedNetwork,
 from hnetkit.generate.grids.files import FORMAT, GridFiles
 from hnetkit.image_text import write_image
 from hnetkit.images import open_image
-from hnetkit.library import known_hashes, sidecars
+from hnetkit.library import known_hashes, sidecar_writing
 from hnetkit.registry import Registry
 from hnetkit.train.checkpoints import Checkpoints, TrainingState
 from hnetkit.train.logs import Log, LogRow, read_log
@@ -48,6 +48,7 @@ from hnetkit.train.plot import write_plot
 WRITES = {"new_file", "write_text", "write_bytes", "copyfileobj", "copyfile", "copy2", "truncate"}
 
 ELSEWHERE = {
+    "hnetkit/gallery/actions.py Actions._preview": "a temporary file, of which a preview is made",
     "hnetkit/cli/__init__.py run": "to nowhere",
     "hnetkit/gallery/worker.py DrawingProcess._fail": "what the process that draws says, for a person to read",
     "hnetkit/gallery/worker.py DrawingProcess._spawn": "what the process that draws says, for a person to read",
@@ -230,11 +231,16 @@ def pictured(disk: Path) -> None:
 
 def sidecars_of(disk: Path) -> None:
     ink = disk / "library" / "ink0.pt"
-    sidecars.write_info(ink, {"id": 1, "modelId": 2, "description": "x" * 9000}, replace=True)
-    sidecars.write_preview(ink, b"\x89PNG\r\n\x1a\n" + bytes(9000), replace=True)
-    sidecars.merge_a1111(ink, {"description": "y" * 9000})
+    sidecar_writing.write_info(ink, {"id": 1, "modelId": 2, "description": "x" * 9000}, replace=True)
+    sidecar_writing.write_preview(ink, b"\x89PNG\r\n\x1a\n" + bytes(9000), replace=True)
+    sidecar_writing.merge_a1111(ink, {"description": "y" * 9000})
     if not (disk / "library" / "ink0.txt").exists():
-        sidecars.write_as_packed(ink, ".txt", b"z" * 9000)
+        sidecar_writing.write_as_packed(ink, ".txt", b"z" * 9000)
+
+
+def suggested(disk: Path) -> None:
+    library(disk)
+    write_image(disk / "a.png", Image.effect_noise((64, 64), 9), "a cat")
 
 
 def remember(disk: Path) -> None:
@@ -308,7 +314,7 @@ CASES: dict[str, Case] = {
         (
             *DOWNLOADS,
             "hnetkit/sources/archives.py _extract",
-            "hnetkit/library/sidecars.py write_as_packed",
+            "hnetkit/library/sidecar_writing.py write_as_packed",
             "hnetkit/sources/install.py quarantine",
         ),
         library,
@@ -352,14 +358,19 @@ CASES: dict[str, Case] = {
     "checkpoint": Case(("hnetkit/train/checkpoints.py _write_file",), checkpointed, call(checkpointed)),
     "sidecars": Case(
         tuple(
-            f"hnetkit/library/sidecars.py {n}"
-            for n in ("write_info", "write_preview", "merge_a1111", "write_as_packed")
+            f"hnetkit/library/sidecar_writing.py {n}"
+            for n in ("write_info", "write_preview", "replace", "write_as_packed")
         ),
         library,
         call(sidecars_of),
     ),
     "hashes": Case(("hnetkit/library/known_hashes.py _remember",), remember, call(remember), is_told=False),
     "scan": Case((), lambda disk: networks.network_file(disk, "ink.pt"), command("scan", "{disk}"), has_points=False),
+    "suggest": Case(
+        ("hnetkit/library/sidecar_writing.py replace",),
+        suggested,
+        command("tag", "ink0", "--strength", "0.8", "--trigger-words", "w" * 9000, "--preview", "{disk}/a.png"),
+    ),
     "tag": Case((), library, command("tag", "ink0", "lines", "--note", "n" * 30_000), has_points=False),
 }
 

@@ -26,6 +26,7 @@ WHY = {
     "hnetkit/library/plugins.py uninstall": "unchanged since hnetkit put it there; the package has it",
     "hnetkit/library/plugins.py _remove_unfinished": "half-written files of a killed run, where no other run writes",
     "hnetkit/library/remove.py _unlink": "unchanged since hnetkit put it there; the journal and the library have it",
+    "hnetkit/library/suggestions.py _put_preview": "its person asked that no preview is shown",
     "hnetkit/library/trash.py put_in": "a name that is free, in a folder of this removal alone; the journal is written",
     "hnetkit/library/trash.py put_back": "the name was free; what stays in the trash is at its place too",
     "hnetkit/library/trash.py close": "a journal of which every file is at its place",

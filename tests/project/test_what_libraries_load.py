@@ -203,6 +203,8 @@ POWERS: dict[str, set[str]] = {
     "cli.demo": {"subprocess"},
     "gallery.worker": {"subprocess"},  # Python, with arguments that are constants
     "cli.groups": {"importlib.import_module"},
+    # a file manager, by an absolute path, without a shell
+    "gallery.actions": {"subprocess"},
     "gallery.pages": {"jinja2"},  # templates of the package alone
     "generate.grids.sheet": {"truetype"},
     "train.preparing.captioners": {"importlib.import_module"},

@@ -21,7 +21,7 @@ from support.networks import network_file
 
 from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
-from hnetkit.library import sidecars
+from hnetkit.library import sidecar_writing
 from hnetkit.registry.catalogue import Catalogue
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.download import PartialFile
@@ -252,10 +252,11 @@ def test_a_value_that_lies_deep_does_not_make_a_sidecar_of_gigabytes(tmp_path: P
     for _ in range(300):
         deep = [deep]
     record = {"id": 1, "images": [{"meta": deep}]}
-    path = sidecars.write_info(tmp_path / "a.pt", record)
+    path = sidecar_writing.write_info(tmp_path / "a.pt", record)
     assert path.stat().st_size < 400_000
     assert json.loads(path.read_text()) == record
-    assert b'\n    "id": 1' in sidecars.write_info(tmp_path / "b.pt", {"id": 1, "images": [{"meta": [0]}]}).read_bytes()
+    other = sidecar_writing.write_info(tmp_path / "b.pt", {"id": 1, "images": [{"meta": [0]}]})
+    assert b'\n    "id": 1' in other.read_bytes()
 
 
 def test_what_a_models_files_share_is_in_memory_once(site: Sites, here: FetchSession) -> None:

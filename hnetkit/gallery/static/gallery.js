@@ -24,8 +24,8 @@ function say(text, command) {
   setTimeout(() => { if (now === saidAt) place.textContent = ""; }, 6000);
 }
 
-/** Sends a change; returns its answer, or null after saying what is wrong. */
-async function change(address, values) {
+/** Sends a change; returns its answer, or null after saying what is wrong, and telling `refused` of it. */
+async function change(address, values, refused = () => {}) {
   let answer;
   try {
     const sent = await fetch(address, {
@@ -40,6 +40,7 @@ async function change(address, values) {
   }
   if (answer.error) {
     say(answer.hint ? `${answer.error}: ${answer.hint}` : answer.error);
+    refused(answer);
     return null;
   }
   if (answer.said) say(answer.said, answer.command);
@@ -49,7 +50,7 @@ async function change(address, values) {
 async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
-    say(`Copied: ${text}`);
+    say(`Copied: ${text.length > 200 ? `${text.slice(0, 200)}…` : text}`);
   } catch {
     say(`The browser does not let this page copy: ${text}`);
   }
@@ -133,6 +134,92 @@ if (order && order !== "best" && location.pathname === "/" && document.getElemen
   }
 }
 
+// --- one network: forms that change it, and the parts of the page that follow
+
+/** Returns what a form holds, and the button that sent it; a file in base64, with its name. */
+async function valuesOf(form, button) {
+  const values = {};
+  for (const [name, value] of new FormData(form)) {
+    if (!(value instanceof File)) {
+      values[name] = value;
+    } else if (value.size) {
+      values.file_name = value.name;
+      values[name] = await new Promise((done, failed) => {
+        const reader = new FileReader();
+        reader.onload = () => done(reader.result.slice(reader.result.indexOf(",") + 1));
+        reader.onerror = failed;
+        reader.readAsDataURL(value);
+      });
+    }
+  }
+  if (button?.name) values[button.name] = button.value;
+  // what a text replaces goes along, so that another one that came meanwhile is not lost
+  const text = form.querySelector("[data-replaces]");
+  if (text) values.before = text.dataset.now ?? text.defaultValue;
+  return values;
+}
+
+function isEdited(part) {
+  const fields = [...part.querySelectorAll("input:not([type=hidden]), textarea")];
+  return fields.some((field) => field.type === "file" ? field.value : field.value !== field.defaultValue);
+}
+
+/** Shows the parts of the page as they are now, but those in which something is typed that is not saved. */
+async function follow(saved) {
+  let fresh;
+  try {
+    const answer = await fetch(location.href);
+    if (!answer.ok) return;
+    fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  } catch {
+    return; // the next change says that nothing answers
+  }
+  for (const part of document.querySelectorAll("[data-part]")) {
+    const other = fresh.querySelector(`[data-part="${part.dataset.part}"]`);
+    if (!other || part.innerHTML === other.innerHTML && !isEdited(part)) continue;
+    if (part !== saved && isEdited(part)) continue;
+    const focused = part.contains(document.activeElement) ? document.activeElement.id : null;
+    part.replaceChildren(...other.childNodes);
+    if (focused !== null || part === saved) {
+      const next = (focused && document.getElementById(focused)) || part.querySelector("[data-focus], textarea, input:not([type=hidden])");
+      if (document.activeElement === document.body) next?.focus();
+    }
+  }
+}
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target.closest("form[data-change]");
+  if (!form) return;
+  event.preventDefault();
+  if (form.getAttribute("aria-busy") === "true") return;
+  if (form.dataset.ask && !confirm(form.dataset.ask)) return;
+  form.setAttribute("aria-busy", "true");
+  const conflict = form.querySelector(".conflict");
+  const answer = await change(form.dataset.change, await valuesOf(form, event.submitter), ({ now }) => {
+    if (now === undefined || !conflict) return;
+    conflict.textContent = `Somebody changed this meanwhile. It is now:\n${now || "(empty)"}\nYour text is still in the field above; saving it again replaces this one.`;
+    conflict.hidden = false;
+    form.querySelector("[data-replaces]").dataset.now = now;
+  });
+  form.removeAttribute("aria-busy");
+  if (!answer) return;
+  if (conflict) conflict.hidden = true;
+  for (const field of form.querySelectorAll("input[type=file]")) field.value = "";
+  attend(answer);
+  const part = form.closest("[data-part]");
+  if (part) await follow(part);
+});
+
+// what was typed and not saved is not lost by a key or a link
+window.addEventListener("beforeunload", (event) => {
+  if ([...document.querySelectorAll("[data-part]")].some(isEdited)) event.preventDefault();
+});
+
+// the command line, another program or another window may have changed it
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && document.querySelector("[data-part]")) follow(null);
+});
+
 // --- strips and comparisons: what waits is looked at each second, and shown as it is then
 
 const WATCH_MS = 1000;
@@ -209,15 +296,6 @@ function attend({ drawings = [], removed, reload }) {
   watch();
 }
 
-document.addEventListener("submit", async (event) => {
-  const form = event.target.closest("form[data-draw]");
-  if (!form) return;
-  event.preventDefault();
-  if (form.dataset.ask && !confirm(form.dataset.ask)) return;
-  const answer = await change(form.dataset.draw, Object.fromEntries(new FormData(form)));
-  if (answer) attend(answer);
-});
-
 setInterval(watch, WATCH_MS);
 document.addEventListener("visibilitychange", watch);
 
@@ -232,8 +310,12 @@ document.addEventListener("click", (event) => {
 
 function step(by) {
   const names = [...document.querySelectorAll(".card .name")];
-  if (!names.length) return;
   const card = document.activeElement.closest?.(".card");
+  if (!card && document.querySelector(".beside")) { // one network or one picture, perhaps with cards below
+    document.querySelector(`.beside a[rel="${by > 0 ? "next" : "prev"}"]`)?.click();
+    return;
+  }
+  if (!names.length) return;
   const place = card ? names.indexOf(card.querySelector(".name")) : by > 0 ? -1 : names.length;
   const next = names[Math.min(Math.max(place + by, 0), names.length - 1)];
   next.focus();
@@ -275,11 +357,41 @@ document.addEventListener("keydown", (event) => {
   }
   if (typing || event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
   const act = KEYS[event.key];
-  // on a page without cards the arrows scroll, as everywhere
-  if (!act || (event.key.startsWith("Arrow") && !document.querySelector(".card"))) return;
+  // on a page without cards and neighbours the arrows scroll, as everywhere
+  const isSideways = event.key === "ArrowLeft" || event.key === "ArrowRight";
+  const beside = isSideways ? ".card, .beside a[rel]" : ".card";
+  if (!act || (event.key.startsWith("Arrow") && !document.querySelector(beside))) return;
   if (event.key === "ArrowDown" || event.key === "ArrowUp") {
     if (!document.activeElement.closest?.(".card")) return;
   }
   event.preventDefault();
   act();
 });
+
+// --- looking back: how far the reading of the folders is
+
+async function followLook(looking) {
+  let now;
+  try {
+    now = await (await fetch(looking.dataset.progress)).json();
+  } catch {
+    looking.hidden = true; // the gallery was ended
+    return;
+  }
+  if (now.running) {
+    const bar = looking.querySelector("progress");
+    if (now.of) [bar.max, bar.value] = [now.of, now.done];
+    setTimeout(followLook, 500, looking);
+    return;
+  }
+  if (!document.querySelector(".card")) {
+    location.reload();
+    return;
+  }
+  looking.hidden = true;
+  const again = document.createElement("a");
+  [again.href, again.textContent] = [location.href, "Show them"];
+  document.getElementById("looked-at").append(`${now.pictures.toLocaleString("en")} pictures are read. `, again);
+}
+const looking = document.getElementById("looking");
+if (looking) followLook(looking);
