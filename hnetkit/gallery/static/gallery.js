@@ -206,8 +206,7 @@ document.addEventListener("submit", async (event) => {
   if (conflict) conflict.hidden = true;
   for (const field of form.querySelectorAll("input[type=file]")) field.value = "";
   attend(answer);
-  const part = form.closest("[data-part]");
-  if (part) await follow(part);
+  if (document.querySelector("[data-part]")) await follow(form.closest("[data-part]"));
 });
 
 // what was typed and not saved is not lost by a key or a link
