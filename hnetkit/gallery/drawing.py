@@ -32,6 +32,7 @@ from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, is_size
 from hnetkit.generate.sampling.samplers import sampler_name
 from hnetkit.library.library import with_files
 from hnetkit.library.resolve import label
+from hnetkit.library.suggestions import trigger_words
 from hnetkit.limits import read_json
 from hnetkit.prompts.infotext import is_generation_data
 from hnetkit.prompts.tags import plain_number, split_tags
@@ -57,15 +58,10 @@ _TRIGGER_WORDS = 300  # characters of a prompt that is made of them
 
 @dataclass(frozen=True, slots=True)
 class NamedNetwork:
-    """A network to draw with, and its name when it was asked for.
-
-    Attributes:
-        prompt: made of its trigger words; empty if it has none.
-    """
+    """A network to draw with, and its name when it was asked for."""
 
     content_hash: str
     name: str
-    prompt: str = ""
 
     @property
     def mention(self) -> str:
@@ -133,7 +129,11 @@ class DrawingSettings:
         if sampler is not None:
             if not isinstance(sampler, str):
                 raise UsageError("a sampler is a name", hint="for example Euler a")
-            values["sampler"] = sampler_name(sampler)
+            try:
+                values["sampler"] = sampler_name(sampler)
+            except UsageError as error:
+                hint = error.command_hint and error.command_hint.removeprefix("--sampler ")
+                raise UsageError(str(error).removeprefix("--sampler "), hint=hint) from error
         return cls(**values)
 
 
@@ -143,7 +143,7 @@ class Progress:
 
     Attributes:
         prompt, model: those that are drawn with; empty until they are chosen.
-        message, hint: why it failed, and the next step.
+        message, next_step: why it failed, and what to do.
         notes: what the person should know of the pictures.
         starts: how often a process began to draw it without finishing another cell.
         cells: that were drawn when it began.
@@ -153,7 +153,7 @@ class Progress:
     prompt: str = ""
     model: str = ""
     message: str = ""
-    hint: str = ""
+    next_step: str = ""
     notes: tuple[str, ...] = ()
     starts: int = 0
     cells: int = 0
@@ -188,7 +188,7 @@ class Drawing:
     @property
     def prompt(self) -> str:
         """What is drawn; empty as long as it is not chosen."""
-        return self.progress.prompt or self.settings.prompt or next((one.prompt for one in self.networks[:1]), "")
+        return self.progress.prompt or self.settings.prompt
 
     @property
     def preview(self) -> Path:
@@ -402,17 +402,26 @@ def networks_of(library: Library, contents: Sequence[str]) -> list[NamedNetwork]
     for content in contents:
         if content not in rows:
             raise NotFound("the library has no such network any more", hint="hnetkit scan")
-    prompts = {content: _prompt_of(row["trigger_words"]) for content, row in rows.items()}
-    return [NamedNetwork(content, rows[content]["name"], prompts[content]) for content in contents]
+    return [NamedNetwork(content, rows[content]["name"]) for content in contents]
 
 
-def _prompt_of(trigger_words: Sequence[str] | None) -> str:
-    """Returns a prompt of trigger words, which come from strangers: tags of networks in them are left out."""
-    plain = [word for word in trigger_words or () if is_text(word) and not is_generation_data(word)]
-    words = ", ".join(" ".join(word.split()) for word in plain)
-    while len(words) > _TRIGGER_WORDS and ", " in words:
-        words = words.rpartition(", ")[0]
-    return split_tags(words[:_TRIGGER_WORDS]).text.strip(" ,")
+def suggested_prompt(library: Library, networks: Iterable[NamedNetwork]) -> str:
+    """Returns a prompt of the trigger words of the first of some networks that has any; empty if none has.
+
+    They may come from strangers: tags of networks in them are left out, and more than a prompt.
+
+    Raises:
+        NotFound: the library has one of the networks no more.
+    """
+    for network in networks:
+        words = trigger_words(library.record(network.content_hash))
+        if is_text(words) and not is_generation_data(words):
+            words = " ".join(words.split())
+            while len(words) > _TRIGGER_WORDS and ", " in words:
+                words = words.rpartition(", ")[0]
+            if prompt := split_tags(words[:_TRIGGER_WORDS]).text.strip(" ,"):
+                return prompt
+    return ""
 
 
 def _read(folder: Path) -> Drawing:
@@ -422,7 +431,7 @@ def _read(folder: Path) -> Drawing:
         if (len(networks) == 1) is not bool(_strip_digits(folder.name)):
             raise HnetkitError(f"{folder / _RECORD}: is of another drawing")
     except HnetkitError as error:
-        damaged = Progress("failed", message=str(error), hint="remove it, and draw it anew")
+        damaged = Progress("failed", message=str(error), next_step="remove it, and draw it anew")
         return Drawing(folder, (), DrawingSettings(), damaged, is_damaged=True)
     try:
         progress = _parse_progress(_read_json(folder / _STATE)) if is_there(folder / _STATE) else Progress()
@@ -430,7 +439,7 @@ def _read(folder: Path) -> Drawing:
             progress = replace(progress, state="stopped")
     except (HnetkitError, OSError) as error:
         failure = failure_of(error, str(folder / _STATE))
-        progress = Progress("failed", message=str(failure), hint="draw it again")
+        progress = Progress("failed", message=str(failure), next_step="draw it again")
     return Drawing(folder, networks, settings, progress)
 
 
@@ -453,7 +462,7 @@ def _parse_record(record: Any) -> tuple[tuple[NamedNetwork, ...], DrawingSetting
 
 
 def _parse_network(network: Any) -> NamedNetwork:
-    fields = ("content_hash", "name", "prompt")
+    fields = ("content_hash", "name")
     if not isinstance(network, dict) or not all(isinstance(network.get(field), str) for field in fields):
         raise HnetkitError(f"{_RECORD}: not the record of a drawing")
     if not _CONTENT.fullmatch(network["content_hash"]):
@@ -462,7 +471,7 @@ def _parse_network(network: Any) -> NamedNetwork:
 
 
 def _parse_progress(state: Any) -> Progress:
-    texts, counts = ("prompt", "model", "message", "hint"), ("starts", "cells")
+    texts, counts = ("prompt", "model", "message", "next_step"), ("starts", "cells")
     if (
         not isinstance(state, dict)
         or state.get("state") not in ("waiting", "drawing", "done", "failed")

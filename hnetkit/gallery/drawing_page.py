@@ -16,7 +16,7 @@ from starlette.routing import Route
 from hnetkit import settings
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.gallery.cards import View, joined
-from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, State, networks_of
+from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, State, networks_of, suggested_prompt
 from hnetkit.gallery.pages import Gallery, known_values, sent_values, shown
 from hnetkit.gallery.thumbnails import SIDES, Served
 from hnetkit.generate.sampling.samplers import SAMPLERS
@@ -61,11 +61,16 @@ class DrawingPages:
     def strips(self, contents: Iterable[str]) -> dict[str, Row]:
         """Returns content hash -> its latest strip, for a line on its card; those without one are not there."""
         found = self._queue.strips_of(contents, (*_PENDING, "done"))
-        nothing: Row = {"pending": False}  # to be told: the picture is seen
+        nothing: Row = {"pending": False}  # is to be told: its picture is seen
         return {
             content: self._as_row(drawing) if drawing.state in _PENDING else nothing
             for content, drawing in found.items()
         }
+
+    def latest_strip(self, content_hash: str) -> Row | None:
+        """Returns the latest strip of a network, whatever became of it; None without one."""
+        found = self._queue.drawings_of([content_hash])
+        return self._as_row(found[0]) if found else None
 
     def picture(self, content_hash: str, size: str) -> Served | None:
         """Returns the strip of a network as a picture: for cards a square, else the whole sheet; None without one."""
@@ -128,7 +133,7 @@ class DrawingPages:
             missing=len(cards) - len(known),
             given=given,
             strengths=", ".join(map(plain_number, given.strengths)),
-            suggested=next((one.prompt for one in named if one.prompt), ""),
+            suggested=suggested_prompt(self._gallery.library, named),
             samplers=list(SAMPLERS),
             model=settings.get("model"),
             drawings=[self._as_row(one) for one in earlier[:_MOST_EARLIER]],
@@ -218,7 +223,7 @@ class DrawingPages:
 
     def _act(self, given: Mapping[str, Any], id: str, action: str) -> Row:
         """Stops, removes or goes on with one drawing."""
-        known_values(given, ())
+        known_values(given, ("do",))
         if action == "stop":
             self._queue.stop(id)
             return {"said": "Stopped", "drawings": [{"id": id, "contents": []}]}
@@ -271,7 +276,7 @@ class DrawingPages:
             "negative_prompt": drawing.settings.negative_prompt,
             "settings": _settings_in_words(drawing, first),
             "message": drawing.progress.message if drawing.state == "failed" else "",
-            "hint": drawing.progress.hint if drawing.state == "failed" else "",
+            "hint": drawing.progress.next_step if drawing.state == "failed" else "",
             "notes": drawing.progress.notes,
             "command": drawing.command,
             "has_sheet": drawing.state == "done",

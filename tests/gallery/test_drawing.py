@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from hnetkit import Library, demo, settings
 from hnetkit.cli import run
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import TEMPORARY
-from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, NamedNetwork, networks_of
-from hnetkit.gallery.worker import PLAIN_PROMPT, Drawer, DrawingProcess, model_for
+from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, NamedNetwork, networks_of, suggested_prompt
+from hnetkit.gallery.worker import Drawer, DrawingProcess, model_for
 
 pytestmark = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
 
@@ -162,7 +163,7 @@ def test_a_network_that_fits_no_model_is_said_with_the_next_step_and_nothing_is_
     misfit, mixed, fitting = drawn(queue, misfit, mixed, fitting)
     assert [one.state for one in (misfit, mixed, fitting)] == ["failed", "failed", "done"]
     assert misfit.progress.message == mixed.progress.message == "ink is for SD 1, and no model is set"
-    assert misfit.progress.hint == "hnetkit config model FOLDER, of SD 1"
+    assert misfit.progress.next_step == "hnetkit config model FOLDER, of SD 1"
     assert sorted(path.name for path in misfit.folder.iterdir()) == ["drawing.json", "state.json"]
     assert misfit.command is None
 
@@ -181,7 +182,7 @@ def test_the_bundled_model_draws_its_networks_beside_a_set_model_of_another_kind
     (failed,) = drawn(queue, queue.add(ink, QUICK))
     assert failed.state == "failed"
     assert "ink" in failed.progress.message
-    assert not failed.progress.hint.startswith("-")
+    assert not failed.progress.next_step.startswith("-")
 
 
 def test_a_drawing_goes_on_after_its_server_or_its_process_was_killed_and_draws_no_cell_twice(
@@ -305,7 +306,7 @@ def test_a_process_that_dies_again_and_again_is_not_started_for_ever(
         "prompt": "",
         "model": "",
         "message": "",
-        "hint": "",
+        "next_step": "",
         "notes": [],
         "starts": 3,
         "cells": 0,
@@ -314,22 +315,39 @@ def test_a_process_that_dies_again_and_again_is_not_started_for_ever(
     (failed,) = drawn(queue, drawing)
     assert failed.state == "failed"
     assert "ended 3 times" in failed.progress.message
-    assert "worker.log" in failed.progress.hint
+    assert "worker.log" in failed.progress.next_step
     queue.again(drawing.id)
     assert drawn(queue, drawing)[0].state == "done"
 
 
+@pytest.mark.parametrize(
+    ("words", "prompt"),
+    [
+        ("a  black\nstar", "a black star"),
+        ("lines <hypernet:dots:9>, <lora:x:1>", "lines"),
+        ("<hypernet:dots:9>", ""),
+        ("a\nSteps: 20, Sampler: Euler, CFG scale: 7", ""),
+        (", ".join(["long"] * 300), ", ".join(["long"] * 50)),
+        ("", ""),
+    ],
+)
 def test_the_prompt_is_the_trigger_words_without_tags_of_strangers(
-    queue: DrawingQueue, demo_networks: list[NamedNetwork]
+    demo_networks: list[NamedNetwork], tmp_path: Path, words: str, prompt: str
 ) -> None:
-    from hnetkit.gallery.drawing import _prompt_of
+    (tmp_path / "networks" / "dots.json").write_text(json.dumps({"activation text": words}))
+    with Library() as library:
+        library.scan()
+        assert suggested_prompt(library, demo_networks) == prompt
 
-    assert _prompt_of(["ink  wash", "lines <hypernet:dots:9>"]) == "ink wash, lines"
-    assert _prompt_of([]) == _prompt_of(None) == _prompt_of(["a\nSteps: 20, Sampler: Euler, CFG scale: 7"]) == ""
-    assert len(_prompt_of(["long " * 30] * 30)) <= 300
-    own = NamedNetwork(demo_networks[0].content_hash, "outline", "a black star")
-    assert drawn(queue, queue.add([own], QUICK))[0].progress.prompt == "a black star"
-    assert PLAIN_PROMPT
+
+def test_without_a_prompt_trigger_words_are_drawn(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork], tmp_path: Path
+) -> None:
+    (tmp_path / "networks" / "outline.json").write_text(json.dumps({"activation text": "a black star"}))
+    with Library() as library:
+        library.scan()
+    own, given = queue.add(demo_networks[:1], QUICK), queue.add(demo_networks[:1], replace(QUICK, prompt="a circle"))
+    assert [one.progress.prompt for one in drawn(queue, own, given)] == ["a black star", "a circle"]
 
 
 @pytest.mark.parametrize(
@@ -358,6 +376,7 @@ def test_settings_out_of_their_range_are_refused_with_what_may_be_given(given: A
     with pytest.raises(UsageError) as refused:
         DrawingSettings.of(given)
     assert refused.value.command_hint
+    assert "--" not in f"{refused.value} {refused.value.command_hint}"
 
 
 def test_up_to_six_networks_are_drawn_together_each_once(
