@@ -12,10 +12,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from hnetkit.base_models import fitting, require_base_model
-from hnetkit.errors import DiskFull, RegistryError, UsageError
+from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError
+from hnetkit.facts import tag_text
 from hnetkit.gallery.drawing import MOST_NETWORKS
 from hnetkit.library.library import Library
 from hnetkit.library.listing import SORTS, in_order, trained_on
+from hnetkit.library.suggestions import trigger_words
 from hnetkit.prompts.tags import Tag
 from hnetkit.ratings import is_adult
 from hnetkit.registry.cards import CardFacts
@@ -201,7 +203,9 @@ class CardIndex:
             last = max(1, -(-len(rows) // PER_PAGE))
             number = min(view.page, last)
             cards = self._shown(rows[(number - 1) * PER_PAGE : number * PER_PAGE])
-            return Page(cards, len(rows), len(self._rows), number, last, self._choices)
+            return Page(
+                [row | self._use(row) for row in cards], len(rows), len(self._rows), number, last, self._choices
+            )
 
     def contents(self, view: View) -> list[str]:
         """Returns the content hashes of all networks that pass the filters of a view, in its order."""
@@ -254,8 +258,15 @@ class CardIndex:
         contents = [row["content_hash"] for row in rows]
         details = {row["content_hash"]: row for row in self._library.registry.networks.listing(*_SHOWN, of=contents)}
         # another process may have forgotten one in between
-        there = [row | details[row["content_hash"]] for row in rows if row["content_hash"] in details]
-        return [row | {"tag_text": str(Tag(row["name"], 1.0))} for row in there]
+        return [row | details[row["content_hash"]] for row in rows if row["content_hash"] in details]
+
+    def _use(self, row: Row) -> Row:
+        """Returns how a prompt uses a network: its tag, and the trigger words, a person's own before a site's."""
+        try:
+            record = self._library.record(row["content_hash"])
+        except HnetkitError:  # forgotten in between
+            return {"tag_text": str(Tag(row["name"], 1.0))}
+        return {"tag_text": tag_text(record, self._library.registry), "trigger_words": trigger_words(record)}
 
     def _count(self, rows: Iterable[Row]) -> Mapping[str, Mapping[str, int]]:
         rows = list(rows)

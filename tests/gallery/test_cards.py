@@ -74,6 +74,19 @@ def test_a_change_of_another_process_is_seen_at_once(library: hnetkit.Library) -
     assert names(cards, tag="ocean") == ["wash"]
 
 
+def test_a_card_has_the_tag_that_means_its_network_at_its_strength_with_its_words(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    library.tag("ink", strength=0.7, trigger_words="ink wash")
+    (tmp_path / "networks" / "wash.pt").rename(tmp_path / "networks" / "wash #2.pt")
+    library.scan()
+    library.tag("wash #2", alias="wasser")
+    cards = {row["name"]: row for row in CardIndex(library).page(View()).cards}
+    assert cards["ink"]["tag_text"] == "<hypernet:ink:0.7> ink wash"
+    assert cards["ink"]["trigger_words"] == "ink wash"
+    assert cards["wash #2"]["tag_text"] == "<hypernet:wasser:1>", "a comment would end the other name"
+
+
 def test_a_file_that_is_gone_and_one_in_two_places_are_found_by_their_state(
     library: hnetkit.Library, tmp_path: Path
 ) -> None:
