@@ -133,7 +133,11 @@ class DrawingSettings:
         if sampler is not None:
             if not isinstance(sampler, str):
                 raise UsageError("a sampler is a name", hint="for example Euler a")
-            values["sampler"] = sampler_name(sampler)
+            try:
+                values["sampler"] = sampler_name(sampler)
+            except UsageError as error:
+                hint = error.command_hint and error.command_hint.removeprefix("--sampler ")
+                raise UsageError(str(error).removeprefix("--sampler "), hint=hint) from error
         return cls(**values)
 
 
@@ -143,7 +147,7 @@ class Progress:
 
     Attributes:
         prompt, model: those that are drawn with; empty until they are chosen.
-        message, hint: why it failed, and the next step.
+        message, next_step: why it failed, and what to do.
         notes: what the person should know of the pictures.
         starts: how often a process began to draw it without finishing another cell.
         cells: that were drawn when it began.
@@ -153,7 +157,7 @@ class Progress:
     prompt: str = ""
     model: str = ""
     message: str = ""
-    hint: str = ""
+    next_step: str = ""
     notes: tuple[str, ...] = ()
     starts: int = 0
     cells: int = 0
@@ -422,7 +426,7 @@ def _read(folder: Path) -> Drawing:
         if (len(networks) == 1) is not bool(_strip_digits(folder.name)):
             raise HnetkitError(f"{folder / _RECORD}: is of another drawing")
     except HnetkitError as error:
-        damaged = Progress("failed", message=str(error), hint="remove it, and draw it anew")
+        damaged = Progress("failed", message=str(error), next_step="remove it, and draw it anew")
         return Drawing(folder, (), DrawingSettings(), damaged, is_damaged=True)
     try:
         progress = _parse_progress(_read_json(folder / _STATE)) if is_there(folder / _STATE) else Progress()
@@ -430,7 +434,7 @@ def _read(folder: Path) -> Drawing:
             progress = replace(progress, state="stopped")
     except (HnetkitError, OSError) as error:
         failure = failure_of(error, str(folder / _STATE))
-        progress = Progress("failed", message=str(failure), hint="draw it again")
+        progress = Progress("failed", message=str(failure), next_step="draw it again")
     return Drawing(folder, networks, settings, progress)
 
 
@@ -462,7 +466,7 @@ def _parse_network(network: Any) -> NamedNetwork:
 
 
 def _parse_progress(state: Any) -> Progress:
-    texts, counts = ("prompt", "model", "message", "hint"), ("starts", "cells")
+    texts, counts = ("prompt", "model", "message", "next_step"), ("starts", "cells")
     if (
         not isinstance(state, dict)
         or state.get("state") not in ("waiting", "drawing", "done", "failed")

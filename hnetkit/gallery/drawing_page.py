@@ -271,7 +271,7 @@ class DrawingPages:
             "negative_prompt": drawing.settings.negative_prompt,
             "settings": _settings_in_words(drawing, first),
             "message": drawing.progress.message if drawing.state == "failed" else "",
-            "hint": drawing.progress.hint if drawing.state == "failed" else "",
+            "hint": drawing.progress.next_step if drawing.state == "failed" else "",
             "notes": drawing.progress.notes,
             "command": drawing.command,
             "has_sheet": drawing.state == "done",

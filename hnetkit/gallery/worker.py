@@ -132,7 +132,7 @@ class Drawer:
         failed = grid.failed if grid else []
         if failed:
             notes.append(f"{counted(len(failed), 'cell')} could not be drawn: {failed[0]['failure']}")
-        return replace(progress, state="done", notes=tuple(notes), message="", hint="")
+        return replace(progress, state="done", notes=tuple(notes), message="", next_step="")
 
     def _load(self, source: ModelSource) -> Model:
         """Returns a model, loaded once as long as neither its files nor the settings change."""
@@ -201,7 +201,7 @@ def _failed(progress: Progress, error: HnetkitError) -> Progress:
         hint = hint.replace("--model", "hnetkit config model", 1)
     elif hint.startswith("-"):
         hint = f"draw it on the command line, with {hint}"
-    return replace(progress, state="failed", message=str(error), hint=hint)
+    return replace(progress, state="failed", message=str(error), next_step=hint)
 
 
 class _Watch:

@@ -162,7 +162,7 @@ def test_a_network_that_fits_no_model_is_said_with_the_next_step_and_nothing_is_
     misfit, mixed, fitting = drawn(queue, misfit, mixed, fitting)
     assert [one.state for one in (misfit, mixed, fitting)] == ["failed", "failed", "done"]
     assert misfit.progress.message == mixed.progress.message == "ink is for SD 1, and no model is set"
-    assert misfit.progress.hint == "hnetkit config model FOLDER, of SD 1"
+    assert misfit.progress.next_step == "hnetkit config model FOLDER, of SD 1"
     assert sorted(path.name for path in misfit.folder.iterdir()) == ["drawing.json", "state.json"]
     assert misfit.command is None
 
@@ -181,7 +181,7 @@ def test_the_bundled_model_draws_its_networks_beside_a_set_model_of_another_kind
     (failed,) = drawn(queue, queue.add(ink, QUICK))
     assert failed.state == "failed"
     assert "ink" in failed.progress.message
-    assert not failed.progress.hint.startswith("-")
+    assert not failed.progress.next_step.startswith("-")
 
 
 def test_a_drawing_goes_on_after_its_server_or_its_process_was_killed_and_draws_no_cell_twice(
@@ -305,7 +305,7 @@ def test_a_process_that_dies_again_and_again_is_not_started_for_ever(
         "prompt": "",
         "model": "",
         "message": "",
-        "hint": "",
+        "next_step": "",
         "notes": [],
         "starts": 3,
         "cells": 0,
@@ -314,7 +314,7 @@ def test_a_process_that_dies_again_and_again_is_not_started_for_ever(
     (failed,) = drawn(queue, drawing)
     assert failed.state == "failed"
     assert "ended 3 times" in failed.progress.message
-    assert "worker.log" in failed.progress.hint
+    assert "worker.log" in failed.progress.next_step
     queue.again(drawing.id)
     assert drawn(queue, drawing)[0].state == "done"
 
@@ -358,6 +358,7 @@ def test_settings_out_of_their_range_are_refused_with_what_may_be_given(given: A
     with pytest.raises(UsageError) as refused:
         DrawingSettings.of(given)
     assert refused.value.command_hint
+    assert "--" not in f"{refused.value} {refused.value.command_hint}"
 
 
 def test_up_to_six_networks_are_drawn_together_each_once(
