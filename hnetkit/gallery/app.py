@@ -46,10 +46,13 @@ def make_app(gallery: Gallery) -> Starlette:
 
     def network(request: Request) -> Response:
         """One network."""
-        values = networks.values(request.path_params["content"], View.of(request.query_params))
-        drawn_view = PictureView(network=request.path_params["content"])
+        content = request.path_params["content"]
+        values = networks.values(content, View.of(request.query_params))
+        drawn_view = PictureView(network=content)
         drawn = gallery.pictures.page(**drawn_view.chosen, size=_MOST_DRAWN)
-        return gallery.page("network.html", **values, drawn=drawn, drawn_view=drawn_view)
+        return gallery.page(
+            "network.html", **values, drawn=drawn, drawn_view=drawn_view, drawing=drawings.latest_strip(content)
+        )
 
     async def change(request: Request) -> Response:
         """A change of one network, or something that is done with its files."""

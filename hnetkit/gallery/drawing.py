@@ -32,6 +32,7 @@ from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, is_size
 from hnetkit.generate.sampling.samplers import sampler_name
 from hnetkit.library.library import with_files
 from hnetkit.library.resolve import label
+from hnetkit.library.suggestions import trigger_words
 from hnetkit.limits import read_json
 from hnetkit.prompts.infotext import is_generation_data
 from hnetkit.prompts.tags import plain_number, split_tags
@@ -57,15 +58,10 @@ _TRIGGER_WORDS = 300  # characters of a prompt that is made of them
 
 @dataclass(frozen=True, slots=True)
 class NamedNetwork:
-    """A network to draw with, and its name when it was asked for.
-
-    Attributes:
-        prompt: made of its trigger words; empty if it has none.
-    """
+    """A network to draw with, and its name when it was asked for."""
 
     content_hash: str
     name: str
-    prompt: str = ""
 
     @property
     def mention(self) -> str:
@@ -192,7 +188,7 @@ class Drawing:
     @property
     def prompt(self) -> str:
         """What is drawn; empty as long as it is not chosen."""
-        return self.progress.prompt or self.settings.prompt or next((one.prompt for one in self.networks[:1]), "")
+        return self.progress.prompt or self.settings.prompt
 
     @property
     def preview(self) -> Path:
@@ -406,17 +402,26 @@ def networks_of(library: Library, contents: Sequence[str]) -> list[NamedNetwork]
     for content in contents:
         if content not in rows:
             raise NotFound("the library has no such network any more", hint="hnetkit scan")
-    prompts = {content: _prompt_of(row["trigger_words"]) for content, row in rows.items()}
-    return [NamedNetwork(content, rows[content]["name"], prompts[content]) for content in contents]
+    return [NamedNetwork(content, rows[content]["name"]) for content in contents]
 
 
-def _prompt_of(trigger_words: Sequence[str] | None) -> str:
-    """Returns a prompt of trigger words, which come from strangers: tags of networks in them are left out."""
-    plain = [word for word in trigger_words or () if is_text(word) and not is_generation_data(word)]
-    words = ", ".join(" ".join(word.split()) for word in plain)
-    while len(words) > _TRIGGER_WORDS and ", " in words:
-        words = words.rpartition(", ")[0]
-    return split_tags(words[:_TRIGGER_WORDS]).text.strip(" ,")
+def suggested_prompt(library: Library, networks: Iterable[NamedNetwork]) -> str:
+    """Returns a prompt of the trigger words of the first of some networks that has any; empty if none has.
+
+    They may come from strangers: tags of networks in them are left out, and more than a prompt.
+
+    Raises:
+        NotFound: the library has one of the networks no more.
+    """
+    for network in networks:
+        words = trigger_words(library.record(network.content_hash))
+        if is_text(words) and not is_generation_data(words):
+            words = " ".join(words.split())
+            while len(words) > _TRIGGER_WORDS and ", " in words:
+                words = words.rpartition(", ")[0]
+            if prompt := split_tags(words[:_TRIGGER_WORDS]).text.strip(" ,"):
+                return prompt
+    return ""
 
 
 def _read(folder: Path) -> Drawing:
@@ -457,7 +462,7 @@ def _parse_record(record: Any) -> tuple[tuple[NamedNetwork, ...], DrawingSetting
 
 
 def _parse_network(network: Any) -> NamedNetwork:
-    fields = ("content_hash", "name", "prompt")
+    fields = ("content_hash", "name")
     if not isinstance(network, dict) or not all(isinstance(network.get(field), str) for field in fields):
         raise HnetkitError(f"{_RECORD}: not the record of a drawing")
     if not _CONTENT.fullmatch(network["content_hash"]):

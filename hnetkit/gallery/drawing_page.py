@@ -16,8 +16,10 @@ from starlette.routing import Route
 from hnetkit import settings
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.gallery.cards import View, joined
-from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, State, networks_of
+from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, State, networks_of, suggested_prompt
 from hnetkit.gallery.pages import Gallery, known_values, sent_values, shown
+from hnetkit.gallery.picture_pages import drawing_settings
+from hnetkit.gallery.pictures import SeenPicture
 from hnetkit.gallery.thumbnails import SIDES, Served
 from hnetkit.generate.sampling.samplers import SAMPLERS
 from hnetkit.prompts.tags import plain_number
@@ -61,11 +63,16 @@ class DrawingPages:
     def strips(self, contents: Iterable[str]) -> dict[str, Row]:
         """Returns content hash -> its latest strip, for a line on its card; those without one are not there."""
         found = self._queue.strips_of(contents, (*_PENDING, "done"))
-        nothing: Row = {"pending": False}  # to be told: the picture is seen
+        nothing: Row = {"pending": False}  # is to be told: its picture is seen
         return {
             content: self._as_row(drawing) if drawing.state in _PENDING else nothing
             for content, drawing in found.items()
         }
+
+    def latest_strip(self, content_hash: str) -> Row | None:
+        """Returns the latest strip of a network, whatever became of it; None without one."""
+        found = self._queue.drawings_of([content_hash])
+        return self._as_row(found[0]) if found else None
 
     def picture(self, content_hash: str, size: str) -> Served | None:
         """Returns the strip of a network as a picture: for cards a square, else the whole sheet; None without one."""
@@ -116,9 +123,7 @@ class DrawingPages:
         cards = [(content, self._gallery.cards.card(content)) for content in view.chosen_contents]
         known = [card for _, card in cards if card is not None]
         earlier = self._queue.drawings_of(card["content_hash"] for card in known) if known else []
-        given = DrawingSettings()
-        with suppress(NotFound):
-            given = self._queue.drawing(request.query_params.get("like", "")).settings
+        given, picture, lost = self._given(request.query_params)
         named = networks_of(self._gallery.library, [card["content_hash"] for card in known])
         return self._gallery.page(
             "compare.html",
@@ -127,12 +132,29 @@ class DrawingPages:
             chosen=joined(card["content_hash"] for card in known),
             missing=len(cards) - len(known),
             given=given,
+            picture=picture,
+            lost=lost,
             strengths=", ".join(map(plain_number, given.strengths)),
-            suggested=next((one.prompt for one in named if one.prompt), ""),
+            suggested=suggested_prompt(self._gallery.library, named),
             samplers=list(SAMPLERS),
             model=settings.get("model"),
             drawings=[self._as_row(one) for one in earlier[:_MOST_EARLIER]],
         )
+
+    def _given(self, parameters: Mapping[str, str]) -> tuple[DrawingSettings, SeenPicture | None, str]:
+        """Returns the settings to begin with: of a picture or a drawing that the address names, else the defaults.
+
+        With the picture, and what cannot be taken over from it.
+        """
+        with suppress(NotFound):
+            if id := parameters.get("picture"):
+                record = self._gallery.pictures.record(id)
+                try:
+                    return drawing_settings(record), record.found.picture, ""
+                except UsageError as error:
+                    return DrawingSettings(), record.found.picture, str(error)
+            return self._queue.drawing(parameters.get("like", "")).settings, None, ""
+        return DrawingSettings(), None, ""
 
     def _sheet(self, request: Request) -> Response:
         drawing = self._queue.drawing(request.path_params["id"])
@@ -218,7 +240,7 @@ class DrawingPages:
 
     def _act(self, given: Mapping[str, Any], id: str, action: str) -> Row:
         """Stops, removes or goes on with one drawing."""
-        known_values(given, ())
+        known_values(given, ("do",))
         if action == "stop":
             self._queue.stop(id)
             return {"said": "Stopped", "drawings": [{"id": id, "contents": []}]}

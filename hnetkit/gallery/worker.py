@@ -26,12 +26,13 @@ from hnetkit import demo, paths, settings
 from hnetkit.distributed import use_default_threads
 from hnetkit.errors import HnetkitError, IncompatibleNetwork, failure_of
 from hnetkit.files import exclusive_lock, read_regular, stat_at
-from hnetkit.gallery.drawing import Drawing, DrawingQueue, NamedNetwork, Progress
+from hnetkit.gallery.drawing import Drawing, DrawingQueue, NamedNetwork, Progress, suggested_prompt
 from hnetkit.generate.loading.pipeline import file_stamp
 from hnetkit.generate.model import ModelSource
 from hnetkit.generate.prompt_networks import NetworkFinder, NetworkRequest
 from hnetkit.image_text import write_image
 from hnetkit.images import open_rgb
+from hnetkit.library.library import Library
 from hnetkit.text import counted, printable
 
 if TYPE_CHECKING:
@@ -103,8 +104,12 @@ class Drawer:
             return drawing
         source = model_for(drawing.networks)
         examples = (*source.outline().defaults.prompts, PLAIN_PROMPT)
-        prompt = drawing.prompt or examples[0]
+        prompt = drawing.prompt or self._suggested(drawing) or examples[0]
         return self.queue.write(drawing, replace(drawing.progress, prompt=prompt, model=os.fspath(source.model or "")))
+
+    def _suggested(self, drawing: Drawing) -> str:
+        with Library(self.queue.home) as library:
+            return suggested_prompt(library, drawing.networks)
 
     def _draw(self, drawing: Drawing) -> Progress:
         """Draws the cells that are missing and the sheet, and returns what to say of them."""

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from hnetkit import Library, demo, settings
 from hnetkit.cli import run
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import TEMPORARY
-from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, NamedNetwork, networks_of
-from hnetkit.gallery.worker import PLAIN_PROMPT, Drawer, DrawingProcess, model_for
+from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, NamedNetwork, networks_of, suggested_prompt
+from hnetkit.gallery.worker import Drawer, DrawingProcess, model_for
 
 pytestmark = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
 
@@ -319,17 +320,34 @@ def test_a_process_that_dies_again_and_again_is_not_started_for_ever(
     assert drawn(queue, drawing)[0].state == "done"
 
 
+@pytest.mark.parametrize(
+    ("words", "prompt"),
+    [
+        ("a  black\nstar", "a black star"),
+        ("lines <hypernet:dots:9>, <lora:x:1>", "lines"),
+        ("<hypernet:dots:9>", ""),
+        ("a\nSteps: 20, Sampler: Euler, CFG scale: 7", ""),
+        (", ".join(["long"] * 300), ", ".join(["long"] * 50)),
+        ("", ""),
+    ],
+)
 def test_the_prompt_is_the_trigger_words_without_tags_of_strangers(
-    queue: DrawingQueue, demo_networks: list[NamedNetwork]
+    demo_networks: list[NamedNetwork], tmp_path: Path, words: str, prompt: str
 ) -> None:
-    from hnetkit.gallery.drawing import _prompt_of
+    (tmp_path / "networks" / "dots.json").write_text(json.dumps({"activation text": words}))
+    with Library() as library:
+        library.scan()
+        assert suggested_prompt(library, demo_networks) == prompt
 
-    assert _prompt_of(["ink  wash", "lines <hypernet:dots:9>"]) == "ink wash, lines"
-    assert _prompt_of([]) == _prompt_of(None) == _prompt_of(["a\nSteps: 20, Sampler: Euler, CFG scale: 7"]) == ""
-    assert len(_prompt_of(["long " * 30] * 30)) <= 300
-    own = NamedNetwork(demo_networks[0].content_hash, "outline", "a black star")
-    assert drawn(queue, queue.add([own], QUICK))[0].progress.prompt == "a black star"
-    assert PLAIN_PROMPT
+
+def test_without_a_prompt_trigger_words_are_drawn(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork], tmp_path: Path
+) -> None:
+    (tmp_path / "networks" / "outline.json").write_text(json.dumps({"activation text": "a black star"}))
+    with Library() as library:
+        library.scan()
+    own, given = queue.add(demo_networks[:1], QUICK), queue.add(demo_networks[:1], replace(QUICK, prompt="a circle"))
+    assert [one.progress.prompt for one in drawn(queue, own, given)] == ["a black star", "a circle"]
 
 
 @pytest.mark.parametrize(

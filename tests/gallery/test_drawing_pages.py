@@ -154,8 +154,8 @@ def test_what_cannot_be_drawn_is_said_and_nothing_is_added(
 def test_texts_of_strangers_are_shown_as_texts(server: Server, library: hnetkit.Library, home: Path) -> None:
     queue = DrawingQueue(home)
     (named,) = networks_of(library, [library.record("ink")["content_hash"]])
-    hostile = type(named)(named.content_hash, HOSTILE, HOSTILE)
-    drawing = queue.add([hostile], DrawingSettings(negative_prompt=HOSTILE))
+    hostile = type(named)(named.content_hash, HOSTILE)
+    drawing = queue.add([hostile], DrawingSettings(prompt=HOSTILE, negative_prompt=HOSTILE))
     queue.stop(drawing.id)
     (drawing.folder / "state.json").write_text("{")
     state = server.get(f"/drawing/state?as=item&id={drawing.id}").json()["drawings"][drawing.id]

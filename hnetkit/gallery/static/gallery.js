@@ -192,6 +192,7 @@ document.addEventListener("submit", async (event) => {
   if (!form) return;
   event.preventDefault();
   if (form.getAttribute("aria-busy") === "true") return;
+  if (form.dataset.ask && !confirm(form.dataset.ask)) return;
   form.setAttribute("aria-busy", "true");
   const conflict = form.querySelector(".conflict");
   const answer = await change(form.dataset.change, await valuesOf(form, event.submitter), ({ now }) => {
@@ -204,7 +205,9 @@ document.addEventListener("submit", async (event) => {
   if (!answer) return;
   if (conflict) conflict.hidden = true;
   for (const field of form.querySelectorAll("input[type=file]")) field.value = "";
-  await follow(form.closest("[data-part]"));
+  attend(answer);
+  const part = form.closest("[data-part]");
+  if (part) await follow(part);
 });
 
 // what was typed and not saved is not lost by a key or a link
@@ -292,15 +295,6 @@ function attend({ drawings = [], removed, reload }) {
   }
   watch();
 }
-
-document.addEventListener("submit", async (event) => {
-  const form = event.target.closest("form[data-draw]");
-  if (!form) return;
-  event.preventDefault();
-  if (form.dataset.ask && !confirm(form.dataset.ask)) return;
-  const answer = await change(form.dataset.draw, Object.fromEntries(new FormData(form)));
-  if (answer) attend(answer);
-});
 
 setInterval(watch, WATCH_MS);
 document.addEventListener("visibilitychange", watch);
