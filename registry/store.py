@@ -67,6 +67,8 @@ class Registry:
         self.path = Path(path)
         self.is_new = not self.path.exists()
         self._db = open_database(self.path, patience_s)
+        self._place = self.path.absolute()
+        self._file = _file_at(self._place)
         self.files = Files(self._db)
         self.networks = Networks(self._db)
         self.imported = ImportedFiles(self._db)
@@ -99,9 +101,10 @@ class Registry:
         quadratic time for many files of one content.
 
         Raises:
-            RegistryError, DiskFull: nothing can be written.
+            RegistryError, DiskFull: nothing can be written, or the file at `path` is another one by now.
         """
         with self._writing, translated(self.path), transaction(self._db):
+            self._require_same_file()
             yield
 
     def catch_up(self) -> None:
@@ -129,9 +132,10 @@ class Registry:
         """Returns what is another value after every change, by this process or by another.
 
         Raises:
-            RegistryError: a newer hnetkit has changed the registry's tables since it was opened.
+            RegistryError: a newer hnetkit has changed the registry's tables since it was opened, or its file is gone.
         """
         with translated(self.path):
+            self._require_same_file()
             _version(self._db, self.path)
             (others,) = self._db.execute("PRAGMA data_version").fetchone()
             return others, self._db.total_changes
@@ -174,6 +178,15 @@ class Registry:
         if lost:
             raise RegistryError(f"{self.path}: the registry is damaged: lost {', '.join(sorted(lost))}", hint=hint)
 
+    def _require_same_file(self) -> None:
+        """Raises RegistryError if another file, or none, is at the path by now: nobody would read what is written."""
+        found = _file_at(self._place)
+        # on some shares files have no numbers, which tells only that one is there
+        is_same = found is not None and (found == self._file or not found[1])
+        if not is_same:
+            message = f"{self.path}: the registry was moved, removed or replaced while it was in use"
+            raise RegistryError(message, hint="start hnetkit again")
+
     def close(self) -> None:
         self._db.close()
 
@@ -214,6 +227,12 @@ def open_database(path: Path, patience_s: float = BUSY_TIMEOUT_S) -> Connection:
             if not isinstance(error, OSError) and not _is_of_the_disk(error):
                 raise
             return _opened_to_read(path, error)
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Returns what tells a file from others; None if there is none."""
+    found = stat_at(path)
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def broken_link(folder: Path) -> Path | None:

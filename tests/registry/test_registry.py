@@ -208,6 +208,23 @@ def test_what_a_row_replaces_leaves_the_search_as_well(tmp_path: Path) -> None:
         assert registry._db.execute("PRAGMA recursive_triggers").fetchone() == (1,)
 
 
+@pytest.mark.parametrize("what", ["removed", "moved", "replaced"])
+def test_nothing_is_written_to_a_file_that_is_not_at_the_path_any_more(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "registry.db"
+    with Registry(path) as registry:
+        registry.state()
+        if what == "removed":
+            path.unlink()
+        else:
+            path.rename(tmp_path / "elsewhere.db")
+        if what == "replaced":
+            Registry(path).close()
+        with pytest.raises(RegistryError, match="moved, removed or replaced while it was in use"):
+            registry.state()
+        with pytest.raises(RegistryError, match="moved, removed or replaced while it was in use"), registry.write():
+            pytest.fail("there is nobody who would read it")
+
+
 def test_the_state_changes_with_every_change_whoever_makes_it_and_with_nothing_else(tmp_path: Path) -> None:
     with Registry(tmp_path / "r.db") as registry, Registry(tmp_path / "r.db") as another:
         seen = [registry.state()]
