@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, UsageError
+from hnetkit.files import is_absent
 from hnetkit.formats.conversion import convert as convert_file
 from hnetkit.gallery.network_page import MOST_TEXT, name_for_commands
 from hnetkit.gallery.pages import Gallery, known_values
@@ -152,6 +153,8 @@ class Actions:
 
     def _reveal(self, row: Row, name: str, *, file: str = "") -> Answer:
         path = _file_of(row, file)
+        if is_absent(path):
+            raise NotFound(f"{path}: not there any more", hint="hnetkit scan")
         words = _file_manager(path)
         if shutil.which(words[0]) is None:
             raise NotFound(f"no file manager: {words[0]} is not installed", hint=f"open {path.parent} yourself")

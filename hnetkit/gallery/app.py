@@ -107,5 +107,5 @@ def make_app(gallery: Gallery) -> Starlette:
             *drawings.routes(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        exception_handlers={HnetkitError: failed, HTTPException: failed, Exception: failed},
+        exception_handlers=dict.fromkeys((HnetkitError, HTTPException, OSError, Exception), failed),
     )

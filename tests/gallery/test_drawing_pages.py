@@ -151,6 +151,16 @@ def test_what_cannot_be_drawn_is_said_and_nothing_is_added(
     assert DrawingQueue(home).drawings() == []
 
 
+def test_a_disk_that_takes_nothing_is_a_sentence_and_no_trace_of_the_code(
+    server: Server, digits: dict[str, str], home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (home / "drawings").touch()  # no folder can be made there
+    answer = server.change("/drawing/add", {"networks": next(iter(digits.values()))})
+    assert answer.status_code == 500
+    assert str(home / "drawings") in answer.json()["error"]
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_texts_of_strangers_are_shown_as_texts(server: Server, library: hnetkit.Library, home: Path) -> None:
     queue = DrawingQueue(home)
     (named,) = networks_of(library, [library.record("ink")["content_hash"]])

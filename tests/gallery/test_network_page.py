@@ -371,6 +371,16 @@ def test_a_file_is_shown_in_its_folder_without_a_shell(
     assert not list(tmp_path.rglob("hacked"))
 
 
+def test_a_file_that_went_away_is_not_shown_in_its_folder(
+    server: Server, library: hnetkit.Library, place: str, folder: Path
+) -> None:
+    path = folder / "ink.pt"
+    path.unlink()
+    answer = server.change(f"{place}/reveal", {"file": str(path)})
+    assert (answer.status_code, answer.json()["hint"]) == (404, "hnetkit scan")
+    assert "not there any more" in answer.json()["error"]
+
+
 def test_a_network_is_linked_into_the_folder_of_a_program(
     server: Server, library: hnetkit.Library, place: str, tmp_path: Path
 ) -> None:
