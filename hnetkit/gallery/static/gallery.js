@@ -183,6 +183,7 @@ document.addEventListener("submit", async (event) => {
   if (!form) return;
   event.preventDefault();
   if (form.getAttribute("aria-busy") === "true") return;
+  if (form.dataset.ask && !confirm(form.dataset.ask)) return;
   form.setAttribute("aria-busy", "true");
   const conflict = form.querySelector(".conflict");
   const answer = await change(form.dataset.change, await valuesOf(form, event.submitter), ({ now }) => {
@@ -195,7 +196,8 @@ document.addEventListener("submit", async (event) => {
   if (!answer) return;
   if (conflict) conflict.hidden = true;
   for (const field of form.querySelectorAll("input[type=file]")) field.value = "";
-  await follow(form.closest("[data-part]"));
+  if (document.getElementById("cards")) await show(location.pathname + location.search, true);
+  else await follow(form.closest("[data-part]"));
 });
 
 // what was typed and not saved is not lost by a key or a link
