@@ -46,11 +46,16 @@ STALE_S = 6 * 3600
 
 
 @contextmanager
-def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[BinaryIO]:
+def new_file(path: str | os.PathLike[str], *, overwrite: bool = False, is_lasting: bool = True) -> Iterator[BinaryIO]:
     """Opens a temporary file that becomes `path` at a clean exit, after a flush to disk; on an error it is removed.
 
     Files that killed processes left half-written in the same folder are removed some hours later, by the next process
     that writes there.
+
+    Args:
+        path: of the file.
+        overwrite: replace a file that is there.
+        is_lasting: flush it. Without, a kill leaves it whole or absent, and a loss of power may leave it empty.
 
     Raises:
         OutputExists: `path` exists and `overwrite` is False (checked before writing and again at the end).
@@ -67,7 +72,8 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
             try_lock(file.fileno())
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if is_lasting:
+                os.fsync(file.fileno())
         os.chmod(temporary, _mode_for(target))
         if overwrite:
             os.replace(temporary, target)

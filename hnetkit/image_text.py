@@ -102,9 +102,10 @@ def infotext_of(path: Path) -> str:
 
 
 def as_infotext(found: Infotext) -> str:
-    """Returns settings, which any program wrote, as A1111 writes them."""
+    """Returns settings, which any program wrote, as A1111 writes them: its readers look for the steps first."""
     bare = {key: value for key, value in found.parameters.items() if key != "Hashes"}
-    return infotext.write(found.prompt, found.negative_prompt, bare, found.hashes)
+    steps = {"Steps": bare.pop("Steps")} if "Steps" in bare else {}
+    return infotext.write(found.prompt, found.negative_prompt, steps | bare, found.hashes)
 
 
 def _with_unreadable_letters(found: Infotext) -> Infotext:

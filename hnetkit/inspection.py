@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -68,6 +68,13 @@ class Examination:
     @property
     def reason(self) -> str | None:
         return str(self.refusal) if self.refusal else None
+
+    def moved(self, path: str | os.PathLike[str]) -> Examination:
+        """Returns the examination of the same file under another name, which is the network's if it has none itself."""
+        if self.network is None:
+            return replace(self, path=os.fspath(path))
+        net = replace(self.network, path=os.fspath(path))
+        return replace(self, path=os.fspath(path), network=net, facts={**self.facts, "name": net.name})
 
     def as_row(self) -> dict[str, Any]:
         """Returns everything as JSON-able values; for other files the keys of a network are None."""

@@ -248,8 +248,9 @@ class Files:
 
     def named_like(self, stem: str) -> list[Row]:
         """Returns the files with this stem, or with it and a number, as a download has where the name was taken."""
-        begun = f"{text_of(stem)}-"
-        return self._rows("files.stem = ? OR substr(files.stem, 1, ?) = ?", [text_of(stem), len(begun), begun])
+        text = text_of(stem)
+        numbered = "files.stem >= ? || '-' AND files.stem < ? || '.'"  # the character after a hyphen: an index has it
+        return self._rows(f"files.stem = ? OR ({numbered})", [text] * 3)
 
     def with_alias(self, alias: str) -> list[Row]:
         """Returns the files of the network with this alias."""

@@ -113,9 +113,9 @@ ROOMS = {
         "errors text ratings registry library prompts baking sharing",
     ),
     "gallery": Room(
-        "A local web page of the library: cards, one network, pictures that it draws.",
-        "errors base_models ratings text files paths images image_text formats inspection registry library sources"
-        " prompts facts",
+        "A local web page of the library: cards, one network, pictures that it draws, and those that a person has.",
+        "errors base_models ratings text files limits paths images image_text distributed settings formats inspection"
+        " registry library sources prompts facts generate demo",
     ),
     "doctor": Room(
         "Checks of an installation: packages, devices, the registry, settings, sites.",

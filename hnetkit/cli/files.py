@@ -14,7 +14,7 @@ from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, failure_of, printable
 from hnetkit.files import is_file_at
-from hnetkit.text import argument, counted, size_text
+from hnetkit.text import counted, size_text
 
 if TYPE_CHECKING:
     from hnetkit.errors import NoSettings
@@ -287,23 +287,18 @@ def _verdict_lines(row: dict[str, Any]) -> list[str]:
 def _picture_row(file: OpenFile, output: Output) -> tuple[Row, NoSettings | None] | None:
     """Returns what `image_facts` does, and prints how to get the networks that the library lacks."""
     from hnetkit.generate.image_settings import image_facts
+    from hnetkit.library.resolve import fetch_command
 
     found = image_facts(file)
     networks = found[0]["hypernetworks"] if found else ()
     lacking = [network for network in networks if not (network["in_library"] or network["comes_with_model"])]
-    hints = (f"Hint: {network['name']} is not in the library; {_fetch_command(network)}" for network in lacking)
+    hints = (
+        f"Hint: {network['name']} is not in the library; {fetch_command(network['name'], network['hash'])}"
+        for network in lacking
+    )
     for hint in dict.fromkeys(hints):
         output.note(hint)
     return found
-
-
-def _fetch_command(network: Row) -> str:
-    """Returns the command that gets a network; its name, which a stranger wrote, is quoted for the shell."""
-    from hnetkit.library.resolve import FETCHABLE
-
-    if network["hash"] and len(network["hash"]) in FETCHABLE:
-        return f"hnetkit pull {network['hash']}"
-    return f"hnetkit browse {argument(network['name'])}"
 
 
 def _picture_card(row: Row) -> list[str]:

@@ -20,9 +20,16 @@ from hnetkit.text import counted
     metavar="ADDRESS",
     help="Address to listen on. Any other lets other machines see the library.",
 )
+@option(
+    "--pictures",
+    multiple=True,
+    type=click.Path(),
+    metavar="FOLDER",
+    help="Also show the pictures of this folder, and which networks each was drawn with. Can be given several times.",
+)
 @option("--no-browser", is_flag=True, help="Print the address without opening it.")
 @quiet_option("Print only the address.")
-def gallery_command(port: int, host: str, no_browser: bool, quiet: bool) -> None:
+def gallery_command(port: int, host: str, pictures: tuple[str, ...], no_browser: bool, quiet: bool) -> None:
     """Show the library as a page in the browser.
 
     Cards with pictures, search and filters; runs on this machine alone, offline, until Ctrl-C. The address that is
@@ -32,6 +39,7 @@ def gallery_command(port: int, host: str, no_browser: bool, quiet: bool) -> None
     Examples:
       hnetkit gallery
       hnetkit gallery --port 8000 --no-browser
+      hnetkit gallery --pictures outputs
     """
     for module in ("starlette", "uvicorn", "PIL"):
         require_extra(module, "hnetkit gallery")
@@ -45,4 +53,4 @@ def gallery_command(port: int, host: str, no_browser: bool, quiet: bool) -> None
     if is_shared(host):
         say(f"Warning: whoever reaches {host} can see the library; with the token of the address, also change it.")
     with open_library() as library:
-        serve(library, host=host, port=port, browser=not no_browser, ready=ready)
+        serve(library, host=host, port=port, browser=not no_browser, pictures=pictures, ready=ready)

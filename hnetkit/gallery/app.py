@@ -13,15 +13,20 @@ from starlette.staticfiles import StaticFiles
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, failure_of
 from hnetkit.gallery.actions import Actions
 from hnetkit.gallery.cards import ORDERS, STATES, View
+from hnetkit.gallery.drawing_page import DrawingPages
 from hnetkit.gallery.network_page import NetworkPages
 from hnetkit.gallery.pages import STATIC, Gallery, sent_values
+from hnetkit.gallery.picture_pages import PictureView, picture_routes
 from hnetkit.gallery.thumbnails import SIDES, placeholder
+
+_MOST_DRAWN = 12  # of a person's pictures, on the page of a network
 
 
 def make_app(gallery: Gallery) -> Starlette:
     """Returns the application of a gallery; `hnetkit.gallery.access.Access` has to stand before it."""
 
     networks, actions = NetworkPages(gallery), Actions(gallery)
+    drawings = DrawingPages(gallery)
 
     def cards(request: Request) -> Response:
         """The library as cards; a script asks for the cards alone."""
@@ -32,6 +37,7 @@ def make_app(gallery: Gallery) -> Starlette:
             template,
             view=view,
             page=page,
+            strips=drawings.strips(card["content_hash"] for card in page.cards),
             roots={str(root.id): str(root.path) for root in gallery.library.registry.files.roots()},
             states=STATES,
             orders=ORDERS,
@@ -41,7 +47,10 @@ def make_app(gallery: Gallery) -> Starlette:
     def network(request: Request) -> Response:
         """One network."""
         values = networks.values(request.path_params["content"], View.of(request.query_params))
-        return gallery.page("network.html", **values)
+        drawn_view = PictureView(network=request.path_params["content"])
+        drawn = gallery.pictures.page(**drawn_view.chosen, size=_MOST_DRAWN)
+        strip = drawings.strip(request.path_params["content"])
+        return gallery.page("network.html", **values, strip=strip, drawn=drawn, drawn_view=drawn_view)
 
     async def change(request: Request) -> Response:
         """A change of one network, or something that is done with its files."""
@@ -64,7 +73,7 @@ def make_app(gallery: Gallery) -> Starlette:
         return gallery.page("files.html", files=files[:1000], count=len(files))
 
     def thumbnail(request: Request) -> Response:
-        """The picture of a network: of its sidecars, else a drawing of its structure."""
+        """The picture of a network: of its sidecars, else its strip, else a drawing of its structure."""
         row = gallery.cards.card(request.path_params["content"])
         size = request.query_params.get("size", "small")
         if row is None or size not in SIDES:
@@ -77,7 +86,8 @@ def make_app(gallery: Gallery) -> Starlette:
                 said = "its preview is no picture"
             except NotFound:
                 said = "its preview is gone"
-        return gallery.picture(request, placeholder(row["structure"], row["activation"], said))
+        strip = drawings.picture(row["content_hash"], size)
+        return gallery.picture(request, strip or placeholder(row["structure"], row["activation"], said))
 
     def failed(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
@@ -96,6 +106,8 @@ def make_app(gallery: Gallery) -> Starlette:
             Route("/tags", tag_all, methods=["POST"]),
             Route("/files", refused),
             Route("/thumbnail/{content}", thumbnail),
+            *picture_routes(gallery),
+            *drawings.routes(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         exception_handlers={HnetkitError: failed, HTTPException: failed, Exception: failed},

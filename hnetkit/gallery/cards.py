@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ from urllib.parse import urlencode
 from hnetkit.base_models import fitting, require_base_model
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError
 from hnetkit.facts import tag_text
+from hnetkit.gallery.drawing import MOST_NETWORKS
 from hnetkit.library.library import Library
 from hnetkit.library.listing import SORTS, in_order, trained_on
 from hnetkit.library.suggestions import trigger_words
@@ -25,6 +27,7 @@ Row = dict[str, Any]
 
 PER_PAGE = 60
 """Cards of a page."""
+_CHOSEN = re.compile(rf"(?:[0-9a-f]{{64}}(?:\.|\Z)){{0,{MOST_NETWORKS}}}")
 _MOST_CHOICES = 200  # values of a filter that are offered; another one can stand in the address
 STATES: Mapping[str, str] = {
     "sound": "sound",
@@ -63,6 +66,11 @@ _FILTERED = (
 _SHOWN = ("content_hash", "size_bytes", "title", "creator", "trigger_words")
 
 
+def joined(contents: Iterable[str]) -> str:
+    """Returns content hashes as `View.chosen` names them."""
+    return ".".join(content.removeprefix("h1:") for content in contents)
+
+
 @dataclass(frozen=True)
 class View:
     """What a page of cards shows. Each field is a part of the address; an empty one is left out of it.
@@ -79,6 +87,7 @@ class View:
         sort: one of `ORDERS`.
         turned: ``"1"`` turns the order around.
         nsfw: ``"1"`` shows pictures of networks that are rated above PG-13 as they are; else they are blurred.
+        chosen: what is to be compared: the digits of content hashes, with dots between them.
         page: number of the page, from 1.
     """
 
@@ -93,6 +102,7 @@ class View:
     sort: str = ""
     turned: str = ""
     nsfw: str = ""
+    chosen: str = ""
     page: int = 1
 
     @classmethod
@@ -103,6 +113,8 @@ class View:
         for name, values in allowed.items():
             if known.get(name) not in values:
                 known.pop(name, None)
+        if not _CHOSEN.fullmatch(known.get("chosen", "")):
+            known.pop("chosen", None)
         page = known.pop("page", "1")
         return cls(**known, page=max(1, int(page)) if page.isascii() and page.isdigit() and len(page) < 7 else 1)
 
@@ -112,6 +124,23 @@ class View:
         other = replace(self, **changes)
         given = {field.name: value for field in fields(other) if (value := getattr(other, field.name)) not in ("", 1)}
         return f"?{urlencode(given)}" if given else "?"
+
+    @property
+    def chosen_contents(self) -> list[str]:
+        """The content hashes of the networks that are to be compared, each once."""
+        return [f"h1:{digits}" for digits in dict.fromkeys(filter(None, self.chosen.split(".")))]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further network can be chosen."""
+        return len(self.chosen_contents) >= MOST_NETWORKS
+
+    def toggled(self, content_hash: str) -> str:
+        """Returns `chosen` with a network, or without it if it is chosen already."""
+        contents = self.chosen_contents
+        others = [content for content in contents if content != content_hash]
+        kept = others if content_hash in contents else [*contents, content_hash]
+        return joined(kept)
 
     @property
     def order(self) -> str:
@@ -180,9 +209,13 @@ class CardIndex:
 
     def contents(self, view: View) -> list[str]:
         """Returns the content hashes of all networks that pass the filters of a view, in its order."""
+        return [row["content_hash"] for row in self.passing(view)]
+
+    def passing(self, view: View) -> list[Row]:
+        """Returns all networks that pass the filters of a view, in its order, with what they are filtered by."""
         with self._lock:
             self._refresh()
-            return [row["content_hash"] for row in self._passing(view)]
+            return self._passing(view)
 
     def card(self, content_hash: str) -> Row | None:
         """Returns the row of a network; None if the library does not have it."""
@@ -212,7 +245,7 @@ class CardIndex:
         rows = {row["content_hash"]: row for row in registry.networks.listing(*_FILTERED)}
         for content, row in rows.items():
             of_row = facts.get(content, nothing)
-            row["structure"] = row.pop("layer_structure")[1:-1].replace(".0", "") if row["layer_structure"] else ""
+            row["structure"] = re.sub(r"\.0(?!\d)", "", (row.pop("layer_structure") or "")[1:-1])
             row["trained_on"] = trained_on(row.pop("checkpoint_name"), row.pop("checkpoint_hash"))
             row["gone"], row["verdict"] = lost.get(content), of_row.verdict
             row["roots"], row["preview"] = of_row.roots, of_row.preview

@@ -15,7 +15,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 import hnetkit
 from hnetkit.errors import BadPicture, ChangedMeanwhile, FileRefused, HnetkitError, NotFound, UsageError
 from hnetkit.gallery.cards import CardIndex, View
+from hnetkit.gallery.drawing import DrawingQueue
+from hnetkit.gallery.pictures import PictureFolders
 from hnetkit.gallery.thumbnails import Served, Thumbnails
+from hnetkit.gallery.worker import DrawingProcess
 from hnetkit.library.library import Library
 from hnetkit.text import counted, printable, shorten, size_text
 
@@ -32,12 +35,24 @@ class Gallery:
         library: of which the pages are; any number of threads use it.
         cards: its networks.
         thumbnails: pictures, made small.
+        pictures: those that a person has, in folders of their own.
+        queue: strips and comparisons that it draws by itself.
+        drawer: the process that draws them; whoever serves the pages starts and closes it.
+
+    Args:
+        pictures: these folders.
+
+    Raises:
+        NotFound: one of them is not there.
     """
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, pictures: Iterable[str | os.PathLike[str]] = ()) -> None:
         self.library = library
+        self.pictures = PictureFolders(pictures, library)
         self.cards = CardIndex(library)
         self.thumbnails = Thumbnails(library.home / "cache" / "gallery")
+        self.queue = DrawingQueue(library.home)
+        self.drawer = DrawingProcess(self.queue)
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_HERE / "templates"),
             autoescape=True,
@@ -54,9 +69,13 @@ class Gallery:
 
     def page(self, template: str, *, status: int = 200, **values: Any) -> Response:
         """Returns a page made of a template."""
-        text = self._templates.get_template(template).render(**values)
         # a lone surrogate, as of a name that is not UTF-8, was made printable where it was shown
-        return HTMLResponse(text.encode("utf-8", "replace"), status, {"Cache-Control": "no-store"})
+        text = self.part(template, **values).encode("utf-8", "replace")
+        return HTMLResponse(text, status, {"Cache-Control": "no-store"})
+
+    def part(self, template: str, **values: Any) -> str:
+        """Returns a part of a page made of a template."""
+        return self._templates.get_template(template).render(**values)
 
     def picture(self, request: Request, served: Served) -> Response:
         """Returns a picture, or that the browser has it already."""

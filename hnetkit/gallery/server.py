@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import socket
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import uvicorn
 
@@ -26,6 +27,7 @@ def serve(
     host: str = HOST,
     port: int = PORT,
     browser: bool = True,
+    pictures: Iterable[str | os.PathLike[str]] = (),
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Serves the pages of a library until the process is interrupted.
@@ -35,15 +37,18 @@ def serve(
         host: the address to listen on. Only ``127.0.0.1`` is reached by this machine alone.
         port: as well; 0 takes any that is free.
         browser: open the page in a browser.
+        pictures: folders of pictures, to look back at.
         ready: called with the address of the page, which holds the token that changes need, once it can be opened.
 
     Raises:
         UsageError: the port is taken, or the host is no address of this machine.
+        NotFound: there is no such folder of pictures.
     """
+    gallery = Gallery(library, pictures)
     with _listening(host, port) as listener:
         port = listener.getsockname()[1]
         token = secrets.token_urlsafe(24)
-        app = Access(make_app(Gallery(library)), host=host, port=port, token=token)
+        app = Access(make_app(gallery), host=host, port=port, token=token)
         config = uvicorn.Config(
             app,
             http="h11",
@@ -58,7 +63,13 @@ def serve(
         ready(address)
         if browser:
             webbrowser.open(address)
-        uvicorn.Server(config).run(sockets=[listener])
+        gallery.pictures.begin_look()
+        gallery.drawer.start()
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            gallery.drawer.close()
+            gallery.pictures.close()
 
 
 def is_shared(host: str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import HnetkitError, failure_of
-from hnetkit.inspection import KnownHashes, examine
+from hnetkit.inspection import Examination, KnownHashes, examine
 from hnetkit.library import sidecars
 from hnetkit.library.sidecars import Unreadable
 from hnetkit.library.walking import WalkedFile
@@ -78,17 +78,15 @@ def _examine(
 ) -> tuple[Row | HnetkitError, tuple[Unreadable, ...]]:
     path = root.path / file.path
     try:
-        return row_of(path, stop=stop, known=known)
+        return row_of(examine(path, whole=False, before_read=partial(_raise_if_stopped, stop), known=known))
     except Exception as error:
         return failure_of(error, str(path)), ()
 
 
-def row_of(
-    path: Path, sha256: str | None = None, stop: threading.Event | None = None, known: KnownHashes | None = None
-) -> tuple[Row, tuple[Unreadable, ...]]:
+def row_of(examination: Examination) -> tuple[Row, tuple[Unreadable, ...]]:
     """Returns the row of a file with the content of its sidecars, and the sidecars that were not read."""
-    row = examine(path, whole=False, sha256=sha256, before_read=partial(_raise_if_stopped, stop), known=known).as_row()
-    said, unreadable = sidecars_of(path) if row["content_hash"] else ({}, ())
+    row = examination.as_row()
+    said, unreadable = sidecars_of(Path(row["path"])) if row["content_hash"] else ({}, ())
     return row | {"sidecars": said}, unreadable
 
 
@@ -101,8 +99,8 @@ def sidecars_of(path: Path) -> tuple[Row, tuple[Unreadable, ...]]:
         return {}, (Unreadable(path, f"its sidecars cannot be read: {failure_of(error, path.name)}", is_passing=True),)
 
 
-def _raise_if_stopped(stop: threading.Event | None) -> None:
-    if stop is not None and stop.is_set():
+def _raise_if_stopped(stop: threading.Event) -> None:
+    if stop.is_set():
         raise KeyboardInterrupt
 
 

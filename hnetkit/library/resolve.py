@@ -77,6 +77,7 @@ class FoundNetwork:
         note: what to tell the user where a network of another name is meant; None if there is nothing to tell.
         doubt: why it may be another network than the one that is meant; None without a reason.
         has_other_hash: whether the mention states a hash that nothing has, and the name alone fits.
+        by_hash: whether a hash in the mention, or beside it, decided; otherwise a name did.
     """
 
     network: Resolved
@@ -87,6 +88,7 @@ class FoundNetwork:
     note: str | None = None
     doubt: str | None = None
     has_other_hash: bool = False
+    by_hash: bool = False
 
     @property
     def said(self) -> str | None:
@@ -126,6 +128,11 @@ def content_called(registry: Registry, name: str) -> str:
         if not rows:
             raise
     return str(rows[0]["content_hash"])
+
+
+def contents_without_file(registry: Registry, name: str, stated: str | None) -> list[str]:
+    """Returns the content hashes of the networks in no file that a mention means, as `find_network` reads it."""
+    return [row["content_hash"] for row in _not_here(registry, _Mention.read(name, stated))]
 
 
 def _not_here(registry: Registry, mention: _Mention) -> list[Row]:
@@ -198,14 +205,25 @@ def find_network(
         FileRefused: only files without a usable network have it.
     """
     search = _Search(_Mention.read(name, stated), library, bundled or {})
-    gone = None
-    for found, is_held in search.candidates():
-        if is_held:
-            return found
-        gone = gone or found
-    if gone is None:
-        raise search.failure()
-    return gone
+    found = search.best()
+    if found is None:
+        raise search.refusal() or search.failure()
+    return found
+
+
+def find_if_known(
+    name: str, stated: str | None, library: LibraryOpener, bundled: Mapping[str, Path] | None = None
+) -> FoundNetwork | None:
+    """Returns what `find_network` does; None if nothing has the name or the hash, which costs no search for a hint.
+
+    Raises:
+        AmbiguousName, FileRefused: as `find_network`.
+    """
+    search = _Search(_Mention.read(name, stated), library, bundled or {})
+    found = search.best()
+    if found is None and (refusal := search.refusal()) is not None:
+        raise refusal
+    return found
 
 
 def read_found(found: FoundNetwork, mention: str) -> Hypernetwork:
@@ -318,12 +336,24 @@ class _Search:
                 for rows in _by_name(registry, name):
                     yield self._held(registry, rows)
 
-    def failure(self) -> HnetkitError:
+    def best(self) -> FoundNetwork | None:
+        """Returns the first candidate that an existing file holds, else the first; None without any."""
+        gone = None
+        for found, is_held in self.candidates():
+            if is_held:
+                return found
+            gone = gone or found
+        return gone
+
+    def refusal(self) -> FileRefused | None:
+        """Returns the error where only files without a usable network have the name."""
+        registry = self.library()
+        unusable = [row for name in self.mention.names for row in registry.files.named(name)] if registry else []
+        return FileRefused(unusable[0]["reason"], hint="hnetkit list --files") if unusable else None
+
+    def failure(self) -> NotFound:
         """Returns the error for a mention of nothing that is known."""
         mention, registry = self.mention, self.library()
-        unusable = [row for name in mention.names for row in registry.files.named(name)] if registry else []
-        if unusable:
-            return FileRefused(unusable[0]["reason"], hint="hnetkit list --files")
         if registry and (known := _not_here(registry, mention)):
             told = registry.imported.by_content([row["content_hash"] for row in known])
             is_fetchable = any(file.reference for files in told.values() for file in files)
@@ -354,6 +384,7 @@ class _Search:
             note=None if is_called_so else f"{self._with_hash(digits or '')} comes with the model as {stem}",
             doubt=doubt,
             has_other_hash=bool(is_other),
+            by_hash=digits is not None,
         )
 
     def _held(
@@ -393,6 +424,7 @@ class _Search:
             note=note,
             doubt=doubt,
             has_other_hash=bool(is_other),
+            by_hash=digits is not None,
         )
         return found, bool(there)
 
@@ -566,7 +598,13 @@ def _nearest(registry: Registry | None, name: str, bundled: Mapping[str, Path]) 
     return f"{hint}; the demo model brings {', '.join(bundled)}" if bundled else hint
 
 
+def fetch_command(name: str, digits: str | None) -> str:
+    """Returns the command that gets a network: by its hash, where a site can be asked for it, or else by its name."""
+    if digits and len(digits) in FETCHABLE:
+        return f"hnetkit pull {digits}"
+    return f"hnetkit browse {argument(name)}"
+
+
 def _fetch_hint(mention: _Mention) -> str:
     """Returns how to get the network with the hash that a mention states: one of a similar name is another one."""
-    digits = mention.digits[0]
-    return f"hnetkit pull {digits}" if len(digits) in FETCHABLE else f"hnetkit browse {argument(str(mention.name))}"
+    return fetch_command(str(mention.name), mention.digits[0])

@@ -27,6 +27,7 @@ from hnetkit.errors import (
 )
 from hnetkit.files import is_absence
 from hnetkit.formats.reading import READER_VERSION
+from hnetkit.inspection import Examination, examine
 from hnetkit.library.examining import Examined, Progress, Row, Work, examine_all, refused_row, row_of, sidecars_of
 from hnetkit.library.layouts import folded
 from hnetkit.library.sidecars import Unreadable
@@ -165,7 +166,7 @@ def left_without_file(registry: Registry, before: Iterable[str]) -> Iterator[str
 
 
 def add_file(registry: Registry, folder: Path, path: Path, sha256: str | None = None) -> Row:
-    """Stores one file that was just written to a folder, which becomes a root; returns its examination.
+    """Stores one file that was just written to a folder, which becomes a root; returns its row.
 
     Args:
         sha256: of the file, computed while it was written; None has it read for that.
@@ -174,7 +175,18 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str | None = 
         FileRefused, NotFound: it cannot be read.
         RegistryError, DiskFull: it cannot be stored.
     """
-    row, _ = row_of(path, sha256)
+    return add_examined(registry, folder, examine(path, whole=False, sha256=sha256))
+
+
+def add_examined(registry: Registry, folder: Path, examination: Examination) -> Row:
+    """Stores one file that was just examined, in a folder, which becomes a root; returns its row.
+
+    Raises:
+        NotFound: it is not there any more.
+        FileRefused, RegistryError, DiskFull: it cannot be stored.
+    """
+    path = Path(examination.path)
+    row, _ = row_of(examination)
     with registry.write():
         root = registry.files.add_root(root_path(folder))
         real = os.path.join(os.path.realpath(path.parent), path.name)  # a link counts as a file, wherever it leads

@@ -90,9 +90,9 @@ def walk(
     visited = {_identity_or_none(folder) for folder in skip} - {_identity_or_none(root)}
     waiting, links = [root], deque[Path]()
     while waiting or links:
-        is_link = not waiting
+        is_linked = not waiting
         folder = waiting.pop() if waiting else links.popleft()
-        is_foreign = is_link and unfollowed is not None and not _is_inside(folder, root)
+        is_foreign = is_linked and unfollowed is not None and not _is_inside(folder, root)
         try:
             identity = _identity(folder)
         except OSError as error:
@@ -115,8 +115,8 @@ def walk(
             else:
                 if found is not None:
                     yield replace(found, sidecars=listing.sidecars.get(PurePath(entry.name).stem))
-        links.extend(Path(entry.path) for entry in listing.folders if _is_link(entry))
-        folders = [Path(entry.path) for entry in listing.folders if not _is_link(entry)]
+        links.extend(Path(entry.path) for entry in listing.folders if is_link(entry))
+        folders = [Path(entry.path) for entry in listing.folders if not is_link(entry)]
         waiting.extend(reversed(folders))
 
 
@@ -338,7 +338,8 @@ def may_be_model(name: str) -> bool:
     return is_model_name(name) or (name.lower().endswith(".zip") and not name.startswith("._"))
 
 
-def _is_link(entry: os.DirEntry[str]) -> bool:
+def is_link(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a link: a symbolic one, or one of Windows' junctions."""
     if os.name != "nt" or entry.is_symlink():
         return entry.is_symlink()
     try:

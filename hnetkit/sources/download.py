@@ -96,9 +96,11 @@ def _beginning(key: str) -> str:
 
 def discard_parts(folder: Path, key: str) -> None:
     """Removes all partial files of a job and their notes: that of its own source, and those of mirrors."""
-    for path in folder.glob(f"{_beginning(key)}*.part*"):
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+    begun = _beginning(key)
+    for name in os.listdir(folder):
+        if name.startswith(begun) and ".part" in name:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(folder / name)
 
 
 class PartialFile:
@@ -154,7 +156,8 @@ class PartialFile:
     def begin(self, *, host: str | None, etag: str | None, total: int | None) -> None:
         """Records where the bytes come from; called before the first chunk of an answer is appended."""
         self.source = PartialFileSource(self.source.key, self.source.sha256, host, etag, total)
-        with new_file(self._note, overwrite=True) as file:  # a half-written note would cost all bytes received
+        # half-written it would cost all bytes received; these are not flushed yet either
+        with new_file(self._note, overwrite=True, is_lasting=False) as file:
             file.write(json.dumps(asdict(self.source)).encode())
 
     def open(self) -> BinaryIO:

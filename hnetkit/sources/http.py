@@ -6,6 +6,7 @@ a site that echoes a request would have the token stored and shown.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -258,6 +259,7 @@ MOST_MADE = 256 << 20
 """Bytes that the values of a JSON answer may take in memory."""
 _CHUNK, _CODED_CHUNK = 1 << 18, 1 << 14  # bytes: compressed data may grow a thousandfold
 _CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})  # one only: twice is a millionfold
+_MOST_REDIRECT = 16 << 10  # bytes: what it takes to read more costs more than another connection
 _DIRECT: dict[str, Any] = {"http": None, "https": None, "all": None}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FOR_GOOD = (requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL)
@@ -440,8 +442,7 @@ class HttpClient:
             target = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or not target:
                 return response, watch
-            watch.stop()
-            response.close()
+            _finish(response, watch)
             target = target.encode("latin-1", "replace").decode("utf-8", "replace").strip().replace(" ", "%20")
             try:
                 url = urljoin(url, target)
@@ -540,6 +541,17 @@ class HttpClient:
                     raise _not_json_error(response, text) from error
 
         return retry(ask, what, clock=self.clock, limiter=self.limiter, attempts=attempts, obeyed_s=obeyed_s)
+
+
+def _finish(response: requests.Response, watch: Watchdog) -> None:
+    """Ends a redirect: a short one is read, so that its connection can serve further requests."""
+    length = response.raw.length_remaining
+    if length is not None and length <= _MOST_REDIRECT:
+        watch.reads()
+        with contextlib.suppress(OSError, urllib3.exceptions.HTTPError):  # where it leads is known
+            watch.got(len(response.raw.read(decode_content=False)))
+    watch.stop()
+    response.close()
 
 
 def _not_json_error(response: HttpResponse, text: str) -> Exception:

@@ -30,13 +30,14 @@ from hnetkit.errors import (
 )
 from hnetkit.files import MODEL_SUFFIXES, is_reserved, is_there, new_file, publish, sync_folder
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
+from hnetkit.formats.reading import MAX_FILE
 from hnetkit.hashes import sha256_of
+from hnetkit.inspection import Examination, examine
 from hnetkit.library import sidecar_writing, sidecars
 from hnetkit.library.belongings import Belongings
-from hnetkit.library.layouts import stem_for_layout
+from hnetkit.library.layouts import folded, stem_for_layout
 from hnetkit.library.remove import said_of_trashed
-from hnetkit.library.scan import add_file
+from hnetkit.library.scan import add_examined, read_sidecars_again
 from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
@@ -164,13 +165,13 @@ def install(
     folder, installed = Path(job.folder), Installed()
     part.flush()
     try:
-        found = _identify(part.path)
+        found = examine(part.path, whole=False, sha256=part.sha256)
         if found.network is None and _is_archive(part.path, found):
             _install_members(registry, job, part.path, replaced, removed or {}, installed)
         else:
             _require_network(part.path, found)
             name = f"{job.name}{_suffix_of(found, job.suffix)}"
-            _install_one(registry, job, part.path, part.sha256, name, replaced, installed)
+            _install_one(registry, job, found, name, replaced, installed)
         if (left := [*installed.left_out, *installed.left]) and has_room(folder):
             installed.kept = quarantine(registry, job, part.path, "; ".join(left))
     except (OSError, DiskFull, RegistryError):
@@ -186,12 +187,7 @@ def install(
     return installed
 
 
-def _identify(path: Path) -> FileIdentity:
-    with OpenFile(path) as file:
-        return identify(file)
-
-
-def _is_archive(path: Path, found: FileIdentity) -> bool:
+def _is_archive(path: Path, found: Examination) -> bool:
     """Whether a file is an archive of models; a file known to be something else raises its own refusal."""
     try:
         return holds_models(path)
@@ -201,12 +197,12 @@ def _is_archive(path: Path, found: FileIdentity) -> bool:
         raise
 
 
-def _require_network(path: Path, found: FileIdentity) -> None:
+def _require_network(path: Path, found: Examination) -> None:
     if found.network is None:
         raise found.refusal or WrongBytes(f"{path}: no usable network")
 
 
-def _suffix_of(found: FileIdentity, suffix: str) -> str:
+def _suffix_of(found: Examination, suffix: str) -> str:
     """Returns a suffix that programs look for: the site may call a network's file an archive, since it is a zip."""
     if suffix in MODEL_SUFFIXES or found.network is None:
         return suffix
@@ -230,15 +226,16 @@ def _install_members(
         try:
             if isinstance(member, HnetkitError):
                 raise member
-            _require_network(member, _identify(member))
+            found = examine(member, whole=False)
+            _require_network(member, found)
             stem, suffix = split_name(name)
-            target, sha256 = f"{safe_stem(stem, job.name)}{suffix}", _sha256(member)
+            sha256 = _sha256_of(found)
             if sha256 in removed:
                 installed.unwanted.append(_named(name, said_of_trashed(removed[sha256])))
                 with registry.write():
                     registry.jobs.add_had(job.id, sha256)
                 continue
-            _install_one(registry, job, member, sha256, target, replaced, installed)
+            _install_one(registry, job, found, f"{safe_stem(stem, job.name)}{suffix}", replaced, installed)
             models.append(name)
         except (OSError, DiskFull, RegistryError):
             raise
@@ -286,6 +283,8 @@ def _install_others(
         place(number, installed.paths[0], f".preview{suffix}")
         installed.preview = None if number in left else others.names[number]
     installed.left += [_named(others.names[number], reason) for number, reason in left.items()]
+    for path in installed.paths:
+        read_sidecars_again(registry, path)
 
 
 def _named(name: str, reason: str) -> str:
@@ -295,8 +294,7 @@ def _named(name: str, reason: str) -> str:
 def _install_one(
     registry: Registry,
     job: Job,
-    path: Path,
-    sha256: str,
+    found: Examination,
     name: str,
     replaced: Sequence[Replacement],
     installed: Installed,
@@ -305,9 +303,10 @@ def _install_one(
 
     Where an import told of its bytes, it gets the name that prompts know it by.
     """
+    sha256 = _sha256_of(found)
     for old in replaced:
         if old.sha256 == sha256 and has_bytes(old.path, old.damaged):
-            installed.put_aside.append(_replace_damaged(registry, job, path, old))
+            installed.put_aside.append(_replace_damaged(registry, job, found, old))
             installed.paths.append(old.path)
             return
     with registry.write():
@@ -323,7 +322,7 @@ def _install_one(
         known_as = registry.imported.stem_of(sha256)
     stem, suffix = os.path.splitext(name)
     stem = stem if known_as is None else _kept_stem(known_as, stem)
-    installed.paths.append(_place(registry, job, path, sha256, stem, suffix))
+    installed.paths.append(_place(registry, job, found, stem, suffix))
 
 
 def _kept_stem(stem: str, fallback: str) -> str:
@@ -333,37 +332,45 @@ def _kept_stem(stem: str, fallback: str) -> str:
     return kept if is_short else safe_stem(kept, fallback)
 
 
-def _replace_damaged(registry: Registry, job: Job, path: Path, old: Replacement) -> Path:
+def _sha256_of(found: Examination) -> str:
+    assert found.hashes is not None  # only those of sparse files larger than any network are unknown
+    assert found.hashes.sha256 is not None
+    return found.hashes.sha256
+
+
+def _replace_damaged(registry: Registry, job: Job, found: Examination, old: Replacement) -> Path:
     """Puts a network in the place of a damaged file, and returns where that one is now."""
     aside = quarantine(registry, job, old.path, f"{old.path.name}: damaged since it was installed")
-    os.replace(path, old.path)
+    os.replace(found.path, old.path)
     sync_folder(old.path.parent)
-    add_file(registry, old.path.parent, old.path, old.sha256)
+    add_examined(registry, old.path.parent, found.moved(old.path))
     return aside
 
 
-def _place(registry: Registry, job: Job, path: Path, sha256: str, stem: str, suffix: str) -> Path:
-    folder, size = Path(job.folder), path.stat().st_size
+def _place(registry: Registry, job: Job, found: Examination, stem: str, suffix: str) -> Path:
+    folder, sha256 = Path(job.folder), _sha256_of(found)
     for target in _names(registry, folder, stem, suffix, job, sha256):
-        if has_bytes(target, sha256, size=size):
-            add_file(registry, folder, target, sha256)
+        if has_bytes(target, sha256, size=found.size_bytes):
+            add_examined(registry, folder, found.moved(target))
             return target
-        if _is_taken(folder, target.stem) or _has_anothers_sidecars(registry, job, target, sha256):
+        if _is_begun(folder, target.stem) and (
+            _is_taken(folder, target.stem) or _has_anothers_sidecars(registry, job, target, sha256)
+        ):
             continue
         with registry.write():  # before the file exists: a process that dies here leaves no file without an owner
             if not registry.jobs.reserve(str(target), job.id, sha256):
                 continue
         try:
-            publish(path, target)
+            publish(found.path, target)
         except OutputExists:
             with registry.write():
                 registry.jobs.forget_install(str(target))
             continue
         try:
-            add_file(registry, folder, target, sha256)
+            add_examined(registry, folder, found.moved(target))
         except (OSError, RegistryError):
             raise
-        except Exception:  # what cannot be examined goes to quarantine
+        except Exception:  # what cannot be stored goes to quarantine
             target.unlink(missing_ok=True)
             with registry.write():
                 registry.jobs.forget_install(str(target))
@@ -394,9 +401,14 @@ def _telling(registry: Registry, job: Job) -> Iterator[str]:
     yield from dict.fromkeys(word for text in words if text and (word := safe_stem(text[:_MOST_WORD], "")))
 
 
+def _is_begun(folder: Path, stem: str) -> bool:
+    """Whether any name in a folder begins with this stem and a dot; it may have thousands of others."""
+    return f"\0{folded(stem)}." in folded("\0".join(["", *os.listdir(folder)]))
+
+
 def _is_taken(folder: Path, stem: str) -> bool:
     """Whether a model with this stem is there: programs find networks by stem, some ignoring case."""
-    return any(_folded(name) == _folded(stem) for name in _model_stems(folder))
+    return any(folded(name) == folded(stem) for name in _model_stems(folder))
 
 
 def _has_anothers_sidecars(registry: Registry, job: Job, target: Path, sha256: str) -> bool:
@@ -422,10 +434,6 @@ def _model_stems(folder: Path) -> Iterator[str]:
             name, suffix = os.path.splitext(entry.name)
             if suffix.lower() in (*MODEL_SUFFIXES, ".zip"):
                 yield name
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _sha256(path: Path) -> str:

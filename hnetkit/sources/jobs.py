@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
@@ -45,7 +46,6 @@ from hnetkit.errors import (
 )
 from hnetkit.files import is_absent
 from hnetkit.hashes import blake3_of
-from hnetkit.library.scan import read_sidecars_again
 from hnetkit.registry.jobs import UNFINISHED, Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai
@@ -70,6 +70,8 @@ from hnetkit.sources.sidecar_writer import BARE, SidecarWriter
 class Worker:
     """This process, while the block runs: holds a lock file that the system releases when the process dies.
 
+    The files of those that died are removed when the next one begins: a worker that had no job is asked for by nobody.
+
     Args:
         folder: of the lock files.
 
@@ -84,6 +86,9 @@ class Worker:
 
     def __enter__(self) -> Worker:
         self._lock.acquire()
+        for path in self.folder.glob("*.lock"):
+            with contextlib.suppress(OSError):  # another user's
+                self.is_dead(path.stem)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -99,8 +104,10 @@ class Worker:
             lock.acquire(timeout=0)
         except Timeout:
             return False
+        self._remove(name)  # before it is released: whoever waits for it, as it begins, sees that it is gone
         lock.release()
-        self._remove(name)
+        if os.name == "nt":  # where nobody removes a file that is open
+            self._remove(name)
         return True
 
     def _file(self, name: str) -> str:
@@ -176,8 +183,12 @@ class JobRunner:
             if is_ours:
                 lock.release()
 
-    def run(self, job: Job) -> Job:
+    def run(self, job: Job, arrived: Future[None]) -> Job:
         """Runs a claimed job to its end, and returns it as it is then; every failure but a stop ends up in the job.
+
+        Args:
+            job: that is ours.
+            arrived: gets its result when all bytes are here, and the file is yet to be installed.
 
         Raises:
             Stopped: the user asked for it; what was received is kept.
@@ -186,7 +197,7 @@ class JobRunner:
             with self._one_at_a_time(job.sha256 or job.key):
                 self._require_folder(job.folder)
                 with lock_download(Path(job.folder), job.key, f"{job.name}{job.suffix}"):
-                    state, code, reason = self._run(job)
+                    state, code, reason = self._run(job, arrived)
         except Stopped:
             raise
         except Exception as error:
@@ -221,7 +232,7 @@ class JobRunner:
         with self.registry.write():
             return self._missed[self.registry.catalogue.model_row(job.remote_file_id)] >= MOST_MISSED
 
-    def _run(self, job: Job) -> tuple[str, str | None, str | None]:
+    def _run(self, job: Job, arrived: Future[None]) -> tuple[str, str | None, str | None]:
         part = PartialFile(Path(job.folder), job.key, job.sha256)
         here = self._here(job)
         if here is not None:
@@ -245,6 +256,7 @@ class JobRunner:
             discard_parts(Path(job.folder), job.key)
             return "done", "had", here
         self._require_folder(job.folder)
+        arrived.set_result(None)
         with self.registry.write():
             self.registry.jobs.set_state(job.id, "installing")
         installed = install(self.registry, job, part, self.replaced.get(job.id, ()), self.removed)
@@ -329,7 +341,6 @@ class JobRunner:
         for path in paths:
             if self.sidecars is not None:
                 failed += self.sidecars.write(job, path)
-            read_sidecars_again(self.registry, path)
         return failed
 
     def _came(self, job: Job) -> Progress:
@@ -498,25 +509,31 @@ def run_jobs(
         runner: runs each.
         worker: this process.
         clock: its stop ends the run; what was begun is kept for the next one.
-        parallel: jobs at a time, not counting those that hardly move.
+        parallel: files received at a time, not counting those that hardly move; one that is here is installed while
+            the next one comes, but with 1 there is one job at a time.
 
     Raises:
         Stopped: the clock was stopped.
     """
     waiting, elsewhere = deque(jobs), deque[int]()
     running: dict[Future[Job], int] = {}
+    arriving: dict[int, Future[None]] = {}  # running job -> whether all its bytes are here
     begun: dict[int, float] = {}
     halted: dict[str, Job] = {}
     refused: dict[str | int, Job] = {}  # owner -> a job of theirs that was refused
 
     def slow() -> int:
-        lasted = {id: time.monotonic() - begun[id] for id in running.values()}
+        lasted = {id: time.monotonic() - begun[id] for id in arriving}
         return sum(s > _LONG_S and runner.received[id] < s * _SLOWEST for id, s in lasted.items())
 
-    with ThreadPoolExecutor(max(parallel, _MOST)) as pool:
+    def has_place() -> bool:
+        is_installing = len(running) - len(arriving)
+        return len(arriving) < min(parallel + slow(), max(parallel, _MOST)) and is_installing < parallel
+
+    with ThreadPoolExecutor(parallel + max(parallel, _MOST)) as pool:
         try:
             while waiting or running or elsewhere:
-                while waiting and len(running) < min(parallel + slow(), max(parallel, _MOST)):
+                while waiting and has_place():
                     job = _claim(registry, waiting[0], worker)
                     id = waiting.popleft()
                     if job is None:
@@ -529,19 +546,21 @@ def run_jobs(
                         yield _end_like(registry, job, refused[owner])
                     else:
                         begun[id] = time.monotonic()
-                        running[pool.submit(runner.run, job)] = id
+                        arriving[id] = Future()
+                        running[pool.submit(runner.run, job, arriving[id])] = id
                 if running:
-                    done, _ = wait(
-                        running, timeout=_POLL_S if elsewhere or waiting else None, return_when=FIRST_COMPLETED
-                    )
-                    for future in done:
+                    timeout = _POLL_S if elsewhere or waiting else None
+                    futures: list[Future[Any]] = [*running, *arriving.values()]
+                    done, _ = wait(futures, timeout=timeout, return_when=FIRST_COMPLETED)
+                    for future in running.keys() & done:
                         job = future.result()
-                        del running[future]
+                        arriving.pop(running.pop(future), None)
                         if job.code in _DOUBTFUL:
                             refused[_owner(registry, job)] = job
                         if job.state == "failed" and _halts(job, token_is_bad=runner.token_is_bad):
                             halted[_site(job)] = job
                         yield job
+                    arriving = {id: arrived for id, arrived in arriving.items() if not arrived.done()}
                 elif elsewhere:
                     clock.sleep(_POLL_S)
                 waiting.extend(elsewhere)

@@ -9,6 +9,7 @@ from typing import Any
 
 from hnetkit.errors import NetworkFailed, OutputExists, RemoteError, failure_of
 from hnetkit.library import sidecar_writing, sidecars
+from hnetkit.library.scan import read_sidecars_again
 from hnetkit.ratings import is_adult
 from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.columns import Row
@@ -45,7 +46,11 @@ class SidecarWriter:
     missed: list[str] = field(default_factory=list, init=False)
 
     def write(self, job: Job, path: Path) -> list[str]:
-        """Writes what is known beside `path`, where the user's own files are kept; returns what failed, in words."""
+        """Writes what is known beside `path`, where the user's own files are kept, and stores what they say.
+
+        Returns:
+            What failed, in words.
+        """
         if job.source != "civitai" or job.remote_file_id is None:
             return []
         with self.registry.write():
@@ -71,6 +76,7 @@ class SidecarWriter:
             if file is not None:
                 with self.registry.write():
                     self.registry.jobs.add_install(str(file), job.id, kind, None)
+        read_sidecars_again(self.registry, path)
         return failed
 
     def _info(self, path: Path, row: Row) -> Path | None:

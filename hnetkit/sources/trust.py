@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import ipaddress
+import math
 import re
 import socket
 import threading
@@ -48,6 +50,7 @@ class Origin:
     port: int
 
     @classmethod
+    @functools.lru_cache(maxsize=64)  # each request asks several times
     def of(cls, url: str) -> Origin:
         """Returns the origin of a URL.
 
@@ -218,9 +221,9 @@ def token_finder(token: str | None) -> Callable[[bytes], bool]:
 
     def found(piece: bytes) -> bool:
         nonlocal end
-        whole = end + piece
-        end = whole[1 - len(sought) :]
-        return sought in whole
+        edge = end + piece[: len(sought) - 1]
+        end = (end + piece[1 - len(sought) :])[1 - len(sought) :]
+        return sought in piece or sought in edge
 
     return found
 
@@ -254,11 +257,13 @@ SLOW_S = 60.0
 SLOW_BYTES = 16 << 10
 """Bytes that must arrive in every `SLOW_S` seconds: less than each of sixteen downloads gets over a modem."""
 
+_LINGERS_S = 5.0  # how long the thread that watches waits for a further answer
+
 _watching: ContextVar[Watchdog | None] = ContextVar("watching", default=None)
 
 
 class Watchdog:
-    """Shuts down the connection of one answer that is too slow, from a thread of its own.
+    """Shuts down the connection of one answer that is too slow.
 
     A socket timeout does not help against a server that sends a byte now and then: each byte restarts it.
 
@@ -272,20 +277,20 @@ class Watchdog:
 
     def __init__(self, until: float | None = None) -> None:
         self.count, self.expired, self._until = 0, False, until
-        self._reading, self._held_s, self._since = False, 0.0, time.monotonic()
+        self._has_begun, self._reading, self._held_s, self._since = False, False, 0.0, time.monotonic()
+        self._seen = (0, 0.0)  # bytes, and seconds between reads, when it was last looked at
         self._twin: socket.socket | None = None  # duplicate of the connection's socket, which TLS hides
-        self._begun, self._ended = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
 
     def start(self) -> None:
         """Starts to watch the next connection of this thread; `HEADERS_S` counts from here."""
         _watching.set(self)
-        self._thread.start()
+        _WATCH.look_at(self, self._after(HEADERS_S))
 
     def began(self) -> None:
         """Notes that the headers arrived: from here on bytes are counted."""
         _watching.set(None)
-        self._begun.set()
+        self._has_begun, self._seen = True, (self.count, self._held_s)
+        _WATCH.look_at(self, self._after(SLOW_S))
 
     def reads(self) -> None:
         """Notes that a read begins; the time between reads is not the server's fault."""
@@ -298,11 +303,9 @@ class Watchdog:
         self._reading, self._since = False, time.monotonic()
 
     def stop(self) -> None:
-        """Ends the watch."""
+        """Ends the watch: the connection may serve another answer."""
         _watching.set(None)
-        self._ended.set()
-        self._begun.set()
-        self._thread.join()
+        _WATCH.forget(self)
         if self._twin is not None:
             self._twin.close()
 
@@ -317,25 +320,66 @@ class Watchdog:
         """Whether the deadline has passed."""
         return self._until is not None and time.monotonic() >= self._until
 
-    def _at_most(self, seconds: float) -> float:
-        return seconds if self._until is None else max(0.0, min(seconds, self._until - time.monotonic()))
+    def _after(self, seconds: float) -> float:
+        due = time.monotonic() + seconds
+        return due if self._until is None else min(due, self._until)
 
-    def _look(self) -> None:
-        if self._begun.wait(self._at_most(HEADERS_S)):
-            count, held = self.count, self._held_s
-            while not self._ended.wait(self._at_most(SLOW_S)):
-                if self.is_over:
-                    break
-                share = 1 - min(1.0, (self._held_s - held) / SLOW_S)
-                if self._reading and self.count - count < SLOW_BYTES * share:
-                    break
-                count, held = self.count, self._held_s
-            else:
-                return
+    def look(self) -> float | None:
+        """Returns when to look again; None for one that was too slow, and whose connection is shut down now."""
+        if self._has_begun and not self.is_over and not self._is_slow():
+            return self._after(SLOW_S)
         self.expired = True
         with contextlib.suppress(OSError):
             if self._twin is not None:
                 self._twin.shutdown(socket.SHUT_RDWR)
+        return None
+
+    def _is_slow(self) -> bool:
+        (count, held), self._seen = self._seen, (self.count, self._held_s)
+        share = 1 - min(1.0, (self._held_s - held) / SLOW_S)
+        return self._reading and self.count - count < SLOW_BYTES * share
+
+
+class _Watch:
+    """The one thread that looks at all answers under way; it ends some time after the last of them."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._due: dict[Watchdog, float] = {}  # when to look at each
+        self._wakes = math.inf
+        self._thread: threading.Thread | None = None
+
+    def look_at(self, dog: Watchdog, due: float) -> None:
+        """Has an answer looked at, at a time by `time.monotonic`."""
+        with self._changed:
+            self._due[dog] = due
+            if self._thread is None or not self._thread.is_alive():  # a fork has none
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+            elif due < self._wakes:
+                self._changed.notify()
+
+    def forget(self, dog: Watchdog) -> None:
+        """Has an answer looked at no more; none is being looked at afterwards."""
+        with self._changed:
+            self._due.pop(dog, None)
+
+    def _run(self) -> None:
+        with self._changed:
+            was_idle = False
+            while self._due or not was_idle:
+                now = time.monotonic()
+                for dog in [dog for dog, due in self._due.items() if due <= now]:
+                    del self._due[dog]
+                    if (due := dog.look()) is not None:
+                        self._due[dog] = due
+                was_idle = not self._due
+                self._wakes = min(self._due.values(), default=now + _LINGERS_S)
+                self._changed.wait(self._wakes - now)
+            self._thread = None
+
+
+_WATCH = _Watch()
 
 
 class Adapter(requests.adapters.HTTPAdapter):

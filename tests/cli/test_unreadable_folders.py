@@ -40,6 +40,7 @@ LISTS: dict[str, str] = {
     "train.checkpoints": _OURS,
     "generate.image_files": "the next free number; an error is raised",
     "generate.grids.files": _OURS,
+    "gallery.drawing": "the queue, of hnetkit's own; an error is raised",
     "generate.loading.pipeline": _PART,
     "generate.loading.diffusers_folder": _PART,
     "generate.loading.checkpoints": _OURS,
@@ -51,6 +52,7 @@ LISTS: dict[str, str] = {
     "sharing.folder": "what stands in the output folder; an error is raised",
     "demo": _OURS,
     "settings": "a hint",
+    "gallery.pictures": "the pictures of a gallery, which says it on the page: tests/gallery/test_pictures.py",
     "webui.files": "the webui's own folder, of which the webui lists what it can",
     "baking.checkpoint": "a model that is copied; an error is raised",
 }

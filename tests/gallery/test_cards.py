@@ -54,6 +54,12 @@ def test_cards_are_filtered_and_ordered(library: hnetkit.Library) -> None:
     assert names(cards, sort="size")[-1] == "lines"
 
 
+def test_a_structure_is_shown_with_its_fractions(library: hnetkit.Library, tmp_path: Path) -> None:
+    network_file(tmp_path / "networks", "thin.pt", widths=(320,), structure=[1, 0.05, 10, 1], seed=4)
+    library.scan()
+    assert names(CardIndex(library), structure="1, 0.05, 10, 1") == ["thin"]
+
+
 @pytest.mark.parametrize("words", ["tinte", "best at", "night", "night lin"])
 def test_the_search_goes_over_aliases_notes_and_tags(library: hnetkit.Library, words: str) -> None:
     assert names(CardIndex(library), q=words) == ["ink"]

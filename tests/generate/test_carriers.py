@@ -14,6 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 from hnetkit.errors import FileRefused, NoSettings, UsageError
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.image_settings import image_facts, read_image_settings
+from hnetkit.image_text import as_infotext
+from hnetkit.prompts import infotext
 
 INFOTEXT = "a star <hypernet:ink:0.5>\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 3"
 EASY = {
@@ -255,3 +257,24 @@ def test_draw_things_picture_is_read_without_the_markup_around_it(tmp_path: Path
     read = read_image_settings(png(tmp_path / "a.png", {"XML:com.adobe.xmp": xmp}, (64, 64)))
     assert (read.prompt, read.options["negative_prompt"], read.options["cfg_scale"]) == ("a star", "fog", 7.0)
     assert read.warnings == ("not taken over: Seed Mode",)
+
+
+SAMPLING = "Steps: 20, Sampler: Euler a, CFG scale: 7"
+
+
+def test_what_was_read_can_be_written_again(shared: Path) -> None:
+    texts = [entry["text"] for entry in json.loads((shared / "data" / "infotexts.json").read_text(encoding="utf-8"))]
+    texts += [path.read_text(encoding="utf-8") for path in sorted((shared / "cases/pictures/infotexts").iterdir())]
+    texts += [
+        f'a\n{SAMPLING}, Hypernetworks: ink, wash, Hypernetworks Strengths: 0.5, 1, Hashes: {{"model": "0123456789"}}',
+        f'a\n{SAMPLING}, Hypernet hashes: "ink: 0123456789"',
+        f'a\nNegative prompt: b\nVersion: 1, App: SD.Next, \n{SAMPLING}, Hires prompt: "c, d\\ne: \\"f\\""',
+    ]
+    for text in texts:
+        read = infotext.parse(text)
+        again = infotext.parse(as_infotext(read))
+        assert again[:2] == read[:2]
+        assert again.parameters | {"Hashes": ""} == read.parameters | {"Hashes": ""}
+        assert again.hashes == read.hashes
+        assert infotext.hypernetworks_of(again).networks == infotext.hypernetworks_of(read).networks
+    assert as_infotext(infotext.parse(texts[-3])).endswith(', Hashes: {"model": "0123456789"}')

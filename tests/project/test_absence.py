@@ -26,7 +26,7 @@ from hnetkit.train.captions import caption_of
 from hnetkit.train.checkpoints import Checkpoints
 from hnetkit.train.preparing.images import image_files
 
-ROOMS = ("library", "sources", "train", "generate", "baking", "cli")
+ROOMS = ("library", "sources", "train", "generate", "baking", "gallery", "cli")
 LOOKED_AT = (*(f"hnetkit/{room}" for room in ROOMS), "hnetkit/doctor.py", "hnetkit/settings.py")
 QUESTIONS = {"exists", "lexists", "isdir", "isfile", "is_dir", "is_file"}
 
@@ -36,6 +36,7 @@ WHY = {
     "hnetkit/generate/loading/checkpoints.py _fits": "a folder of hnetkit's own",
     "hnetkit/generate/loading/checkpoints.py load_checkpoint": "a folder of hnetkit's own",
     "hnetkit/generate/loading/model_source.py _models_beside": "a hint",
+    "hnetkit/gallery/pictures.py _Walk._look_at": "raises; Python takes only an absence for none",
     "hnetkit/library/link.py _LinkRun._is_last": "a source that cannot be seen counts as none, so that the file stays",
     "hnetkit/library/walking.py is_same_file": "two files that cannot be compared count as two, so that both stay",
     "hnetkit/library/placing.py _place_link": "a temporary file of its own",
@@ -58,6 +59,16 @@ FORGIVEN = {
     "hnetkit/baking/record.py _is_other": "what cannot be read is kept",
     "hnetkit/cli/completion.py _plain_words": "what cannot be seen is not completed",
     "hnetkit/cli/output.py say": "a message that nobody can read",
+    "hnetkit/gallery/pictures.py _look_beside": "reading the picture says whether its settings are there",
+    "hnetkit/gallery/pictures.py SeenPicture.modified": "a time that no calendar has is not shown",
+    "hnetkit/gallery/thumbnails.py Thumbnails._keep": "the picture is made again the next time",
+    "hnetkit/gallery/thumbnails.py Thumbnails.of": "the picture is made again",
+    "hnetkit/gallery/thumbnails.py seen_at": "nothing is remembered of it",
+    "hnetkit/gallery/worker.py DrawingProcess._fail": "a log that cannot be written",
+    "hnetkit/gallery/worker.py DrawingProcess.trouble": "that there is trouble is said without its reason",
+    "hnetkit/gallery/worker.py _Watch._await_server": "a pipe that cannot be read counts as its end",
+    "hnetkit/gallery/worker.py _Watch._await_stop": "it is looked at again",
+    "hnetkit/gallery/worker.py _Watch._end": "a process that dies; the next one goes on as after a kill",
     "hnetkit/generate/grids/files.py GridFiles.discard": "a folder with something in it stays",
     "hnetkit/generate/loading/model_source.py _names_in": "a hint",
     "hnetkit/generate/loading/pipeline.py _list_folder": "loading it says so; here it has no hash",
@@ -79,16 +90,18 @@ FORGIVEN = {
     "hnetkit/library/trash.py sweep": "what cannot be seen stays",
     "hnetkit/library/walking.py _identity_or_none": "a root that cannot be looked at is entered from no other one",
     "hnetkit/library/walking.py _is_folder": "it counts as one, and entering it says why not",
-    "hnetkit/library/walking.py _is_link": "entering it says why not",
+    "hnetkit/library/walking.py is_link": "entering it says why not",
     "hnetkit/library/walking.py _spelled": "the name as it was given",
     "hnetkit/library/walking.py bare_way": "it counts as empty, so that nothing is forgotten",
     "hnetkit/settings.py _hint_in_place_of": "a hint",
     "hnetkit/sources/download.py PartialFile._read_note": "the bytes are fetched again",
     "hnetkit/sources/download.py lock_download": "a lock of its own",
+    "hnetkit/sources/http.py _finish": "the body of a redirect, which says no more",
     "hnetkit/sources/http.py _seconds": "a time that a site sent, beyond what the system knows",
+    "hnetkit/sources/jobs.py Worker.__enter__": "another user's lock, which stays",
     "hnetkit/sources/jobs.py Worker._remove": "a lock of its own",
     "hnetkit/sources/presence.py has_bytes": "what cannot be read has other bytes, and stays",
-    "hnetkit/sources/trust.py Watchdog._look": "a connection that is closed already",
+    "hnetkit/sources/trust.py Watchdog.look": "a connection that is closed already",
     "hnetkit/train/checkpoints.py _discard": "what cannot be removed stays",
     "hnetkit/train/logs.py has_no_step": "it counts as a table with steps, and stays",
     "hnetkit/train/logs.py other_columns": "reading the table says it",

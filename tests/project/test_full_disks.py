@@ -35,6 +35,7 @@ import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import DiskFull, failure_of
 from hnetkit.files import TEMPORARY
+from hnetkit.gallery.drawing import DrawingQueue, DrawingSettings, NamedNetwork, Progress
 from hnetkit.generate.grids.files import FORMAT, GridFiles
 from hnetkit.image_text import write_image
 from hnetkit.images import open_image
@@ -49,6 +50,8 @@ WRITES = {"new_file", "write_text", "write_bytes", "copyfileobj", "copyfile", "c
 ELSEWHERE = {
     "hnetkit/gallery/actions.py Actions._preview": "a temporary file, of which a preview is made",
     "hnetkit/cli/__init__.py run": "to nowhere",
+    "hnetkit/gallery/worker.py DrawingProcess._fail": "what the process that draws says, for a person to read",
+    "hnetkit/gallery/worker.py DrawingProcess._spawn": "what the process that draws says, for a person to read",
     "hnetkit/images.py _silent": "to nowhere",
     "hnetkit/files.py new_file": "every case that writes a file",
     "hnetkit/files.py _private": "opens what `new_file` writes",
@@ -209,6 +212,19 @@ def checkpointed(disk: Path) -> None:
         checkpoints.write(TrainingState(1 if made is None else 2, {"weights": torch.ones(500)}))
 
 
+def queued(disk: Path) -> None:
+    DrawingQueue(disk).add([NamedNetwork(f"h1:{1:064}", "ink")], DrawingSettings())
+
+
+def drawn_and_stopped(disk: Path) -> None:
+    queue = DrawingQueue(disk)
+    (drawing,) = queue.drawings()
+    if drawing.state == "stopped":
+        drawing = queue.again(drawing.id)
+    queue.write(drawing, Progress("drawing", message="n" * 30_000))
+    assert queue.stop(drawing.id).state == "stopped"
+
+
 def pictured(disk: Path) -> None:
     Image.new("RGB", (64, 64)).save(disk / "a.png")
 
@@ -329,6 +345,11 @@ CASES: dict[str, Case] = {
         ("hnetkit/image_text.py write_image",),
         pictured,
         call(lambda disk: write_image(disk / "a.png", Image.effect_noise((64, 64), 9), "a cat", overwrite=True)),
+    ),
+    "queue": Case(
+        tuple(f"hnetkit/gallery/drawing.py {name}" for name in ("_write_json", "DrawingQueue.stop")),
+        queued,
+        call(drawn_and_stopped),
     ),
     "log": Case(
         tuple(f"hnetkit/train/logs.py Log.{n}" for n in ("_rewrite", "_open_for_appending")), logged, call(log_rows)

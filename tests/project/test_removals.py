@@ -15,6 +15,8 @@ WHY = {
     "hnetkit/files.py temporary_folder": "a folder of its own",
     "hnetkit/files.py _remove_stale": "a temporary file that no process has open, hours old",
     "hnetkit/files.py publish": "the name was free",
+    "hnetkit/gallery/drawing.py DrawingQueue.again": "how a drawing ended, which begins again; its cells stay",
+    "hnetkit/gallery/drawing.py DrawingQueue.remove": "the person asked, for a folder of the queue's own",
     "hnetkit/generate/grids/files.py GridFiles.discard": "the person asked to begin again",
     "hnetkit/generate/grids/files.py GridFiles._remove": "its lines are in the one record, whose name is on the disk",
     "hnetkit/library/link.py _LinkRun.clear": "unchanged since hnetkit put it there, and not the last with its content",

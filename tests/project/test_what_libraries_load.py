@@ -201,6 +201,7 @@ NEVER = frozenset(
 POWERS: dict[str, set[str]] = {
     "": {"importlib.import_module"},
     "cli.demo": {"subprocess"},
+    "gallery.worker": {"subprocess"},  # Python, with arguments that are constants
     "cli.groups": {"importlib.import_module"},
     # a file manager, by an absolute path, without a shell
     "gallery.actions": {"subprocess"},

@@ -206,3 +206,14 @@ def test_a_registry_that_is_up_to_date_is_opened_without_what_its_migrations_loa
 def test_what_a_row_replaces_leaves_the_search_as_well(tmp_path: Path) -> None:
     with Registry(tmp_path / "r.db") as registry:
         assert registry._db.execute("PRAGMA recursive_triggers").fetchone() == (1,)
+
+
+def test_the_state_changes_with_every_change_whoever_makes_it_and_with_nothing_else(tmp_path: Path) -> None:
+    with Registry(tmp_path / "r.db") as registry, Registry(tmp_path / "r.db") as another:
+        seen = [registry.state()]
+        for changed in (registry, another, registry):
+            stored(changed, row(len(seen)))
+            seen.append(registry.state())
+            registry.networks.rows()
+            assert registry.state() == seen[-1]
+    assert len(set(seen)) == 4

@@ -235,14 +235,14 @@ def test_a_defect_met_with_one_file_is_that_files_and_it_is_not_fetched_again(
 ) -> None:
     from hnetkit.sources import install
 
-    identify, victim = install.identify, hashes_of(site.world.models[0])[0]
+    examine, victim = install.examine, hashes_of(site.world.models[0])[0]
 
-    def broken(file: Any) -> Any:
-        if hashlib.sha256(file.read_at(0, file.size)).hexdigest() == victim:
+    def broken(path: Path, *, whole: bool, sha256: str) -> Any:
+        if sha256 == victim:
             raise OverflowError("nobody foresaw this")
-        return identify(file)
+        return examine(path, whole=whole, sha256=sha256)
 
-    monkeypatch.setattr(install, "identify", broken)
+    monkeypatch.setattr(install, "examine", broken)
     jobs = jobs_of(here, here.sync(EVERYTHING, all_versions=True))
     (bad,) = [job for job in jobs if job.state != "done"]
     assert (bad.state, bad.code) == ("refused", "defect")
@@ -275,14 +275,14 @@ def test_a_network_that_cannot_be_examined_is_not_left_in_the_library(
 ) -> None:
     from hnetkit.sources import install
 
-    add, victim = install.add_file, hashes_of(site.world.models[0])[0]
+    examine, victim = install.examine, hashes_of(site.world.models[0])[0]
 
-    def broken(registry: Any, folder: Path, path: Path, sha256: str) -> Any:
+    def broken(path: Path, *, whole: bool, sha256: str) -> Any:
         if sha256 == victim:
             raise MemoryError
-        return add(registry, folder, path, sha256)
+        return examine(path, whole=whole, sha256=sha256)
 
-    monkeypatch.setattr(install, "add_file", broken)
+    monkeypatch.setattr(install, "examine", broken)
     (bad,) = [job for job in jobs_of(here, here.sync(EVERYTHING, all_versions=True)) if job.state != "done"]
     assert (bad.state, bad.code) == ("refused", "out-of-memory")
     assert victim not in installed(here)

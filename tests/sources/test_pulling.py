@@ -92,6 +92,21 @@ def test_a_repository_gives_its_networks_and_says_what_the_rest_is(
     assert row["version_id"] == commit
 
 
+def test_a_network_without_a_name_of_its_own_is_called_like_its_file(
+    hub: Sites, open_session: Callable[..., FetchSession], tmp_path: Path
+) -> None:
+    nameless = networks.save_pt(networks.a1111_network(name=""), tmp_path / "x.pt").read_bytes()
+    hub.hub.add(REPO, {"styles/glow.pt": nameless})
+    session = open_session(hub)
+    session.pull(f"hf:{REPO}")
+    (row,) = session.registry.networks.rows()
+    (before,), (path,) = session.registry.files.of_networks(), installed(session).values()
+    assert (row["name"], path.stem, before["path"]) == ("glow", "glow", str(path))
+    path.touch()
+    list(scan(session.registry))
+    assert session.registry.networks.rows() == [row]
+
+
 def test_what_a_repository_has_that_is_no_network_is_fetched_once_and_again_only_by_its_name(
     hub_sites: Sites, open_session: Callable[..., FetchSession]
 ) -> None:

@@ -11,7 +11,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.fake_sites import Fault, Sites, World
@@ -22,6 +24,7 @@ from support.waiting import wait_until
 from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.library.scan import recheck, scan
 from hnetkit.registry import Registry
+from hnetkit.sources import jobs
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.plans import enqueue
 from hnetkit.sources.session import FetchSession
@@ -240,10 +243,85 @@ def test_a_worker_that_was_killed_leaves_its_jobs_to_the_next(several: Sites, ho
         assert {job.state for job in registry.jobs.rows()} == {"done"}
 
 
+def test_the_locks_of_workers_that_were_killed_without_a_job_are_removed(
+    site: Sites, here: FetchSession, home: Path
+) -> None:
+    workers = home / "workers"
+    with jobs.Worker(workers) as living:
+        dead = workers / f"{'0' * 32}.lock"
+        dead.touch()
+        here.sync(EVERYTHING)
+        assert [path.stem for path in workers.iterdir()] == [living.name]
+    assert not list(workers.iterdir())
+
+
 def test_no_more_files_at_a_time_than_asked_for(large: Sites, open_session: Callable[..., FetchSession]) -> None:
     large.faults.add(Fault("F", "storage", times=30, mode="stall", seconds=0.05))
     open_session(large, parallel=3, previews=False).sync(Filters(nsfw=True, username="inkfox_test"), all_versions=True)
     assert large.in_flight_peak("storage") == 3
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_the_next_file_comes_while_one_is_installed_but_not_where_one_at_a_time_is_asked_for(
+    large: Sites, open_session: Callable[..., FetchSession], monkeypatch: pytest.MonkeyPatch, parallel: int
+) -> None:
+    install, came = jobs.install, list[bool]()
+
+    def waits(*args: Any) -> Any:  # for the file after those that come anyway; with 1 for a moment only
+        until = time.monotonic() + (0.2 if parallel == 1 else 20.0)
+        while not came and len(sent(large)) <= parallel and time.monotonic() < until:
+            time.sleep(0.01)
+        came.append(len(sent(large)) > parallel)
+        return install(*args)
+
+    monkeypatch.setattr(jobs, "install", waits)
+    session = open_session(large, parallel=parallel, sidecars=False)
+    assert len(session.sync(Filters(nsfw=True, username="inkfox_test"))) > 2
+    assert came[0] is (parallel == 2)
+    assert large.in_flight_peak("storage") <= parallel
+
+
+def sent(sites: Sites) -> list[str]:
+    """The files that the storage was asked for."""
+    return [request.path for request in sites.requests if request.origin == "storage"]
+
+
+def test_files_share_connections_also_where_each_is_a_redirect(
+    site: Sites, open_session: Callable[..., FetchSession]
+) -> None:
+    site.alter = redirecting(b"<p>Found. Redirecting.</p>")
+    session = open_session(site, parallel=1, sidecars=False)
+    assert len(session.sync(EVERYTHING, all_versions=True)) > 2
+    assert (site.connected("api"), site.connected("storage")) == (1, 1)
+
+
+def test_of_a_redirect_no_more_is_read_than_a_connection_costs(
+    site: Sites, open_session: Callable[..., FetchSession]
+) -> None:
+    site.alter = redirecting(bytes(50_000_000))
+    results = open_session(site, parallel=1, sidecars=False).sync(EVERYTHING, all_versions=True)
+    assert {result.state for result in results} == {"done"}
+    assert not [r for r in site.requests if r.sent > 20_000_000]
+
+
+def test_a_redirect_that_stalls_is_followed_all_the_same(
+    site: Sites, open_session: Callable[..., FetchSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnetkit.sources.trust.SLOW_S", 0.2)
+    site.alter = redirecting(b"<p>Found. Redirecting.</p>", stall_after=5, stall_seconds=60.0)
+    results = open_session(site, sidecars=False).sync(EVERYTHING)
+    assert {result.state for result in results} == {"done"}
+
+
+def redirecting(body: bytes, **settings: Any) -> Callable[[Request, Response], Response]:
+    """Gives the redirects of downloads a body, as sites do."""
+
+    def altered(request: Request, response: Response) -> Response:
+        if request.path.startswith("/api/download/"):
+            response = replace(response, body=body, **settings)
+        return response
+
+    return altered
 
 
 def test_what_the_site_lost_is_a_state_and_stays_here(open_session: Callable[..., FetchSession]) -> None:

@@ -50,7 +50,7 @@ async function change(address, values, refused = () => {}) {
 async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
-    say(`Copied: ${text}`);
+    say(`Copied: ${text.length > 200 ? `${text.slice(0, 200)}…` : text}`);
   } catch {
     say(`The browser does not let this page copy: ${text}`);
   }
@@ -67,6 +67,7 @@ async function show(address, keep) {
   }
   const mine = ++asked;
   const focused = document.activeElement?.name;
+  const place = document.activeElement?.id;
   try {
     const answer = await fetch(`/cards${new URL(address, location.href).search}`);
     const text = await answer.text();
@@ -77,11 +78,19 @@ async function show(address, keep) {
     }
     cards.innerHTML = text; // made by our own templates, which escape every text
     history[keep ? "replaceState" : "pushState"](null, "", address);
-    if (focused && focused !== "q") cards.querySelector(`[name="${focused}"]`)?.focus();
+    if (place && cards.contains(document.getElementById(place))) document.getElementById(place).focus();
+    else if (focused && focused !== "q") cards.querySelector(`[name="${focused}"]`)?.focus();
   } catch {
     say("The gallery does not answer; it may have been ended.");
   }
 }
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-show]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || !document.getElementById("cards")) return;
+  event.preventDefault();
+  show(link.getAttribute("href"), true);
+});
 
 function addressOf(form) {
   const parts = new URLSearchParams();
@@ -170,7 +179,9 @@ async function follow(saved) {
     if (!other || part.innerHTML === other.innerHTML && !isEdited(part)) continue;
     if (part !== saved && isEdited(part)) continue;
     const focused = part.contains(document.activeElement) ? document.activeElement.id : null;
+    const unfolded = [...part.querySelectorAll("details")].map((details) => details.open);
     part.replaceChildren(...other.childNodes);
+    part.querySelectorAll("details").forEach((details, place) => { details.open = unfolded[place] ?? false; });
     if (focused !== null || part === saved) {
       const next = (focused && document.getElementById(focused)) || part.querySelector("[data-focus], textarea, input:not([type=hidden])");
       if (document.activeElement === document.body) next?.focus();
@@ -210,6 +221,94 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden && document.querySelector("[data-part]")) follow(null);
 });
 
+// --- strips and comparisons: what waits is looked at each second, and shown as it is then
+
+const WATCH_MS = 1000;
+let watching = false;
+
+async function watch() {
+  const parts = document.querySelectorAll("[data-drawing][data-pending]");
+  if (watching || !parts.length || document.hidden) return;
+  watching = true;
+  try {
+    for (const kind of new Set([...parts].map((part) => part.dataset.as))) {
+      const own = [...parts].filter((part) => part.dataset.as === kind);
+      const asked = new URLSearchParams([["as", kind], ...own.map((part) => ["id", part.dataset.drawing])]);
+      const answer = await fetch(`/drawing/state?${asked}`, { headers: { Accept: "application/json" } });
+      if (!answer.ok) continue;
+      const { drawings, summary } = await answer.json();
+      const place = document.getElementById("drawing-summary");
+      if (place) place.textContent = summary;
+      for (const part of own) showDrawing(part, drawings[part.dataset.drawing]);
+    }
+  } catch {
+    // the next change says that nothing answers
+  } finally {
+    watching = false;
+  }
+}
+
+function showDrawing(part, drawing) {
+  if (!drawing) { // another window has removed it
+    if (part.matches("li")) part.remove();
+    else part.replaceChildren();
+    delete part.dataset.pending;
+    return;
+  }
+  if (part.seen !== drawing.html) {
+    const pressed = part.contains(document.activeElement);
+    part.innerHTML = part.seen = drawing.html; // made by our own templates, which escape every text
+    if (pressed) (part.querySelector(".acts button") ?? part.querySelector("a"))?.focus();
+  }
+  if (drawing.pending) return;
+  delete part.dataset.pending;
+  say(drawing.said);
+  for (const content of drawing.contents) {
+    for (const picture of document.querySelectorAll(`img[src^="/thumbnail/${encodeURIComponent(content)}"]`)) {
+      const address = new URL(picture.src);
+      address.searchParams.set("drawn", part.dataset.drawing);
+      picture.src = address.pathname + address.search;
+    }
+  }
+}
+
+/** Shows what was added or changed where the page has a place for it, and looks at it from then on. */
+function attend({ drawings = [], removed, reload }) {
+  if (reload) location.reload();
+  for (const { id, contents } of drawings) {
+    const list = document.getElementById("drawings");
+    let part = document.querySelector(`[data-drawing="${id}"]`);
+    if (!part && contents.length === 1) part = document.querySelector(`[data-strip="${contents[0]}"]`);
+    if (!part && list) {
+      part = document.createElement("li");
+      part.dataset.as = "item";
+      list.prepend(part);
+    }
+    if (!part) continue;
+    part.dataset.drawing = id;
+    part.dataset.pending = "";
+  }
+  if (removed) {
+    const part = document.querySelector(`[data-drawing="${removed}"]`);
+    const next = part?.nextElementSibling ?? part?.previousElementSibling;
+    part?.remove();
+    (next?.querySelector("button, a") ?? document.getElementById("main")).focus();
+  }
+  watch();
+}
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target.closest("form[data-draw]");
+  if (!form) return;
+  event.preventDefault();
+  if (form.dataset.ask && !confirm(form.dataset.ask)) return;
+  const answer = await change(form.dataset.draw, Object.fromEntries(new FormData(form)));
+  if (answer) attend(answer);
+});
+
+setInterval(watch, WATCH_MS);
+document.addEventListener("visibilitychange", watch);
+
 // --- keys, copying, dialogs
 
 document.addEventListener("click", (event) => {
@@ -221,11 +320,12 @@ document.addEventListener("click", (event) => {
 
 function step(by) {
   const names = [...document.querySelectorAll(".card .name")];
-  if (!names.length) {
-    document.querySelector(`main a[rel="${by > 0 ? "next" : "prev"}"]`)?.click();
+  const card = document.activeElement.closest?.(".card");
+  if (!card && document.querySelector(".beside")) { // one network or one picture, perhaps with cards below
+    document.querySelector(`.beside a[rel="${by > 0 ? "next" : "prev"}"]`)?.click();
     return;
   }
-  const card = document.activeElement.closest?.(".card");
+  if (!names.length) return;
   const place = card ? names.indexOf(card.querySelector(".name")) : by > 0 ? -1 : names.length;
   const next = names[Math.min(Math.max(place + by, 0), names.length - 1)];
   next.focus();
@@ -269,7 +369,7 @@ document.addEventListener("keydown", (event) => {
   const act = KEYS[event.key];
   // on a page without cards and neighbours the arrows scroll, as everywhere
   const isSideways = event.key === "ArrowLeft" || event.key === "ArrowRight";
-  const beside = isSideways ? ".card, main a[rel=prev], main a[rel=next]" : ".card";
+  const beside = isSideways ? ".card, .beside a[rel]" : ".card";
   if (!act || (event.key.startsWith("Arrow") && !document.querySelector(beside))) return;
   if (event.key === "ArrowDown" || event.key === "ArrowUp") {
     if (!document.activeElement.closest?.(".card")) return;
@@ -277,3 +377,31 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   act();
 });
+
+// --- looking back: how far the reading of the folders is
+
+async function followLook(looking) {
+  let now;
+  try {
+    now = await (await fetch(looking.dataset.progress)).json();
+  } catch {
+    looking.hidden = true; // the gallery was ended
+    return;
+  }
+  if (now.running) {
+    const bar = looking.querySelector("progress");
+    if (now.of) [bar.max, bar.value] = [now.of, now.done];
+    setTimeout(followLook, 500, looking);
+    return;
+  }
+  if (!document.querySelector(".card")) {
+    location.reload();
+    return;
+  }
+  looking.hidden = true;
+  const again = document.createElement("a");
+  [again.href, again.textContent] = [location.href, "Show them"];
+  document.getElementById("looked-at").append(`${now.pictures.toLocaleString("en")} pictures are read. `, again);
+}
+const looking = document.getElementById("looking");
+if (looking) followLook(looking);

@@ -29,12 +29,14 @@ class _Server(ThreadingHTTPServer):
         self.answer = answer
         self.ledger = ledger
         self.closing = threading.Event()
+        self.connected = 0
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
         self.resets: set[socket.socket] = set()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._connections_lock:
+            self.connected += 1
             self._connections.add(request)
         super().process_request(request, client_address)
 
@@ -147,6 +149,11 @@ class Origin:
         self._server = _Server(port, name, answer, ledger)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def connected(self) -> int:
+        """How many connections were made to it."""
+        return self._server.connected
 
     def start(self) -> None:
         self._thread.start()

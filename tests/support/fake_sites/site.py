@@ -111,6 +111,10 @@ class Sites:
         """The most requests that an origin was answering at one time."""
         return self._ledger.in_flight_peak(origin)
 
+    def connected(self, origin: str) -> int:
+        """How many connections were made to an origin."""
+        return self._origins[origin].connected
+
     def per_second_peak(self, origin: str) -> int:
         """The most requests that came to an origin within any one second."""
         return self._ledger.per_second_peak(origin)

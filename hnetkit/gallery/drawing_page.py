@@ -1,0 +1,365 @@
+"""The pages of strips and comparisons: the queue with its progress, and the settings of what is to be drawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, get_args
+from urllib.parse import parse_qsl
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from hnetkit import settings
+from hnetkit.errors import BadPicture, NotFound, UsageError
+from hnetkit.gallery.cards import View, joined
+from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, State, networks_of
+from hnetkit.gallery.pages import Gallery, known_values, sent_values, shown
+from hnetkit.gallery.thumbnails import SIDES, Served
+from hnetkit.generate.sampling.samplers import SAMPLERS
+from hnetkit.prompts.tags import plain_number
+from hnetkit.text import counted
+
+Row = dict[str, Any]
+
+PER_PAGE = 20
+"""Drawings of a page."""
+MOST_AT_ONCE = 1000
+"""Strips that one press of a button adds."""
+_MOST_EARLIER = 10
+_MOST_ASKED = 200
+_PENDING: tuple[State, ...] = ("waiting", "drawing")
+_SIZE = re.compile(r"(\d{1,5})(?:\s*[x*]\s*(\d{1,5}))?", re.IGNORECASE)
+_FIELDS = ("prompt", "negative_prompt", "seed", "strengths", "steps", "sampler", "size")
+
+
+class DrawingPages:
+    """What a gallery draws by itself, as pages."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        self._gallery = gallery
+        self._queue: DrawingQueue = gallery.queue
+
+    def routes(self) -> list[Route]:
+        """Returns the addresses of these pages and of their changes."""
+        return [
+            Route("/drawing", self._drawings),
+            Route("/drawing/state", self._state),
+            Route("/drawing/add", _change(self._add), methods=["POST"]),
+            Route("/drawing/add-all", _change(self._add_all), methods=["POST"]),
+            Route("/drawing/stop-all", _change(self._stop_all), methods=["POST"]),
+            Route("/drawing/remove-ended", _change(self._remove_ended), methods=["POST"]),
+            Route("/drawing/{id}/sheet", self._sheet),
+            Route("/drawing/{id}/cell/{row:int}/{column:int}", self._cell),
+            Route("/drawing/{id}/{action}", _change(self._act), methods=["POST"]),
+            Route("/compare", self._compare),
+        ]
+
+    def strips(self, contents: Iterable[str]) -> dict[str, Row]:
+        """Returns content hash -> its latest strip, for a line on its card; those without one are not there."""
+        found = self._queue.strips_of(contents, (*_PENDING, "done"))
+        nothing: Row = {"pending": False}  # to be told: the picture is seen
+        return {
+            content: self._as_row(drawing) if drawing.state in _PENDING else nothing
+            for content, drawing in found.items()
+        }
+
+    def strip(self, content_hash: str) -> Row | None:
+        """Returns the latest strip of a network, whatever became of it; None without one."""
+        found = self._queue.strips_of([content_hash], get_args(State)).get(content_hash)
+        return None if found is None else self._as_row(found)
+
+    def picture(self, content_hash: str, size: str) -> Served | None:
+        """Returns the strip of a network as a picture: for cards a square, else the whole sheet; None without one."""
+        strip = self._queue.strip_of(content_hash)
+        if strip is None:
+            return None
+        with suppress(BadPicture, NotFound):  # the pages of drawings say so
+            path = strip.preview if size == "small" else strip.sheet
+            return self._gallery.thumbnails.of(path, size, within=[strip.folder])
+        return None
+
+    def _drawings(self, request: Request) -> Response:
+        """All drawings: what is drawn now and what waits, then what has ended, the latest first."""
+        found = self._queue.drawings()
+        pending = [one for one in found if one.state in _PENDING]
+        ended = [one for one in reversed(found) if one.state not in _PENDING]
+        pending.sort(key=lambda one: one.state != "drawing")
+        rows = pending + ended
+        last = max(1, -(-len(rows) // PER_PAGE))
+        page = request.query_params.get("page", "1")
+        number = min(last, max(1, int(page) if page.isascii() and page.isdigit() and len(page) < 7 else 1))
+        return self._gallery.page(
+            "drawing.html",
+            drawings=[self._as_row(one) for one in rows[(number - 1) * PER_PAGE : number * PER_PAGE]],
+            summary=self._summary(found),
+            pending=len(pending),
+            useless=sum(one.state in ("failed", "stopped") for one in ended),
+            number=number,
+            last=last,
+        )
+
+    def _state(self, request: Request) -> Response:
+        """How far drawings are, for a page that shows them: their parts of it, as they are now."""
+        template = "_drawing_line.html" if request.query_params.get("as") == "line" else "_drawing.html"
+        found: dict[str, Row] = {}
+        for id in request.query_params.getlist("id")[:_MOST_ASKED]:
+            try:
+                row = self._as_row(self._queue.drawing(id))
+            except NotFound:
+                continue
+            html = self._gallery.part(template, drawing=row)
+            found[id] = {"html": html, **{key: row[key] for key in ("pending", "said", "contents")}}
+        return JSONResponse({"drawings": found, "summary": self._summary(self._queue.drawings())})
+
+    def _compare(self, request: Request) -> Response:
+        """What is to be drawn of one network, or of several: the settings, and what was drawn of them before."""
+        view = View.of(request.query_params)
+        cards = [(content, self._gallery.cards.card(content)) for content in view.chosen_contents]
+        known = [card for _, card in cards if card is not None]
+        earlier = self._queue.drawings_of(card["content_hash"] for card in known) if known else []
+        given = DrawingSettings()
+        with suppress(NotFound):
+            given = self._queue.drawing(request.query_params.get("like", "")).settings
+        named = networks_of(self._gallery.library, [card["content_hash"] for card in known])
+        return self._gallery.page(
+            "compare.html",
+            view=view,
+            cards=known,
+            chosen=joined(card["content_hash"] for card in known),
+            missing=len(cards) - len(known),
+            given=given,
+            strengths=", ".join(map(plain_number, given.strengths)),
+            suggested=next((one.prompt for one in named if one.prompt), ""),
+            samplers=list(SAMPLERS),
+            model=settings.get("model"),
+            drawings=[self._as_row(one) for one in earlier[:_MOST_EARLIER]],
+        )
+
+    def _sheet(self, request: Request) -> Response:
+        drawing = self._queue.drawing(request.path_params["id"])
+        return self._gallery.picture(
+            request, self._gallery.thumbnails.of(drawing.sheet, "large", within=[drawing.folder])
+        )
+
+    def _cell(self, request: Request) -> Response:
+        drawing = self._queue.drawing(request.path_params["id"])
+        row = drawing.pictures().get((request.path_params["row"], request.path_params["column"]))
+        size = request.query_params.get("size", "small")
+        if row is None or size not in SIDES:
+            raise NotFound("this cell is not drawn")
+        path = drawing.picture(row)
+        return self._gallery.picture(request, self._gallery.thumbnails.of(path, size, within=[drawing.folder]))
+
+    def _add(self, given: Mapping[str, Any]) -> Row:
+        """Adds a strip or a comparison, unless the same is there."""
+        values = _texts(given, ("networks", *_FIELDS))
+        named = networks_of(self._gallery.library, View.of({"chosen": values.pop("networks", "")}).chosen_contents)
+        chosen = settings_of(values)
+        if not named:
+            raise UsageError("no network is chosen", hint="choose one on its card")
+        for one in self._queue.drawings_of(network.content_hash for network in named):
+            if (one.networks, one.settings) == (tuple(named), chosen) and one.state not in ("failed", "stopped"):
+                return self._added([one], "The same is there already")
+        drawing = self._queue.add(named, chosen)
+        self._gallery.drawer.wake()
+        what = (
+            f"A strip of {shown(named[0].name)}"
+            if drawing.kind == "strip"
+            else f"A comparison of {len(named)} networks"
+        )
+        return self._added([drawing], f"{what} waits to be drawn") | {"command": drawing.command}
+
+    def _add_all(self, given: Mapping[str, Any]) -> Row:
+        """Adds a strip of each network that a view shows and that has none."""
+        values = _texts(given, ("view",))
+        view = View.of(dict(parse_qsl(values.get("view", "").removeprefix("?"))))
+        shown_by_view = self._gallery.cards.passing(view)
+        there = self._queue.strips_of((card["content_hash"] for card in shown_by_view), (*_PENDING, "done"))
+        cards = [card for card in shown_by_view if card["content_hash"] not in there]
+        files = [card for card in cards if card["state"] == "present"]
+        # the bundled model fits none of those that are known to be for another one
+        fitting = files if settings.get("model") else [card for card in files if card["base_model"] == "unknown"]
+        left_out = {
+            "has one already" if len(there) == 1 else "have one already": len(there),
+            "in no file": len(cards) - len(files),
+            "for a model, and none is set": len(files) - len(fitting),
+            "left for the next time": len(fitting[MOST_AT_ONCE:]),
+        }
+        left = "; ".join(f"{number:,} {why}" for why, number in left_out.items() if number)
+        if not fitting:
+            hint = "hnetkit config model FOLDER" if files else "choose other filters"
+            raise UsageError(f"no strip to draw: {left or 'no network passes the filters'}", hint=hint)
+        named = networks_of(self._gallery.library, [card["content_hash"] for card in fitting[:MOST_AT_ONCE]])
+        added = [self._queue.add([one], DrawingSettings()) for one in named]
+        self._gallery.drawer.wake()
+        said = f"{counted(len(added), 'strip')} to draw" + (f"; {left}" if left else "")
+        return self._added(added, said)
+
+    def _added(self, drawings: Iterable[Drawing], said: str) -> Row:
+        added = [{"id": one.id, "contents": [network.content_hash for network in one.networks]} for one in drawings]
+        return {"said": said, "drawings": added}
+
+    def _stop_all(self, given: Mapping[str, Any]) -> Row:
+        """Stops all that is not yet drawn."""
+        known_values(given, ())
+        pending = [one for one in self._queue.drawings() if one.state in _PENDING]
+        for one in pending:
+            with suppress(NotFound, UsageError):  # it has ended meanwhile
+                self._queue.stop(one.id)
+        return {"said": f"{counted(len(pending), 'drawing')} stopped", "reload": True}
+
+    def _remove_ended(self, given: Mapping[str, Any]) -> Row:
+        """Removes all that failed or was stopped."""
+        known_values(given, ())
+        ended = [one for one in self._queue.drawings() if one.state in ("failed", "stopped")]
+        for one in ended:
+            with suppress(NotFound, UsageError):  # another window has removed it, or lets it go on
+                self._queue.remove(one.id)
+        return {"said": f"{counted(len(ended), 'drawing')} removed", "reload": True}
+
+    def _act(self, given: Mapping[str, Any], id: str, action: str) -> Row:
+        """Stops, removes or goes on with one drawing."""
+        known_values(given, ())
+        if action == "stop":
+            self._queue.stop(id)
+            return {"said": "Stopped", "drawings": [{"id": id, "contents": []}]}
+        if action == "again":
+            self._queue.again(id)
+            self._gallery.drawer.wake()
+            return {"said": "It waits to be drawn", "drawings": [{"id": id, "contents": []}]}
+        if action == "remove":
+            self._queue.remove(id)
+            return {"said": "Removed", "removed": id}
+        raise NotFound(f"{action}: nothing that can be done with a drawing")
+
+    def _summary(self, drawings: Iterable[Drawing]) -> str:
+        """Returns how much is to be done, in a sentence."""
+        states = [one.state for one in drawings]
+        waiting, now = states.count("waiting"), states.count("drawing")
+        said = f"{counted(waiting, 'drawing')} {'waits' if waiting == 1 else 'wait'}" if waiting else "Nothing waits"
+        trouble = self._gallery.drawer.trouble
+        return f"{said}{', one is being drawn' if now else ''}." + (f" {trouble}" if trouble else "")
+
+    def _as_row(self, drawing: Drawing) -> Row:
+        """Returns a drawing as templates show it."""
+        pictures = drawing.pictures()
+        first = next(iter(pictures.values()), None)
+        lines = [
+            {
+                "row": row,
+                "name": network.name,
+                "content_hash": network.content_hash,
+                "cells": [
+                    {"strength": plain_number(strength), "is_drawn": (row, column) in pictures, "column": column}
+                    for column, strength in enumerate(drawing.settings.strengths)
+                ],
+            }
+            for row, network in enumerate(drawing.networks)
+        ]
+        names = shown(", ".join(network.name for network in drawing.networks))
+        return {
+            "id": drawing.id,
+            "kind": drawing.kind,
+            "state": drawing.state,
+            "pending": drawing.state in _PENDING,
+            "progress": _progress(drawing, len(pictures)),
+            "said": f"{drawing.kind.capitalize()} of {names}: {_progress(drawing, len(pictures))}",
+            "contents": [network.content_hash for network in drawing.networks],
+            "chosen": joined(network.content_hash for network in drawing.networks),
+            "names": names,
+            "lines": lines,
+            "prompt": drawing.prompt,
+            "negative_prompt": drawing.settings.negative_prompt,
+            "settings": _settings_in_words(drawing, first),
+            "message": drawing.progress.message if drawing.state == "failed" else "",
+            "hint": drawing.progress.hint if drawing.state == "failed" else "",
+            "notes": drawing.progress.notes,
+            "command": drawing.command,
+            "has_sheet": drawing.state == "done",
+            "is_complete": drawing.state == "done" and len(pictures) == drawing.cells,
+            "is_damaged": drawing.is_damaged,
+        }
+
+
+def settings_of(values: Mapping[str, str]) -> DrawingSettings:
+    """Reads the settings of a form; an empty field takes the default.
+
+    Raises:
+        UsageError: a field cannot have this value.
+    """
+    given: Row = {key: value for key in ("prompt", "negative_prompt") if (value := values.get(key, "").strip())}
+    for key in ("seed", "steps"):
+        if text := values.get(key, "").strip():
+            if not (text.isascii() and text.isdigit() and len(text) < 20):
+                raise UsageError(f"{key}: not a whole number", hint="for example 20")
+            given[key] = int(text)
+    if text := values.get("strengths", "").replace(",", " ").strip():
+        try:
+            given["strengths"] = [float(part) for part in text.split()]
+        except ValueError as error:
+            raise UsageError("strengths are numbers with commas between them", hint="for example 0, 0.5, 1") from error
+    if text := values.get("sampler", "").strip():
+        given["sampler"] = text
+    if text := values.get("size", "").strip():
+        match = _SIZE.fullmatch(text)
+        if match is None:
+            raise UsageError("a size is a number of pixels, or width x height", hint="for example 512 or 512x768")
+        given["width"], given["height"] = int(match[1]), int(match[2] or match[1])
+    return DrawingSettings.of(given)
+
+
+def _texts(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    values = known_values(given, names)
+    if not all(isinstance(value, str) for value in values.values()):
+        raise UsageError("a part of this change is no text", hint="reload the page")
+    return values
+
+
+def _change(function: Callable[..., Row]) -> Callable[[Request], Awaitable[Response]]:
+    """Returns the endpoint of a change: its JSON, and the parts of its address, are the arguments."""
+
+    async def endpoint(request: Request) -> Response:
+        given = await sent_values(request)
+        if not isinstance(given, dict):
+            raise UsageError("the change is no JSON object", hint="reload the page")
+        return JSONResponse(await run_in_threadpool(function, given, **request.path_params))
+
+    return endpoint
+
+
+def _progress(drawing: Drawing, drawn: int) -> str:
+    of_cells = f"{drawn} of {drawing.cells}"
+    words: dict[State, str] = {
+        "waiting": f"waits, {of_cells} drawn" if drawn else "waits",
+        "drawing": f"being drawn, {of_cells}",
+        "done": "drawn" if drawn == drawing.cells else f"drawn, but only {of_cells}",
+        "stopped": f"stopped, {of_cells}",
+        "failed": "failed",
+    }
+    return words[drawing.state]
+
+
+def _settings_in_words(drawing: Drawing, row: Mapping[str, Any] | None) -> str:
+    """Returns the settings that all cells share: of a picture if there is one, else as far as they were chosen."""
+    own = drawing.settings
+    chosen: Row = {
+        "sampler": own.sampler,
+        "steps": own.steps,
+        "width": own.width,
+        "height": own.height,
+        "model": drawing.progress.model,
+    }
+    known = chosen if row is None else row
+    parts = [
+        known["sampler"],
+        known["steps"] and counted(known["steps"], "step"),
+        known.get("cfg_scale") and f"CFG {known['cfg_scale']:g}",
+        known["width"] and f"{known['width']} x {known['height']}",
+        f"seed {own.seed}",
+        known["model"],
+    ]
+    return ", ".join(filter(None, parts))

@@ -1,0 +1,111 @@
+"""The pages of looking back: a person's pictures as cards, and one picture with its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from hnetkit.errors import BadPicture, NotFound
+from hnetkit.gallery.pages import Gallery
+from hnetkit.gallery.pictures import Which
+from hnetkit.gallery.thumbnails import SIDES, placeholder
+
+WHICH: Mapping[Which, str] = {
+    "all": "all",
+    "known": "with a network that is known",
+    "unknown": "without a network that is known",
+}
+"""What a choice of pictures is called in an address -> in words."""
+_PATIENCE_S = 0.3  # for pictures that are new; nothing new takes less
+
+
+@dataclass(frozen=True)
+class PictureView:
+    """What a page of pictures shows, as its address has it.
+
+    Attributes:
+        network: a content hash: only pictures that were drawn with this network.
+        which: one of `WHICH`.
+        page: number of the page, from 1.
+    """
+
+    network: str = ""
+    which: Which = "all"
+    page: int = 1
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, str]) -> PictureView:
+        """Returns the view of an address; what cannot be is as if it were not there."""
+        which: Which = next((name for name in WHICH if name == parameters.get("which")), "all")
+        page = parameters.get("page", "1")
+        number = int(page) if page.isascii() and page.isdigit() and len(page) < 7 else 1
+        return cls(parameters.get("network", ""), which, max(1, number))
+
+    def address(self, **changes: Any) -> str:
+        """Returns the address of this view, or of one that differs; another view begins at its first page."""
+        changed = {"page": 1, **changes}
+        other = replace(self, **changed)
+        given = {field.name: value for field in fields(other) if (value := getattr(other, field.name)) != field.default}
+        return f"?{urlencode(given)}" if given else ""
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What `PictureFolders` is asked for."""
+        return {"network": self.network or None, "which": self.which}
+
+
+def picture_routes(gallery: Gallery) -> list[Route]:
+    """Returns the addresses of the pages of a gallery's pictures."""
+    folders = gallery.pictures
+
+    def pictures(request: Request) -> Response:
+        """The pictures as cards."""
+        view = PictureView.of(request.query_params)
+        folders.begin_look(_PATIENCE_S)
+        page, counts = folders.page(**view.chosen, number=view.page), folders.counts()
+        cards = ((content, gallery.cards.card(content), count) for content, count in counts.most_common())
+        return gallery.page(
+            "pictures.html",
+            view=view,
+            page=page,
+            folders=[str(folder) for folder in folders.folders],
+            networks=[(content, card["name"], count) for content, card, count in cards if card is not None],
+            which=WHICH,
+            progress=folders.progress,
+            of=len(folders),
+        )
+
+    def picture(request: Request) -> Response:
+        """One picture."""
+        view, id = PictureView.of(request.query_params), request.path_params["id"]
+        before, after = folders.neighbours(id, **view.chosen)
+        return gallery.page("picture.html", view=view, record=folders.record(id), before=before, after=after)
+
+    def image(request: Request) -> Response:
+        """The picture itself, made small."""
+        size = request.query_params.get("size", "small")
+        if size not in SIDES:
+            raise NotFound("there is no such size", hint=f"use one of {', '.join(SIDES)}")
+        path = folders.path_of(request.path_params["id"])
+        try:
+            return gallery.picture(request, gallery.thumbnails.of(path, size, within=folders.folders))
+        except BadPicture:
+            return gallery.picture(request, placeholder("", "", "no picture that can be shown"))
+
+    def progress(request: Request) -> Response:
+        """How far the reading of the folders is."""
+        now = folders.progress
+        return JSONResponse({"running": now.is_running, "done": now.done, "of": now.of, "pictures": len(folders)})
+
+    return [
+        Route("/pictures", pictures),
+        Route("/pictures/progress", progress),
+        Route("/picture/{id}", picture),
+        Route("/picture/{id}/image", image),
+    ]

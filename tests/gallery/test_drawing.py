@@ -1,0 +1,377 @@
+"""Strips and comparisons that the gallery draws by itself: a queue on the disk, and one process that draws."""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+from support import networks
+from support.pipelines import tiny_sdxl
+from support.waiting import once
+
+from hnetkit import Library, demo, settings
+from hnetkit.cli import run
+from hnetkit.errors import NotFound, UsageError
+from hnetkit.files import TEMPORARY
+from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, NamedNetwork, networks_of
+from hnetkit.gallery.worker import PLAIN_PROMPT, Drawer, DrawingProcess, model_for
+
+pytestmark = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
+
+QUICK = DrawingSettings(steps=1)
+LONG = DrawingSettings(strengths=(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), steps=15)
+
+
+SERVER = """
+import sys, time
+from pathlib import Path
+from hnetkit.gallery.drawing import DrawingQueue
+from hnetkit.gallery.worker import DrawingProcess
+server = DrawingProcess(DrawingQueue(Path(sys.argv[1])))
+server.start()
+while server._child is None:
+    time.sleep(0.02)
+print(server._child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def queue(home: Path) -> DrawingQueue:
+    return DrawingQueue(home)
+
+
+@pytest.fixture
+def demo_networks(tmp_path: Path) -> list[NamedNetwork]:
+    """The networks of the demo model, as a library has them."""
+    folder = tmp_path / "networks"
+    shutil.copytree(demo.network_folder(), folder)
+    with Library() as library:
+        library.scan(folder)
+        rows = {row["name"]: row["content_hash"] for row in library.networks()}
+        return networks_of(library, [rows["outline"], rows["dots"], rows["paper"]])
+
+
+@pytest.fixture
+def processes(queue: DrawingQueue) -> Iterator[Callable[[], DrawingProcess]]:
+    """Starts what a server starts; all are ended with the test."""
+    started: list[DrawingProcess] = []
+
+    def start() -> DrawingProcess:
+        process = DrawingProcess(queue)
+        process.start()
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.close()
+
+
+def drawn(queue: DrawingQueue, *added: Drawing) -> list[Drawing]:
+    """Draws all that waits, in this process, and returns drawings as they are then."""
+    Drawer(queue).run(idle_s=0)
+    return [queue.drawing(one.id) for one in added]
+
+
+def until(is_so: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def stamps(drawing: Drawing) -> dict[str, int]:
+    """File of a cell -> when it was written."""
+    return {path.name: path.stat().st_mtime_ns for path in map(drawing.picture, drawing.pictures().values())}
+
+
+def test_a_strip_is_what_the_command_that_it_states_draws(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.put("model", str(demo.model_folder()))
+    waiting = queue.add(demo_networks[:1], DrawingSettings(prompt="a large red star", seed=3, steps=2, sampler="euler"))
+    assert (waiting.state, waiting.kind, waiting.drawn, waiting.cells) == ("waiting", "strip", 0, 3)
+    (strip,) = drawn(queue, waiting)
+    assert (strip.state, strip.drawn, strip.progress.message, strip.progress.notes) == ("done", 3, "", ())
+    strengths = [row["coordinates"]["strength"] for _, row in sorted(strip.pictures().items())]
+    assert strengths == [0, 0.5, 1]
+    assert {(row["seed"], row["steps"], row["sampler"], row["width"]) for row in strip.pictures().values()} == {
+        (3, 2, "Euler", 64)
+    }
+    assert strip.command is not None
+    words = shlex.split(strip.command)
+    assert words[:2] == ["hnetkit", "grid"]
+    monkeypatch.chdir(tmp_path)
+    assert run(words[1:]) == 0
+    assert Image.open("strip.png").tobytes() == Image.open(strip.sheet).tobytes()
+    width, height = Image.open(strip.preview).size
+    assert width == height
+
+
+def test_networks_are_compared_with_each_other_and_a_strip_is_found_under_any_name_of_its_network(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork], tmp_path: Path
+) -> None:
+    first, strip, later = (
+        queue.add(demo_networks, DrawingSettings(strengths=(1,), steps=1)),
+        queue.add(demo_networks[:1], QUICK),
+        queue.add(demo_networks[:1], DrawingSettings(steps=1, seed=7)),
+    )
+    content = demo_networks[0].content_hash
+    assert queue.strip_of(content) is None
+    comparison, strip = drawn(queue, first, strip)
+    assert (comparison.state, comparison.kind, comparison.drawn) == ("done", "comparison", 3)
+    names = [row["hypernetworks"][0]["name"] for _, row in sorted(comparison.pictures().items())]
+    assert names == ["outline", "dots", "paper"]
+    assert comparison.progress.prompt == strip.progress.prompt == "a red circle"  # the model's first example
+    assert comparison.progress.model == "demo"
+    (tmp_path / "networks" / "outline.pt").rename(tmp_path / "networks" / "renamed.pt")
+    with Library() as library:
+        library.scan()
+        (named,) = networks_of(library, [content])
+    assert named.name == "renamed"
+    found = queue.strip_of(content)
+    assert found is not None
+    assert found.id == later.id
+    queue.remove(later.id)
+    assert queue.strips_of([content, demo_networks[1].content_hash]) == {content: strip}
+
+
+def test_a_network_that_fits_no_model_is_said_with_the_next_step_and_nothing_is_drawn(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork], tmp_path: Path
+) -> None:
+    networks.network_file(tmp_path / "networks", "ink.pt", widths=(320, 768), structure=(1, 0.01, 1))
+    with Library() as library:
+        library.scan()
+        ink = networks_of(library, [library.record("ink")["content_hash"]])
+    misfit, mixed, fitting = (queue.add(each, QUICK) for each in (ink, [*demo_networks[:1], *ink], demo_networks[:1]))
+    misfit, mixed, fitting = drawn(queue, misfit, mixed, fitting)
+    assert [one.state for one in (misfit, mixed, fitting)] == ["failed", "failed", "done"]
+    assert misfit.progress.message == mixed.progress.message == "ink is for SD 1, and no model is set"
+    assert misfit.progress.hint == "hnetkit config model FOLDER, of SD 1"
+    assert sorted(path.name for path in misfit.folder.iterdir()) == ["drawing.json", "state.json"]
+    assert misfit.command is None
+
+
+def test_the_bundled_model_draws_its_networks_beside_a_set_model_of_another_kind(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork], tmp_path: Path
+) -> None:
+    other = tmp_path / "other-model"
+    tiny_sdxl().save_pretrained(other)
+    settings.put("model", str(other))
+    assert model_for(demo_networks).is_demo
+    networks.network_file(tmp_path / "networks", "ink.pt", widths=(320, 768), structure=(1, 0.01, 1))
+    with Library() as library:
+        library.scan()
+        ink = networks_of(library, [library.record("ink")["content_hash"]])
+    (failed,) = drawn(queue, queue.add(ink, QUICK))
+    assert failed.state == "failed"
+    assert "ink" in failed.progress.message
+    assert not failed.progress.hint.startswith("-")
+
+
+def test_a_drawing_goes_on_after_its_server_or_its_process_was_killed_and_draws_no_cell_twice(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork], processes: Callable[[], DrawingProcess]
+) -> None:
+    drawing = queue.add(demo_networks[:1], LONG)
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(queue.home)], stdout=subprocess.PIPE, text=True
+    ) as other_server:
+        assert other_server.stdout is not None
+        first = int(other_server.stdout.readline())
+        until(lambda: queue.drawing(drawing.id).drawn >= 1, "a cell was drawn")
+        server = processes()
+        time.sleep(1.5)
+        assert server._child is None  # one process draws for all servers
+        other_server.kill()  # it can say nothing to the process that draws
+    until(lambda: not _is_alive(first), "no orphan is left", 20)
+    cells = stamps(drawing)
+    assert len(cells) < 9
+
+    until(lambda: queue.drawing(drawing.id).drawn > len(cells), "the other server's process goes on")
+    second = server._child
+    assert second is not None
+    os.kill(second.pid, signal.SIGKILL)
+    killed = queue.drawing(drawing.id)
+    assert killed.state == "drawing"
+    assert cells.items() <= stamps(killed).items()
+    cells = stamps(killed)
+    assert len(cells) < 9
+
+    until(lambda: queue.drawing(drawing.id).drawn > len(cells), "the next process goes on")
+    third = server._child
+    assert third is not None
+    queue.stop(drawing.id)
+    asked = time.monotonic()
+    assert queue.drawing(drawing.id).state == "stopped"
+    until(lambda: third.poll() is not None, "the process ends")
+    assert time.monotonic() - asked < 10
+    stopped = queue.drawing(drawing.id)
+    assert (stopped.state, server.trouble) == ("stopped", None)
+    assert cells.items() <= stamps(stopped).items()
+    assert not list(stopped.folder.rglob(f"*{TEMPORARY}"))
+    assert len(list((stopped.folder / "strip-cells").iterdir())) == stopped.drawn < 9
+    server.close()
+
+    cells = stamps(stopped)
+    queue.again(drawing.id)
+    (done,) = drawn(queue, drawing)
+    assert (done.state, done.drawn) == ("done", 9)
+    assert cells.items() <= stamps(done).items()
+
+
+def test_an_interrupted_drawing_waits_with_the_cells_that_it_has(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork]
+) -> None:
+    drawing = queue.add(demo_networks[:1], LONG)
+    with once(lambda: drawing.drawn >= 1, _thread.interrupt_main), pytest.raises(KeyboardInterrupt):
+        drawn(queue)
+    waiting = queue.drawing(drawing.id)
+    assert (waiting.state, waiting.progress.starts, waiting.progress.prompt) == ("waiting", 0, "a red circle")
+    assert 1 <= waiting.drawn < 9
+    assert not list(waiting.folder.rglob(f"*{TEMPORARY}"))
+
+
+def _is_alive(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def test_a_damaged_record_is_said_and_ends_no_other(queue: DrawingQueue, demo_networks: list[NamedNetwork]) -> None:
+    torn, foreign, state, sound = (queue.add(demo_networks[:1], QUICK) for _ in range(4))
+    (torn.folder / "drawing.json").write_bytes(b'{"format": "hnetkit.drawing/1", "netw')
+    record = json.loads((foreign.folder / "drawing.json").read_text())
+    record["networks"][0]["content_hash"] = "../../etc/passwd"
+    (foreign.folder / "drawing.json").write_text(json.dumps(record))
+    (state.folder / "state.json").write_bytes(b"\xff\x00")
+    (queue.folder / "notes.txt").write_text("mine")
+    drawn(queue)
+    torn, foreign, state, sound = (queue.drawing(one.id) for one in (torn, foreign, state, sound))
+    assert [one.state for one in (torn, foreign, state, sound)] == ["failed", "failed", "failed", "done"]
+    assert "drawing.json: unreadable" in torn.progress.message
+    assert "not the record" in foreign.progress.message
+    with pytest.raises(UsageError, match="unreadable"):
+        queue.again(torn.id)
+    assert queue.again(state.id).state == "waiting"
+    for one in (torn, foreign):
+        queue.remove(one.id)
+    assert [one.id for one in queue.drawings()] == [state.id, sound.id]
+    assert (queue.folder / "notes.txt").read_text() == "mine"
+
+
+def test_what_is_not_in_its_state_is_refused(queue: DrawingQueue, demo_networks: list[NamedNetwork]) -> None:
+    waiting = queue.add(demo_networks[:1], QUICK)
+    with pytest.raises(UsageError, match="is waiting"):
+        queue.again(waiting.id)
+    assert queue.stop(waiting.id).state == "stopped"
+    assert queue.next() is None
+    with pytest.raises(UsageError, match="nothing to stop"):
+        queue.stop(waiting.id)
+    begun = queue.write(queue.again(waiting.id), waiting.progress)
+    (begun.folder / "state.json").write_text(
+        (begun.folder / "state.json").read_text().replace('"waiting"', '"drawing"')
+    )
+    with pytest.raises(UsageError, match="being drawn"):
+        queue.remove(waiting.id)
+    queue.stop(waiting.id)
+    queue.remove(waiting.id)
+    assert list(queue.folder.iterdir()) == []
+    for id in (waiting.id, "..", "../drawings", "", f"{waiting.id}/../x"):
+        with pytest.raises(NotFound):
+            queue.drawing(id)
+
+
+def test_a_process_that_dies_again_and_again_is_not_started_for_ever(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork]
+) -> None:
+    drawing = queue.add(demo_networks[:1], QUICK)
+    state = {
+        "state": "drawing",
+        "prompt": "",
+        "model": "",
+        "message": "",
+        "hint": "",
+        "notes": [],
+        "starts": 3,
+        "cells": 0,
+    }
+    (drawing.folder / "state.json").write_text(json.dumps(state))
+    (failed,) = drawn(queue, drawing)
+    assert failed.state == "failed"
+    assert "ended 3 times" in failed.progress.message
+    assert "worker.log" in failed.progress.hint
+    queue.again(drawing.id)
+    assert drawn(queue, drawing)[0].state == "done"
+
+
+def test_the_prompt_is_the_trigger_words_without_tags_of_strangers(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork]
+) -> None:
+    from hnetkit.gallery.drawing import _prompt_of
+
+    assert _prompt_of(["ink  wash", "lines <hypernet:dots:9>"]) == "ink wash, lines"
+    assert _prompt_of([]) == _prompt_of(None) == _prompt_of(["a\nSteps: 20, Sampler: Euler, CFG scale: 7"]) == ""
+    assert len(_prompt_of(["long " * 30] * 30)) <= 300
+    own = NamedNetwork(demo_networks[0].content_hash, "outline", "a black star")
+    assert drawn(queue, queue.add([own], QUICK))[0].progress.prompt == "a black star"
+    assert PLAIN_PROMPT
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        {"colour": 1},
+        {"prompt": 5},
+        {"prompt": "x" * 5000},
+        {"prompt": "a star\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1"},
+        {"seed": -1},
+        {"seed": 1.5},
+        {"seed": True},
+        {"strengths": []},
+        {"strengths": "1"},
+        {"strengths": [float("nan")]},
+        {"strengths": [1] * 10},
+        {"steps": 0},
+        {"sampler": "no such"},
+        {"sampler": 5},
+        {"width": 64},
+        {"width": 63, "height": 64},
+    ],
+)
+def test_settings_out_of_their_range_are_refused_with_what_may_be_given(given: Any) -> None:
+    with pytest.raises(UsageError) as refused:
+        DrawingSettings.of(given)
+    assert refused.value.command_hint
+
+
+def test_up_to_six_networks_are_drawn_together_each_once(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork]
+) -> None:
+    for chosen in ([], demo_networks[:1] * 2, [NamedNetwork(f"h1:{number:064}", "x") for number in range(7)]):
+        with pytest.raises(UsageError, match="networks to draw"):
+            queue.add(chosen, QUICK)
+    with Library() as library, pytest.raises(NotFound):
+        networks_of(library, [f"h1:{7:064}"])
+
+
+def test_a_command_is_quoted_and_names_a_network_by_its_content_where_its_name_means_something_else() -> None:
+    content = f"h1:{'ab' * 32}"
+    assert NamedNetwork(content, "ink").mention == "ink@ababababab"
+    for name in ("", "-ink", "a:0.5", "a/b"):
+        assert NamedNetwork(content, name).mention == content
