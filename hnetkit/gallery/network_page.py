@@ -39,7 +39,7 @@ _KEPT = 512  # networks whose untrained widths are remembered
 # the beginning of a warning -> what it means for who uses the network, and what to do
 _ADVICE: Mapping[str, str] = {
     "activate_output is missing": "Nothing to do: AUTOMATIC1111 takes it the same way.",
-    "no Stable Diffusion model has": "On a Stable Diffusion model, these widths do nothing; what else the network has works.",
+    "no Stable Diffusion model has": "These widths do nothing on Stable Diffusion; the others of the network do.",
     "wrapped in a state_dict": "Converting it writes it as AUTOMATIC1111 expects it.",
     "the width": "Converting it writes the width as a number, which every program reads.",
     "is_layer_norm": "The tensors are right. Converting it writes settings that agree with them.",
