@@ -18,6 +18,8 @@ from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.gallery.cards import View, joined
 from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, State, networks_of, suggested_prompt
 from hnetkit.gallery.pages import Gallery, known_values, sent_values, shown
+from hnetkit.gallery.picture_pages import drawing_settings
+from hnetkit.gallery.pictures import SeenPicture
 from hnetkit.gallery.thumbnails import SIDES, Served
 from hnetkit.generate.sampling.samplers import SAMPLERS
 from hnetkit.prompts.tags import plain_number
@@ -121,9 +123,7 @@ class DrawingPages:
         cards = [(content, self._gallery.cards.card(content)) for content in view.chosen_contents]
         known = [card for _, card in cards if card is not None]
         earlier = self._queue.drawings_of(card["content_hash"] for card in known) if known else []
-        given = DrawingSettings()
-        with suppress(NotFound):
-            given = self._queue.drawing(request.query_params.get("like", "")).settings
+        given, picture, lost = self._given(request.query_params)
         named = networks_of(self._gallery.library, [card["content_hash"] for card in known])
         return self._gallery.page(
             "compare.html",
@@ -132,12 +132,29 @@ class DrawingPages:
             chosen=joined(card["content_hash"] for card in known),
             missing=len(cards) - len(known),
             given=given,
+            picture=picture,
+            lost=lost,
             strengths=", ".join(map(plain_number, given.strengths)),
             suggested=suggested_prompt(self._gallery.library, named),
             samplers=list(SAMPLERS),
             model=settings.get("model"),
             drawings=[self._as_row(one) for one in earlier[:_MOST_EARLIER]],
         )
+
+    def _given(self, parameters: Mapping[str, str]) -> tuple[DrawingSettings, SeenPicture | None, str]:
+        """Returns the settings to begin with: of a picture or a drawing that the address names, else the defaults.
+
+        With the picture, and what cannot be taken over from it.
+        """
+        with suppress(NotFound):
+            if id := parameters.get("picture"):
+                record = self._gallery.pictures.record(id)
+                try:
+                    return drawing_settings(record), record.found.picture, ""
+                except UsageError as error:
+                    return DrawingSettings(), record.found.picture, str(error)
+            return self._queue.drawing(parameters.get("like", "")).settings, None, ""
+        return DrawingSettings(), None, ""
 
     def _sheet(self, request: Request) -> Response:
         drawing = self._queue.drawing(request.path_params["id"])

@@ -11,10 +11,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hnetkit.errors import BadPicture, NotFound
+from hnetkit.errors import BadPicture, NotFound, UsageError
+from hnetkit.gallery.cards import joined
+from hnetkit.gallery.drawing import MOST_NETWORKS, MOST_STRENGTHS, DrawingSettings
 from hnetkit.gallery.pages import Gallery
-from hnetkit.gallery.pictures import Which
+from hnetkit.gallery.pictures import LookedUp, PictureRecord, Which
 from hnetkit.gallery.thumbnails import SIDES, placeholder
+from hnetkit.generate.image_settings import settings_from_infotext
+from hnetkit.prompts.tags import split_tags
 
 WHICH: Mapping[Which, str] = {
     "all": "all",
@@ -60,6 +64,31 @@ class PictureView:
         return {"network": self.network or None, "which": self.which}
 
 
+def chosen_networks(found: LookedUp) -> str:
+    """Returns the networks of a picture that can be drawn with here, as `View.chosen` names them; empty without any."""
+    contents = dict.fromkeys(meaning.content_hash for _, meaning in found.networks if meaning.content_hash)
+    return joined(filter(None, list(contents)[:MOST_NETWORKS]))
+
+
+def drawing_settings(record: PictureRecord) -> DrawingSettings:
+    """Returns the settings of a picture as those of a strip: without any network, and at the strengths that it has.
+
+    Raises:
+        UsageError: they cannot be those of a strip.
+    """
+    read = settings_from_infotext(record.info)
+    if read.prompt is None:
+        raise UsageError("its prompt cannot be taken over")
+    tagged = split_tags(read.prompt)
+    taken = ("negative_prompt", "steps", "sampler", "width", "height")
+    given = {key: read.options[key] for key in taken if key in read.options}
+    if read.seed is not None:
+        given["seed"] = read.seed
+    strengths = sorted({0.0, *(used.strength for used, _ in record.found.networks)})
+    given["strengths"] = strengths[:MOST_STRENGTHS]
+    return DrawingSettings.of({"prompt": tagged.replacing([None] * len(tagged.tags)).written.strip(), **given})
+
+
 def picture_routes(gallery: Gallery) -> list[Route]:
     """Returns the addresses of the pages of a gallery's pictures."""
     folders = gallery.pictures
@@ -85,7 +114,9 @@ def picture_routes(gallery: Gallery) -> list[Route]:
         """One picture."""
         view, id = PictureView.of(request.query_params), request.path_params["id"]
         before, after = folders.neighbours(id, **view.chosen)
-        return gallery.page("picture.html", view=view, record=folders.record(id), before=before, after=after)
+        record = folders.record(id)
+        chosen = chosen_networks(record.found) if record.infotext else ""
+        return gallery.page("picture.html", view=view, record=record, chosen=chosen, before=before, after=after)
 
     def image(request: Request) -> Response:
         """The picture itself, made small."""

@@ -209,7 +209,7 @@ def _failed(progress: Progress, error: HnetkitError) -> Progress:
     return replace(progress, state="failed", message=str(error), next_step=hint)
 
 
-class _Watch:
+class _ServerWatch:
     """Ends this process when its server is gone, or when what it draws is stopped.
 
     It is interrupted as by Ctrl-C, so that no file is left half-written; where it is inside a long call, in which it
@@ -366,7 +366,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a server in the background ignores it
     use_default_threads()  # before torch is imported
     drawer = Drawer(DrawingQueue(Path(paths.home())))
-    _Watch(drawer).start()
+    _ServerWatch(drawer).start()
     try:
         with exclusive_lock(drawer.queue.lock, _BUSY, patience_s=_PATIENCE_S):
             drawer.run()

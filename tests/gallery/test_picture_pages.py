@@ -114,6 +114,31 @@ def test_a_picture_tells_its_settings_and_its_networks(server: Server, ink: str,
     assert "the picture carries no settings" in server.get(f"/picture/{ids(server)[3]}").text
 
 
+def test_the_settings_of_a_picture_are_those_of_a_new_strip_of_its_network(server: Server, ink: str) -> None:
+    first, *_, without = ids(server)
+    address = f"/compare?chosen={ink.removeprefix('h1:')}&amp;picture={first}"
+    assert f'href="{address}"' in server.get(f"/picture/{first}").text
+    text = server.get(address.replace("&amp;", "&")).text
+    for part in (
+        "\na cat</textarea>",
+        "\nblurry</textarea>",
+        'name="strengths" value="0, 0.5"',
+        'name="seed" value="42"',
+        'name="size" value="512x512"',
+        "<option selected>Euler a</option>",
+    ):
+        assert part in text
+    assert "/compare" not in server.get(f"/picture/{without}").text
+    assert 'name="seed" value="1"' in server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture=0").text
+
+
+def test_settings_that_no_strip_can_have_are_said(server: Server, pictures: Path, ink: str) -> None:
+    draw(pictures / "long.png", f"{'cat ' * 2000}<hypernet:ink:1>", -5)
+    text = server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
+    assert "cannot be taken over: a prompt is a text of at most 4,000 characters" in text
+    assert 'name="seed" value="1"' in text
+
+
 def test_new_and_gone_pictures_are_seen_at_the_next_look(server: Server, pictures: Path) -> None:
     before = ids(server)
     (pictures / "a.png").unlink()

@@ -35,6 +35,7 @@ SMALLER = {
     "0:1:0.25": "0:1:0.5",
 }
 QUICKER = {
+    "gallery": "--help",  # it serves until it is interrupted
     "generate": "--steps 2 --width 16 --height 16",
     "bake": "--steps 1",
     "grid": "--steps 1 --width 16 --height 16",
