@@ -355,6 +355,7 @@ class DrawingQueue:
         going = drawing.folder.with_name(f".{id}.{secrets.token_hex(8)}{TEMPORARY}")
         os.rename(drawing.folder, going)  # at once; a process that ends removes the rest later, as all half-made ones
         shutil.rmtree(going, ignore_errors=True)
+        self._read_as.pop(id, None)
 
     def is_stopped(self, drawing: Drawing) -> bool:
         """Whether a person has stopped or removed a drawing."""
