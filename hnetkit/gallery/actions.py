@@ -9,22 +9,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
-from hnetkit.errors import BadPicture, HnetkitError, NotFound, UsageError
+from hnetkit.errors import BadPicture, ChangedMeanwhile, HnetkitError, NotFound, UsageError
 from hnetkit.formats.conversion import convert as convert_file
+from hnetkit.gallery.cards import View
 from hnetkit.gallery.network_page import MOST_TEXT, name_for_commands
 from hnetkit.gallery.pages import Gallery, known_values
 from hnetkit.inspection import validate_file
 from hnetkit.library.scan import add_file
-from hnetkit.text import argument, is_text, listed, shorten
+from hnetkit.text import argument, counted, is_text, listed, shorten
 
 Row = dict[str, Any]
 Answer = dict[str, Any]
 """What was done, as ``said``, and the ``command`` that does the same."""
 
+_SHOWN = 3  # commands of a change of many networks
 _WAIT_S = 3  # for a file manager to come up, or to fail
 
 
@@ -64,12 +67,37 @@ class Actions:
         if self._gallery.cards.card(content_hash) is None:
             raise NotFound("the library has no such network", hint="reload the page")
         act, names = self._actions[action]
-        texts = known_values(_object(given), names)
-        for name, text in texts.items():
-            if not isinstance(text, str) or not is_text(text) or (len(text) > MOST_TEXT and name != "data"):
-                raise UsageError(f"{name}: not a text of at most {MOST_TEXT:,} characters", hint="shorten it")
+        texts = _texts(given, names)
         row = self._gallery.library.record(content_hash)
         return act(row, name_for_commands(self._gallery, row), **texts)
+
+    def tag_all(self, given: Any) -> Answer:
+        """Adds tags to all networks that a view shows, or removes them.
+
+        Args:
+            given: the address of the ``view`` and the ``count`` of its networks, the ``tags`` with commas between them,
+                and what to ``do``: ``"add"`` or ``"remove"``.
+
+        Raises:
+            UsageError: the values are others, or name no tag.
+            ChangedMeanwhile: the view shows another number of networks by now.
+        """
+        texts = _texts(given, ("view", "count", "tags", "do"))
+        tags, is_removal = listed([texts.get("tags", "")]), texts.get("do") == "remove"
+        if not tags:
+            raise UsageError("no tag was named", hint="type one")
+        contents = self._gallery.cards.contents(View.of(dict(parse_qsl(texts.get("view", "").removeprefix("?")))))
+        if str(len(contents)) != texts.get("count"):
+            message = f"these filters show {counted(len(contents), 'network')} by now"
+            raise ChangedMeanwhile(message, now=str(len(contents)), hint="reload the page")
+        library = self._gallery.library
+        words = " ".join(_option("--remove", tag) if is_removal else argument(tag) for tag in tags)
+        changed = library.tag_all(contents, remove=tags) if is_removal else library.tag_all(contents, *tags)
+        names = [argument(name_for_commands(self._gallery, library.record(content))) for content in changed[:_SHOWN]]
+        commands = [f"hnetkit tag {name} {words}" for name in names]
+        more = ["..."] if len(changed) > len(names) else []
+        said = f"{'Untagged' if is_removal else 'Tagged'} {counted(len(changed), 'network')}"
+        return {"said": f"{said}: {shorten(', '.join(tags))}", "command": "; ".join([*commands, *more])}
 
     # --- what a person says of it: `hnetkit tag`
 
@@ -188,10 +216,19 @@ def _option(flag: str, text: str) -> str:
     return f"{flag}={quoted.removeprefix('-- ')}" if text.startswith("-") else f"{flag} {quoted}"
 
 
-def _object(given: Any) -> Mapping[str, Any]:
+def _texts(given: Any, names: Iterable[str]) -> dict[str, str]:
+    """Returns the values of a change, all of which are texts.
+
+    Raises:
+        UsageError: they are not, or others.
+    """
     if not isinstance(given, dict):
         raise UsageError("a change is an object of JSON", hint="reload the page")
-    return given
+    texts = known_values(given, names)
+    for name, text in texts.items():
+        if not isinstance(text, str) or not is_text(text) or (len(text) > MOST_TEXT and name != "data"):
+            raise UsageError(f"{name}: not a text of at most {MOST_TEXT:,} characters", hint="shorten it")
+    return texts
 
 
 def _file_of(row: Row, path: str) -> Path:

@@ -60,6 +60,10 @@ def make_app(gallery: Gallery) -> Starlette:
         content, action = request.path_params["content"], request.path_params["action"]
         return JSONResponse(await run_in_threadpool(actions.do, content, action, given))
 
+    async def tag_all(request: Request) -> Response:
+        """Tags for all networks that a view shows."""
+        return JSONResponse(await run_in_threadpool(actions.tag_all, await sent_values(request)))
+
     def preview(request: Request) -> Response:
         """One of the previews of a network, which has several where copies of it lie in several places."""
         path = networks.picture(request.path_params["content"], request.path_params["number"])
@@ -101,6 +105,7 @@ def make_app(gallery: Gallery) -> Starlette:
             Route("/network/{content}", network),
             Route("/network/{content}/preview/{number:int}", preview),
             Route("/network/{content}/{action}", change, methods=["POST"]),
+            Route("/tags", tag_all, methods=["POST"]),
             Route("/files", refused),
             Route("/thumbnail/{content}", thumbnail),
             *picture_routes(gallery),

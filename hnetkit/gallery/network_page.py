@@ -29,7 +29,6 @@ _TITLES: Mapping[str, str] = {
     "elsewhere": "Elsewhere",
     "sidecar": "Beside its files",
     "imported": "Not here",
-    "bake": "How it left",
 }
 _EDITED = frozenset({"tags", "aliases", "note"})  # facts that stand in forms already
 MOST_TEXT = 100_000
@@ -40,7 +39,7 @@ _KEPT = 512  # networks whose untrained widths are remembered
 # the beginning of a warning -> what it means for who uses the network, and what to do
 _ADVICE: Mapping[str, str] = {
     "activate_output is missing": "Nothing to do: AUTOMATIC1111 takes it the same way.",
-    "no Stable Diffusion model has": "Those widths have no effect on any model; the others work.",
+    "no Stable Diffusion model has": "These widths do nothing on Stable Diffusion; the others of the network do.",
     "wrapped in a state_dict": "Converting it writes it as AUTOMATIC1111 expects it.",
     "the width": "Converting it writes the width as a number, which every program reads.",
     "is_layer_norm": "The tensors are right. Converting it writes settings that agree with them.",
@@ -103,6 +102,7 @@ class NetworkPages:
         suggested = suggested_strength(row)
         before, after = gallery.cards.neighbours(content_hash, view)
         called = name_for_commands(gallery, row)
+        groups = list(_groups(row))
         return {
             "view": view,
             "card": card,
@@ -115,7 +115,9 @@ class NetworkPages:
             "most_text": MOST_TEXT,
             "verdict": verdict_of(row),
             "untrained": self._untrained_of(row),
-            "groups": list(_groups(row)),
+            "groups": [(_TITLES[about], facts) for about, facts in groups if about in _TITLES],
+            "bakes": [facts for about, facts in groups if about == "bake"],
+            "leaving": leaving(row, called, suggested[0] if suggested else 1.0),
             "lineage": self._lineage(row),
             "pictures": list(self._pictures(row)),
             "prompts": self._example_prompts(row),
@@ -210,6 +212,18 @@ def python_text(name: str, strength: float) -> str:
     )
 
 
+def leaving(row: Row, name: str, strength: float) -> tuple[str, str]:
+    """Returns how exactly a network can become a file that other programs load, and the command for it."""
+    is_affine = row["activation"] == "linear" and not row["layer_norm"]
+    how = (
+        "Exactly, to rounding: without an activation it is one linear map."
+        if is_affine
+        else "Fitted, as it has an activation or a layer norm. The error is measured, and told."
+    )
+    out = argument(f"{row['name']}-lora.safetensors", is_path=True)
+    return how, f"hnetkit bake -n {argument(f'{name}:{strength:g}')} --to lora --out {out}"
+
+
 def verdict_of(row: Row) -> Soundness:
     """Returns whether a network can be used, why not, and what helps; `row` is that of `Library.record`."""
     states = {file["state"] for file in row["files"]}
@@ -252,7 +266,10 @@ def is_https(address: str | None) -> bool:
 
 
 def _groups(row: Row) -> Iterator[tuple[str, list[Row]]]:
-    """Yields titles and facts, each with its label and its texts; files have a part of the page of their own."""
+    """Yields whose facts they are, and the facts, each with its label and its texts.
+
+    Files have a part of the page of their own.
+    """
     for group in facts_of(row):
         facts: list[Row] = []
         for label, text in group.facts:
@@ -263,7 +280,7 @@ def _groups(row: Row) -> Iterator[tuple[str, list[Row]]]:
             else:
                 facts.append({"label": label, "texts": [text], "is_link": label == "link" and is_https(text)})
         if facts:
-            yield _TITLES[group.about], facts
+            yield group.about, facts
 
 
 def _previews(row: Row) -> list[str]:

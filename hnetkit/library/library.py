@@ -322,6 +322,28 @@ class Library:
             raise PartlyFailed(f"beside {counted(len(failures), 'file')} of {name} not written: {failures[0]}")
         return record(self.registry, content_hash)
 
+    def tag_all(self, content_hashes: Iterable[str], *tags: str, remove: Iterable[str] = ()) -> list[str]:
+        """Adds tags to several networks at once, and removes others from those that have them.
+
+        Args:
+            content_hashes: of the networks; what the library does not have is left out.
+            tags: to add, as by `tag`.
+            remove: tags to remove.
+
+        Returns:
+            The content hashes of the networks whose tags are others now.
+        """
+        networks, added, removed = self.registry.networks, listed(tags), set(map(spelled, remove))
+        changed = []
+        with self.registry.write():
+            for row in networks.of_contents(list(content_hashes)):
+                had = set(map(spelled, row["tags"]))
+                if (had | set(map(spelled, added))) - removed != had:
+                    networks.add_tags(row["id"], [tag for tag in added if spelled(tag) not in removed])
+                    networks.remove_tags(row["id"], [tag for tag in row["tags"] if spelled(tag) in removed])
+                    changed.append(row["content_hash"])
+        return changed
+
     def forgetting(self, name: str | None = None, *, missing: bool = False) -> Forgetting:
         """Returns what `forget` would remove; the arguments are the same."""
         return forget.plan(self.registry, name, missing=missing)

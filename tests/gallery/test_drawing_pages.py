@@ -200,7 +200,12 @@ def test_the_strip_of_a_network_appears_without_reloading_and_goes_on_after_a_ki
     assert picture.evaluate("async (image) => { await image.decode(); return image.naturalWidth; }") == 384
     assert "Strip of outline: drawn" in page.locator("#said").inner_text()
     assert page.evaluate("window.isSamePage")
-    page.reload()
+
+    page.get_by_role("link", name="dots", exact=True).click()
+    page.get_by_role("button", name="Draw a strip").click()
+    page.locator(".strip img").nth(2).wait_for(timeout=PENDING_MS)
+    page.get_by_role("link", name="← Library").click()
+
     page.get_by_role("link", name="Strip of outline").click()
     page.evaluate("window.isSamePage = true")
     page.get_by_label("Strengths").fill("0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8")

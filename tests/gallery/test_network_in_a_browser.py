@@ -140,6 +140,18 @@ def wait_for_network(page: Any, name: str) -> None:
     page.wait_for_load_state()
 
 
+def test_what_a_search_finds_is_tagged_at_once(page: Any, server: Server, library: hnetkit.Library) -> None:
+    page.goto(f"{server.base}/?activation=linear")
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    page.get_by_text("Tag 2 networks").click()
+    page.locator("#tag-all").fill("soft")
+    page.keyboard.press("Enter")
+    page.locator(".card .chip", has_text="soft").first.wait_for()
+    assert asked == ["Change the tags of 2 networks?"]
+    assert [library.record(name)["tags"] for name in ("wash", "lines")] == [["soft"], []]
+
+
 def test_a_file_is_validated_with_the_command_that_is_said(ink: Any) -> None:
     ink.get_by_role("button", name="Validate").click()
     wait_for(ink, "Every value was read: sound")

@@ -205,6 +205,23 @@ def test_texts_of_strangers_are_texts(server: Server, library: hnetkit.Library, 
     assert page.count("</textarea>") == 2
 
 
+def test_a_strip_can_be_drawn_where_a_file_is_there(
+    server: Server, library: hnetkit.Library, place: str, folder: Path
+) -> None:
+    assert 'data-draw="/drawing/add"' in server.get(place).text
+    (folder / "ink.pt").unlink()
+    library.scan()
+    assert 'data-draw="/drawing/add"' not in server.get(place).text
+
+
+def test_how_it_leaves_is_said_with_the_command(server: Server, library: hnetkit.Library, place: str) -> None:
+    page = html.unescape(server.get(place).text)
+    assert "Exactly, to rounding" in page
+    assert "hnetkit bake -n ink:1 --to lora --out ink-lora.safetensors" in page
+    other = server.get(f"/network/{path_part(library.record('lines')['content_hash'])}").text
+    assert "Fitted" in other
+
+
 # --- what it changes
 
 
@@ -312,6 +329,22 @@ def told(row: dict[str, Any]) -> tuple[Any, ...]:
     """What a person says of a network."""
     said = [(one.get("preferred_weight"), one.get("activation_text") or None) for one in row["sidecars"]]
     return row["tags"], row["aliases"], row["note"], said or [(None, None)]
+
+
+def test_all_that_the_filters_show_are_tagged_at_once(server: Server, library: hnetkit.Library) -> None:
+    values = {"view": "?activation=linear", "count": "2", "tags": "soft, -x", "do": "add"}
+    answer = done(server, "/tags", **values)
+    assert answer["said"] == "Tagged 2 networks: soft, -x"
+    assert answer["command"] == "hnetkit tag ink soft -- -x; hnetkit tag wash soft -- -x"
+    tags = {name: library.record(name)["tags"] for name in ("ink", "wash", "lines")}
+    assert tags == {"ink": ["-x", "lineart", "night", "soft"], "wash": ["-x", "soft"], "lines": []}
+    assert done(server, "/tags", **values)["said"].startswith("Tagged 0 networks")
+    removed = done(server, "/tags", view="?", count="3", tags="night, -x", do="remove")
+    assert removed["said"] == "Untagged 2 networks: night, -x"
+    assert library.record("ink")["tags"] == ["lineart", "soft"]
+    assert server.change("/tags", {**values, "count": "1"}).status_code == 409
+    assert server.change("/tags", {**values, "tags": ","}).status_code == 400
+    assert server.change("/tags", values, Origin="http://evil.example").status_code == 403
 
 
 # --- what is done with its files

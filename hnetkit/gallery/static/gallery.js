@@ -179,7 +179,9 @@ async function follow(saved) {
     if (!other || part.innerHTML === other.innerHTML && !isEdited(part)) continue;
     if (part !== saved && isEdited(part)) continue;
     const focused = part.contains(document.activeElement) ? document.activeElement.id : null;
+    const unfolded = [...part.querySelectorAll("details")].map((details) => details.open);
     part.replaceChildren(...other.childNodes);
+    part.querySelectorAll("details").forEach((details, place) => { details.open = unfolded[place] ?? false; });
     if (focused !== null || part === saved) {
       const next = (focused && document.getElementById(focused)) || part.querySelector("[data-focus], textarea, input:not([type=hidden])");
       if (document.activeElement === document.body) next?.focus();
@@ -206,8 +208,8 @@ document.addEventListener("submit", async (event) => {
   if (conflict) conflict.hidden = true;
   for (const field of form.querySelectorAll("input[type=file]")) field.value = "";
   attend(answer);
-  const part = form.closest("[data-part]");
-  if (part) await follow(part);
+  if (document.querySelector("[data-part]")) await follow(form.closest("[data-part]"));
+  else if (document.getElementById("cards") && !answer.drawings) await show(location.pathname + location.search, true);
 });
 
 // what was typed and not saved is not lost by a key or a link
