@@ -6,16 +6,17 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, failure_of
+from hnetkit.files import is_absent
 from hnetkit.gallery.actions import Actions
 from hnetkit.gallery.cards import ORDERS, STATES, View
 from hnetkit.gallery.drawing_page import DrawingPages
 from hnetkit.gallery.network_page import NetworkPages
-from hnetkit.gallery.pages import STATIC, Gallery, sent_values
+from hnetkit.gallery.pages import STATIC, Gallery, answer, sent_values
 from hnetkit.gallery.picture_pages import PictureView, picture_routes
 from hnetkit.gallery.thumbnails import SIDES, placeholder
 
@@ -58,11 +59,11 @@ def make_app(gallery: Gallery) -> Starlette:
         """A change of one network, or something that is done with its files."""
         given = await sent_values(request)
         content, action = request.path_params["content"], request.path_params["action"]
-        return JSONResponse(await run_in_threadpool(actions.do, content, action, given))
+        return answer(await run_in_threadpool(actions.do, content, action, given))
 
     async def tag_all(request: Request) -> Response:
         """Tags for all networks that a view shows."""
-        return JSONResponse(await run_in_threadpool(actions.tag_all, await sent_values(request)))
+        return answer(await run_in_threadpool(actions.tag_all, await sent_values(request)))
 
     def preview(request: Request) -> Response:
         """One of the previews of a network, which has several where copies of it lie in several places."""
@@ -87,7 +88,7 @@ def make_app(gallery: Gallery) -> Starlette:
             except BadPicture:
                 said = "its preview is no picture"
             except NotFound:
-                said = "its preview is gone"
+                said = "its preview is gone" if is_absent(row["preview"]) else "its preview is outside of the library"
         strip = drawings.picture(row["content_hash"], size)
         return gallery.picture(request, strip or placeholder(row["structure"], row["activation"], said))
 

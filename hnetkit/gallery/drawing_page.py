@@ -17,7 +17,7 @@ from hnetkit import settings
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.gallery.cards import View, joined
 from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, State, networks_of, suggested_prompt
-from hnetkit.gallery.pages import Gallery, known_values, sent_values, shown
+from hnetkit.gallery.pages import Gallery, answer, known_values, sent_values, shown
 from hnetkit.gallery.picture_pages import drawing_settings
 from hnetkit.gallery.pictures import SeenPicture
 from hnetkit.gallery.thumbnails import SIDES, Served
@@ -343,7 +343,7 @@ def _change(function: Callable[..., Row]) -> Callable[[Request], Awaitable[Respo
         given = await sent_values(request)
         if not isinstance(given, dict):
             raise UsageError("the change is no JSON object", hint="reload the page")
-        return JSONResponse(await run_in_threadpool(function, given, **request.path_params))
+        return answer(await run_in_threadpool(function, given, **request.path_params))
 
     return endpoint
 

@@ -26,6 +26,7 @@ _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
 _STATUS = ((NotFound, 404), (UsageError, 400), (ChangedMeanwhile, 409), (FileRefused, 422), (BadPicture, 422))
 _LONGEST = 300  # characters of a text on a card
+_SAID, _MOST_SAID = ("said", "command", "error", "hint"), 4000
 
 
 class Gallery:
@@ -89,13 +90,19 @@ class Gallery:
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
         if request.method != "GET" or "application/json" in request.headers.get("accept", ""):
             said = {"error": str(error), "hint": error.command_hint}
-            return JSONResponse(said | ({"now": error.now} if isinstance(error, ChangedMeanwhile) else {}), status)
+            return answer(said | ({"now": error.now} if isinstance(error, ChangedMeanwhile) else {}), status)
         return self.page("error.html", status=status, error=str(error), hint=error.command_hint)
 
 
 def shown(text: Any, most: int = _LONGEST) -> str:
     """Returns a stranger's text as it can be shown: of a bounded length, without marks that turn other text around."""
     return "" if text is None else shorten("\n".join(map(printable, str(text)[: most + 1].split("\n"))), most)
+
+
+def answer(values: Mapping[str, Any], status: int = 200) -> Response:
+    """Returns what a script gets for a change: in what it shows a person, a stranger's text turns no other around."""
+    texts = {name: shown(values[name], _MOST_SAID) for name in _SAID if isinstance(values.get(name), str)}
+    return JSONResponse({**values, **texts}, status)
 
 
 def path_part(text: str | os.PathLike[str]) -> str:

@@ -84,6 +84,20 @@ def test_texts_of_strangers_are_text(page: Any, server: Server, hostile: hnetkit
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_what_is_said_of_a_strangers_file_turns_no_other_text_around(
+    server: Server, hostile: hnetkit.Library, tmp_path: Path
+) -> None:
+    (row,) = (row for row in hostile.networks() if "gnp.exe" in row["name"])
+    place = f"/network/{quote(row['content_hash'])}"
+    path = hostile.record(row["content_hash"])["files"][0]["path"]
+    done = server.change(f"{place}/validate", {"file": path}).json()
+    Path(path).unlink()
+    refused = server.change(f"{place}/validate", {"file": path}).json()
+    for text in (done["command"], refused["error"]):
+        assert "gnp.exe" in text
+        assert "\u202e" not in text
+
+
 SECRET = b"the secret of the home"
 
 
@@ -155,7 +169,7 @@ def test_pictures_leave_written_anew_and_small(home: Path, tmp_path: Path) -> No
             answer = server.get(f"/thumbnail/{contents[name]}")
             assert answer.headers["Content-Type"].startswith("image/svg+xml"), name
             assert said in answer.text, name
-        assert server.get(f"/thumbnail/{contents['outside']}").headers["Content-Type"].startswith("image/svg+xml")
+        assert "outside of the library" in server.get(f"/thumbnail/{contents['outside']}").text
         assert (
             server.get(f"/thumbnail/{contents['good']}", **{"If-None-Match": good.headers["ETag"]}).status_code == 304
         )

@@ -31,6 +31,37 @@ def test_from_the_search_to_a_copied_tag_by_keys_alone(page: Any) -> None:
     assert page.locator("h1").inner_text() == "ink"
 
 
+def test_every_page_searches(page: Any) -> None:
+    for address in ("/drawing", "/files", "/pictures", "/no/such/page"):
+        page.goto(address)
+        page.keyboard.press("/")
+        page.keyboard.type("tinte")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/?q=tinte")
+        assert names(page) == ["ink"]
+
+
+def test_how_many_were_found_is_said_to_who_does_not_see_it(page: Any) -> None:
+    region = page.locator("#found[role=status]")
+    assert region.inner_text() == ""
+    page.locator("#q").fill("tinte")
+    page.locator("#found", has_text="1 network of 3").wait_for()
+    page.locator("#q").fill("")
+    page.locator("#found", has_text="3 networks").wait_for()
+
+
+def test_what_is_said_stays_as_long_as_it_is_pointed_at(page: Any) -> None:
+    page.clock.install()
+    page.get_by_role("button", name="Copy tag of ink").click()
+    said = page.locator("#said:not(:empty)")
+    said.hover()
+    page.clock.run_for(60_000)
+    assert said.is_visible()
+    page.mouse.move(0, 0)
+    page.clock.run_for(60_000)
+    assert not said.is_visible()
+
+
 def test_keys_move_between_cards(page: Any) -> None:
     page.keyboard.press("j")
     page.keyboard.press("j")

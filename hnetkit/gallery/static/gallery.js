@@ -11,6 +11,7 @@ if (given) {
 }
 document.getElementById("no-token").hidden = localStorage.getItem(TOKEN) !== null;
 
+const SAID_MS = 4000, MS_PER_LETTER = 70;
 let saidAt = 0;
 function say(text, command) {
   const place = document.getElementById("said");
@@ -21,7 +22,12 @@ function say(text, command) {
     place.append(" ", code);
   }
   const now = saidAt = Date.now();
-  setTimeout(() => { if (now === saidAt) place.textContent = ""; }, 6000);
+  const end = () => {
+    if (now !== saidAt) return;
+    if (place.matches(":hover") || !getSelection().isCollapsed) setTimeout(end, SAID_MS); // it is read, or copied
+    else place.textContent = "";
+  };
+  setTimeout(end, SAID_MS + MS_PER_LETTER * place.textContent.length);
 }
 
 /** Sends a change; returns its answer, or null after saying what is wrong, and telling `refused` of it. */
@@ -77,6 +83,7 @@ async function show(address, keep) {
       return;
     }
     cards.innerHTML = text; // made by our own templates, which escape every text
+    document.getElementById("found").textContent = cards.querySelector(".count").firstChild.textContent.trim();
     history[keep ? "replaceState" : "pushState"](null, "", address);
     if (place && cards.contains(document.getElementById(place))) document.getElementById(place).focus();
     else if (focused && focused !== "q") cards.querySelector(`[name="${focused}"]`)?.focus();
@@ -105,7 +112,7 @@ document.addEventListener("input", (event) => {
   if (event.target.id !== "q") return;
   clearTimeout(event.target.timer);
   event.target.timer = setTimeout(() => {
-    const filters = document.querySelector(".filters");
+    const filters = document.querySelector("#cards .filters"); // on other pages, Enter searches
     if (filters) show(addressOf(filters), true);
   }, 120);
 });
@@ -119,7 +126,7 @@ document.addEventListener("change", (event) => {
 document.addEventListener("submit", (event) => {
   if (!event.target.matches(".search")) return;
   event.preventDefault();
-  show(addressOf(document.querySelector(".filters") ?? event.target), false);
+  show(addressOf(document.querySelector("#cards .filters") ?? event.target), false);
 });
 
 window.addEventListener("popstate", () => location.reload());
