@@ -28,6 +28,7 @@ Row = dict[str, Any]
 Answer = dict[str, Any]
 """What was done, as ``said``, and the ``command`` that does the same."""
 
+_LINKED = {"there": "already there:"}
 _SHOWN = 3  # commands of a change of many networks
 _WAIT_S = 3  # for a file manager to come up, or to fail
 
@@ -202,14 +203,21 @@ class Actions:
         folder = Path(os.path.expanduser(directory.strip()))
         if not folder.is_absolute():
             raise UsageError(f"{shorten(directory)}: not the whole path of a folder", hint="begin at / or ~")
-        changes = self._gallery.library.link(folder, layout=layout or None, names=[name])
+        try:
+            changes = self._gallery.library.link(folder, layout=layout or None, names=[name])
+        except UsageError as error:
+            if layout or "--layout" not in (error.command_hint or ""):
+                raise
+            raise UsageError(str(error), hint="choose the program beside it") from error
         refused = [change for change in changes if change.what in ("skipped", "kept")]
         done = [change for change in changes if change not in refused]
         if refused and not done:
             raise HnetkitError(f"{refused[0].path}: {refused[0].reason}", hint="hnetkit link says more")
         program = f" --layout {layout}" if layout else ""
         command = f"hnetkit link {argument(folder, is_path=True)}{program} {argument(name)}"
-        words = ", ".join(dict.fromkeys(f"{change.what} {change.path}" for change in done[:2]))
+        words = ", ".join(
+            dict.fromkeys(f"{_LINKED.get(change.what, change.what)} {change.path}" for change in done[:2])
+        )
         return {"said": f"In {folder}: {words or 'nothing to do'}", "command": command}
 
 

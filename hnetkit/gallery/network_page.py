@@ -17,6 +17,7 @@ from hnetkit.formats import load
 from hnetkit.gallery.cards import View
 from hnetkit.gallery.pages import Gallery
 from hnetkit.gallery.thumbnails import is_below, seen_at
+from hnetkit.library.layouts import PROGRAMS
 from hnetkit.library.suggestions import suggested_strength, trigger_words
 from hnetkit.text import argument
 
@@ -124,6 +125,7 @@ class NetworkPages:
             "links": sources(row),
             "before": before and gallery.cards.card(before),
             "after": after and gallery.cards.card(after),
+            "layouts": list(PROGRAMS),
             "programs": sorted({(link.folder, link.layout) for link in registry.links.rows()}),
             "all_tags": list(gallery.cards.page(View()).choices["tag"]),
         }

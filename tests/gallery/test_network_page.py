@@ -424,6 +424,12 @@ def test_a_network_is_linked_into_the_folder_of_a_program(
     answer = done(server, f"{place}/link", directory=str(webui), layout="a1111")
     assert answer["command"] == f"hnetkit link {webui} --layout a1111 ink"
     assert [path.name for path in (webui / "models" / "hypernetworks").iterdir()] == ["ink.pt"]
+    again = done(server, f"{place}/link", directory=str(webui))
+    assert f"already there: {webui}" in again["said"]
+    (tmp_path / "bare").mkdir()
+    untold = server.change(f"{place}/link", {"directory": str(tmp_path / "bare"), "layout": ""})
+    assert (untold.status_code, untold.json()["hint"]) == (400, "choose the program beside it")
+    assert "<option>forge</option>" in server.get(place).text
     for wrong in ("", "webui", str(tmp_path / "none")):
         assert 400 <= server.change(f"{place}/link", {"directory": wrong}).status_code < 500
 
