@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -18,16 +18,17 @@ from hnetkit.errors import BadPicture, ChangedMeanwhile, HnetkitError, NotFound,
 from hnetkit.files import is_absent
 from hnetkit.formats.conversion import convert as convert_file
 from hnetkit.gallery.cards import View
-from hnetkit.gallery.network_page import MOST_TEXT, name_for_commands
-from hnetkit.gallery.pages import Gallery, known_values
+from hnetkit.gallery.network_page import name_for_commands
+from hnetkit.gallery.pages import Gallery, sent_texts
 from hnetkit.inspection import validate_file
 from hnetkit.library.scan import add_file
-from hnetkit.text import argument, counted, is_text, listed, shorten
+from hnetkit.text import argument, counted, listed, shorten
 
 Row = dict[str, Any]
 Answer = dict[str, Any]
 """What was done, as ``said``, and the ``command`` that does the same."""
 
+_SET = ("note", "strength", "words")  # actions that set the text of their name
 _LINKED = {"there": "already there:"}
 _SHOWN = 3  # commands of a change of many networks
 _WAIT_S = 3  # for a file manager to come up, or to fail
@@ -69,7 +70,9 @@ class Actions:
         if self._gallery.cards.card(content_hash) is None:
             raise NotFound("the library has no such network", hint="reload the page")
         act, names = self._actions[action]
-        texts = _texts(given, names)
+        texts = sent_texts(given, names)
+        if action in _SET and action not in texts:  # an empty text takes away what is there
+            raise UsageError(f"no {action} was sent", hint="reload the page")
         row = self._gallery.library.record(content_hash)
         return act(row, name_for_commands(self._gallery, row), **texts)
 
@@ -84,7 +87,7 @@ class Actions:
             UsageError: the values are others, or name no tag.
             ChangedMeanwhile: the view shows another number of networks by now.
         """
-        texts = _texts(given, ("view", "count", "tags", "do"))
+        texts = sent_texts(given, ("view", "count", "tags", "do"))
         tags, is_removal = listed([texts.get("tags", "")]), texts.get("do") == "remove"
         if not tags:
             raise UsageError("no tag was named", hint="type one")
@@ -225,21 +228,6 @@ def _option(flag: str, text: str) -> str:
     """Returns an option with its value as one types them, also where the value begins like an option."""
     quoted = argument(text)
     return f"{flag}={quoted.removeprefix('-- ')}" if text.startswith("-") else f"{flag} {quoted}"
-
-
-def _texts(given: Any, names: Iterable[str]) -> dict[str, str]:
-    """Returns the values of a change, all of which are texts.
-
-    Raises:
-        UsageError: they are not, or others.
-    """
-    if not isinstance(given, dict):
-        raise UsageError("a change is an object of JSON", hint="reload the page")
-    texts = known_values(given, names)
-    for name, text in texts.items():
-        if not isinstance(text, str) or not is_text(text) or (len(text) > MOST_TEXT and name != "data"):
-            raise UsageError(f"{name}: not a text of at most {MOST_TEXT:,} characters", hint="shorten it")
-    return texts
 
 
 def _file_of(row: Row, path: str) -> Path:

@@ -17,7 +17,7 @@ from hnetkit import settings
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.gallery.cards import View, joined
 from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, State, networks_of, suggested_prompt
-from hnetkit.gallery.pages import Gallery, answer, known_values, sent_values, shown
+from hnetkit.gallery.pages import Gallery, answer, sent_texts, sent_values, shown
 from hnetkit.gallery.picture_pages import drawing_settings
 from hnetkit.gallery.pictures import SeenPicture
 from hnetkit.gallery.thumbnails import SIDES, Served
@@ -171,9 +171,9 @@ class DrawingPages:
         path = drawing.picture(row)
         return self._gallery.picture(request, self._gallery.thumbnails.of(path, size, within=[drawing.folder]))
 
-    def _add(self, given: Mapping[str, Any]) -> Row:
+    def _add(self, given: Any) -> Row:
         """Adds a strip or a comparison, unless the same is there."""
-        values = _texts(given, ("networks", *_FIELDS))
+        values = sent_texts(given, ("networks", *_FIELDS))
         named = networks_of(self._gallery.library, View.of({"chosen": values.pop("networks", "")}).chosen_contents)
         chosen = settings_of(values)
         if not named:
@@ -190,10 +190,12 @@ class DrawingPages:
         )
         return self._added([drawing], f"{what} waits to be drawn") | {"command": drawing.command}
 
-    def _add_all(self, given: Mapping[str, Any]) -> Row:
+    def _add_all(self, given: Any) -> Row:
         """Adds a strip of each network that a view shows and that has none."""
-        values = _texts(given, ("view",))
-        view = View.of(dict(parse_qsl(values.get("view", "").removeprefix("?"))))
+        values = sent_texts(given, ("view",))
+        if "view" not in values:  # an empty one shows all networks
+            raise UsageError("no view was sent", hint="reload the page")
+        view = View.of(dict(parse_qsl(values["view"].removeprefix("?"))))
         shown_by_view = self._gallery.cards.passing(view)
         there = self._queue.strips_of((card["content_hash"] for card in shown_by_view), (*_PENDING, "done"))
         cards = [card for card in shown_by_view if card["content_hash"] not in there]
@@ -220,27 +222,27 @@ class DrawingPages:
         added = [{"id": one.id, "contents": [network.content_hash for network in one.networks]} for one in drawings]
         return {"said": said, "drawings": added}
 
-    def _stop_all(self, given: Mapping[str, Any]) -> Row:
+    def _stop_all(self, given: Any) -> Row:
         """Stops all that is not yet drawn."""
-        known_values(given, ())
+        sent_texts(given, ())
         pending = [one for one in self._queue.drawings() if one.state in _PENDING]
         for one in pending:
             with suppress(NotFound, UsageError):  # it has ended meanwhile
                 self._queue.stop(one.id)
         return {"said": f"{counted(len(pending), 'drawing')} stopped", "reload": True}
 
-    def _remove_ended(self, given: Mapping[str, Any]) -> Row:
+    def _remove_ended(self, given: Any) -> Row:
         """Removes all that failed or was stopped."""
-        known_values(given, ())
+        sent_texts(given, ())
         ended = [one for one in self._queue.drawings() if one.state in ("failed", "stopped")]
         for one in ended:
             with suppress(NotFound, UsageError):  # another window has removed it, or lets it go on
                 self._queue.remove(one.id)
         return {"said": f"{counted(len(ended), 'drawing')} removed", "reload": True}
 
-    def _act(self, given: Mapping[str, Any], id: str, action: str) -> Row:
+    def _act(self, given: Any, id: str, action: str) -> Row:
         """Stops, removes or goes on with one drawing."""
-        known_values(given, ("do",))
+        sent_texts(given, ("do",))
         if action == "stop":
             self._queue.stop(id)
             return {"said": "Stopped", "drawings": [{"id": id, "contents": []}]}
@@ -329,20 +331,11 @@ def settings_of(values: Mapping[str, str]) -> DrawingSettings:
     return DrawingSettings.of(given)
 
 
-def _texts(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
-    values = known_values(given, names)
-    if not all(isinstance(value, str) for value in values.values()):
-        raise UsageError("a part of this change is no text", hint="reload the page")
-    return values
-
-
 def _change(function: Callable[..., Row]) -> Callable[[Request], Awaitable[Response]]:
     """Returns the endpoint of a change: its JSON, and the parts of its address, are the arguments."""
 
     async def endpoint(request: Request) -> Response:
         given = await sent_values(request)
-        if not isinstance(given, dict):
-            raise UsageError("the change is no JSON object", hint="reload the page")
         return answer(await run_in_threadpool(function, given, **request.path_params))
 
     return endpoint

@@ -15,7 +15,7 @@ from hnetkit.errors import HnetkitError, NotFound
 from hnetkit.facts import facts_of, prompt_name, tag_text
 from hnetkit.formats import load
 from hnetkit.gallery.cards import View
-from hnetkit.gallery.pages import Gallery
+from hnetkit.gallery.pages import MOST_TEXT, Gallery
 from hnetkit.gallery.thumbnails import is_below, seen_at
 from hnetkit.library.layouts import PROGRAMS
 from hnetkit.library.suggestions import suggested_strength, trigger_words
@@ -32,9 +32,6 @@ _TITLES: Mapping[str, str] = {
     "imported": "Not here",
 }
 _EDITED = frozenset({"tags", "aliases", "note"})  # facts that stand in forms already
-MOST_TEXT = 100_000
-"""Characters of a note that a page edits; the command line takes a longer one."""
-
 _MOST_PROMPTS = 12
 _KEPT = 512  # networks whose untrained widths are remembered
 # the beginning of a warning -> what it means for who uses the network, and what to do

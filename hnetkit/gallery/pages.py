@@ -20,7 +20,10 @@ from hnetkit.gallery.pictures import PictureFolders
 from hnetkit.gallery.thumbnails import Served, Thumbnails
 from hnetkit.gallery.worker import DrawingProcess
 from hnetkit.library.library import Library
-from hnetkit.text import counted, printable, shorten, size_text
+from hnetkit.text import counted, is_text, printable, shorten, size_text
+
+MOST_TEXT = 100_000
+"""Characters of a text that a page sends, as of a note; the command line takes a longer one."""
 
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
@@ -122,13 +125,17 @@ async def sent_values(request: Request) -> Any:
         raise UsageError("the change is too large, or no JSON", hint="reload the page") from error
 
 
-def known_values(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Returns the values of a change that a page sends.
+def sent_texts(given: Any, names: Iterable[str]) -> dict[str, str]:
+    """Returns the values of a change that a page sends, all of which are texts.
 
     Raises:
-        UsageError: it holds others.
+        UsageError: they are not, or others.
     """
-    names = set(names)
-    if other := set(given) - names:
+    if not isinstance(given, dict):
+        raise UsageError("a change is an object of JSON", hint="reload the page")
+    if other := set(given) - set(names):
         raise UsageError(f"{', '.join(sorted(map(str, other)))}: not a part of this change", hint="reload the page")
+    for name, text in given.items():
+        if not isinstance(text, str) or not is_text(text) or (len(text) > MOST_TEXT and name != "data"):
+            raise UsageError(f"{name}: not a text of at most {MOST_TEXT:,} characters", hint="shorten it")
     return dict(given)

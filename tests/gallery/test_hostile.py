@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import requests
 from PIL import Image
 from support.gallery import Server, running
 from support.hostile_images import large_png, postscript
@@ -18,6 +19,7 @@ from support.networks import network_file
 from support.pictures import save
 
 import hnetkit
+from hnetkit.gallery.access import TOKEN_HEADER
 
 MARKUP = '"><img src=x onerror=window.ran=1><script>window.ran=1</script>'
 NAMES = [
@@ -173,3 +175,52 @@ def test_pictures_leave_written_anew_and_small(home: Path, tmp_path: Path) -> No
         assert (
             server.get(f"/thumbnail/{contents['good']}", **{"If-None-Match": good.headers["ETag"]}).status_code == 304
         )
+
+
+FIELDS = {
+    "/network/{}/tags": ("add", "remove"),
+    "/network/{}/aliases": ("add", "remove"),
+    "/network/{}/note": ("note", "before"),
+    "/network/{}/strength": ("strength",),
+    "/network/{}/words": ("words", "before"),
+    "/network/{}/preview": ("file_name", "data"),
+    "/network/{}/validate": ("file",),
+    "/network/{}/convert": ("file", "to"),
+    "/network/{}/reveal": ("file",),
+    "/network/{}/link": ("directory", "layout"),
+    "/networks/tags": ("view", "count", "tags", "do"),
+    "/drawing/add": ("networks", "prompt", "negative_prompt", "seed", "strengths", "steps", "sampler", "size"),
+    "/drawing/add-all": ("view",),
+    "/drawing/1234567890123456789-comparison-000000/stop": ("do",),
+}
+BODIES = [
+    b"",
+    b"[",
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+    b"NaN",
+    b"9" * 5000,
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b'"add"',
+    b"{}",
+]
+VALUES: list[Any] = [None, 1, float("nan"), True, [], {}, "\ud800", "a" * 100_001]
+
+
+def test_no_body_breaks_a_change(server: Server, hostile: hnetkit.Library) -> None:
+    content = hostile.record("told")["content_hash"]
+    before = hostile.record(content)
+    headers = {"Origin": server.base, TOKEN_HEADER: server.token, "Content-Type": "application/json"}
+    tried = 0
+    for address, fields in FIELDS.items():
+        wrong = (json.dumps({field: value}).encode() for field in fields for value in VALUES)
+        for body in (*BODIES, *wrong):
+            url = server.base + address.format(quote(content))
+            answer = requests.post(url, data=body, headers=headers, timeout=60)
+            assert 400 <= answer.status_code < 500, (address, body[:80], answer.text)
+            assert answer.json()["error"], (address, body[:80])
+            tried += 1
+    assert tried > 300
+    assert hostile.record(content) == before

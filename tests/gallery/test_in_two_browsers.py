@@ -58,7 +58,7 @@ def test_two_browsers_a_scan_and_a_command_lose_nothing_and_see_each_other(
     assert len(library.networks()) == 23  # what the scan found
     for page, other in (pages, pages[::-1]):
         page.get_by_label("Suggested strength").fill(f"0.{len(page.context.pages)}5")
-        page.get_by_role("button", name="Save", exact=True).click()
+        page.get_by_role("button", name="Save the strength").click()
         page.locator("#said", has_text="Suggested strength").wait_for()
         other.reload()
         assert (

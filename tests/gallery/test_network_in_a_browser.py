@@ -112,7 +112,7 @@ def test_of_two_windows_neither_loses_the_others_words(ink: Any, other: Any, lib
 def test_a_preview_is_set_and_seen_at_once(ink: Any, library: hnetkit.Library, tmp_path: Path) -> None:
     Image.new("RGB", (300, 200), "red").save(tmp_path / "castle.jpg")
     ink.get_by_label("New preview").set_input_files(tmp_path / "castle.jpg")
-    ink.get_by_role("button", name="Set").click()
+    ink.get_by_role("button", name="Set the preview").click()
     wait_for(ink, "hnetkit tag ink --preview castle.jpg")
     shown = ink.locator("[data-part=pictures] img[src*='/preview/0?seen=']")
     shown.wait_for()
