@@ -208,10 +208,10 @@ def test_texts_of_strangers_are_texts(server: Server, library: hnetkit.Library, 
 def test_a_strip_can_be_drawn_where_a_file_is_there(
     server: Server, library: hnetkit.Library, place: str, folder: Path
 ) -> None:
-    assert 'data-draw="/drawing/add"' in server.get(place).text
+    assert 'data-change="/drawing/add"' in server.get(place).text
     (folder / "ink.pt").unlink()
     library.scan()
-    assert 'data-draw="/drawing/add"' not in server.get(place).text
+    assert 'data-change="/drawing/add"' not in server.get(place).text
 
 
 def test_how_it_leaves_is_said_with_the_command(server: Server, library: hnetkit.Library, place: str) -> None:
