@@ -181,6 +181,9 @@ def test_without_a_folder_or_without_pictures_the_page_says_what_to_do(home: Pat
     (tmp_path / "empty").mkdir()
     with running("--pictures", str(tmp_path / "empty")) as server:
         assert "There is no PNG, JPEG or WebP picture in" in server.get("/pictures").text
+        draw(tmp_path / "empty" / "a.png", "a cat <hypernet:far:1>")
+        text = server.get("/pictures").text
+        assert "No picture here says that it was drawn with a network of the library." in text
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
