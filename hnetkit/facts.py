@@ -84,9 +84,8 @@ def prompt_name(row: Row, registry: Registry | None = None) -> str:
     content: str = row["content_hash"]
     digits = content.removeprefix("h1:")
     names: list[str] = [row["name"], *row["aliases"], label(row["name"], content), digits[:10], digits]
-    fitting = [name for name in names if _is_read_back(name)]
-    meant = (name for name in fitting if registry is None or _means(registry, name, content))
-    return next(meant, fitting[0])
+    meant = (name for name in names if _is_read_back(name) and (registry is None or _means(registry, name, content)))
+    return next(meant, None) or next(filter(_is_read_back, names))
 
 
 def _is_read_back(name: str) -> bool:

@@ -12,13 +12,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from hnetkit.base_models import fitting, require_base_model
-from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError
+from hnetkit.errors import DiskFull, RegistryError, UsageError
 from hnetkit.facts import tag_text
 from hnetkit.gallery.drawing import MOST_NETWORKS
-from hnetkit.library.library import Library
+from hnetkit.library.library import Library, with_what_is_said
 from hnetkit.library.listing import SORTS, in_order, trained_on
 from hnetkit.library.suggestions import trigger_words
-from hnetkit.prompts.tags import Tag
 from hnetkit.ratings import is_adult
 from hnetkit.registry.cards import CardFacts
 from hnetkit.text import listed
@@ -203,9 +202,7 @@ class CardIndex:
             last = max(1, -(-len(rows) // PER_PAGE))
             number = min(view.page, last)
             cards = self._shown(rows[(number - 1) * PER_PAGE : number * PER_PAGE])
-            return Page(
-                [row | self._use(row) for row in cards], len(rows), len(self._rows), number, last, self._choices
-            )
+            return Page(self._with_use(cards), len(rows), len(self._rows), number, last, self._choices)
 
     def contents(self, view: View) -> list[str]:
         """Returns the content hashes of all networks that pass the filters of a view, in its order."""
@@ -260,13 +257,17 @@ class CardIndex:
         # another process may have forgotten one in between
         return [row | details[row["content_hash"]] for row in rows if row["content_hash"] in details]
 
-    def _use(self, row: Row) -> Row:
-        """Returns how a prompt uses a network: its tag, and the trigger words, a person's own before a site's."""
-        try:
-            record = self._library.record(row["content_hash"])
-        except HnetkitError:  # forgotten in between
-            return {"tag_text": str(Tag(row["name"], 1.0))}
-        return {"tag_text": tag_text(record, self._library.registry), "trigger_words": trigger_words(record)}
+    def _with_use(self, cards: list[Row]) -> list[Row]:
+        """Returns cards with how a prompt uses their networks: their tags and trigger words."""
+        registry = self._library.registry
+        known = {
+            row["content_hash"]: row for row in with_what_is_said(registry, [row["content_hash"] for row in cards])
+        }
+        return [
+            card | {"tag_text": tag_text(row, registry), "trigger_words": trigger_words(row)}
+            for card in cards
+            if (row := known.get(card["content_hash"])) is not None
+        ]
 
     def _count(self, rows: Iterable[Row]) -> Mapping[str, Mapping[str, int]]:
         rows = list(rows)

@@ -531,15 +531,26 @@ def _checkpoints(registry: Registry) -> dict[str, str]:
 
 def record(registry: Registry, content_hash: str) -> Row:
     """Returns everything that is known about one network of the registry."""
-    (row,) = with_files(registry, registry.networks.of_contents([content_hash]))
-    files = registry.files.holding([content_hash])
-    _look_at_files(row, files)
-    row["sidecars"] = list(map(_without_gone_preview, registry.files.sidecars(file["id"] for file in files).values()))
-    imported = {file[key] for file in row["imported"] for key in ("sha256", "reference_sha256")}
-    row["sites"] = registry.catalogue.files_with({file["sha256"] for file in files} | imported)
+    (row,) = with_what_is_said(registry, [content_hash])
+    _look_at_files(row, registry.files.holding([content_hash]))
     row["training"] = _training(registry, content_hash)
     row["bakes"] = bakes_of(registry, content_hash)
     return row
+
+
+def with_what_is_said(registry: Registry, content_hashes: list[str]) -> list[Row]:
+    """Returns rows of known networks, as `with_files` does, with what their sidecars and sites say of them."""
+    rows = with_files(registry, registry.networks.of_contents(content_hashes))
+    by_content: dict[str, list[Row]] = {}
+    for file in registry.files.holding(content_hashes):
+        by_content.setdefault(file["content_hash"], []).append(file)
+    for row in rows:
+        files = by_content.get(row["content_hash"], [])
+        said = registry.files.sidecars(file["id"] for file in files).values()
+        row["sidecars"] = list(map(_without_gone_preview, said))
+        imported = {file[key] for file in row["imported"] for key in ("sha256", "reference_sha256")}
+        row["sites"] = registry.catalogue.files_with({file["sha256"] for file in files} | imported)
+    return rows
 
 
 def _without_gone_preview(sidecar: Row) -> Row:

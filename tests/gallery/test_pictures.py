@@ -549,7 +549,7 @@ def test_an_unexpected_failure_of_a_look_is_said(
 
 
 def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.005)
