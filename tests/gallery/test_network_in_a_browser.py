@@ -109,6 +109,24 @@ def test_of_two_windows_neither_loses_the_others_words(ink: Any, other: Any, lib
     assert library.record("ink")["note"] == "of the second"
 
 
+def test_a_page_of_a_gallery_that_was_ended_says_that_it_can_only_look(
+    chromium: Any, server: Server, address: str
+) -> None:
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(f"{address}#token=of-the-last-one")
+    notice = page.locator("#no-token")
+    assert not notice.is_visible()
+    page.locator("#add-tag").fill("a tag")
+    page.keyboard.press("Enter")
+    notice.wait_for()
+    assert page.locator("#add-tag").input_value() == "a tag"
+    newer = context.new_page()
+    newer.goto(server.address)
+    notice.wait_for(state="hidden")
+    context.close()
+
+
 def test_a_preview_is_set_and_seen_at_once(ink: Any, library: hnetkit.Library, tmp_path: Path) -> None:
     Image.new("RGB", (300, 200), "red").save(tmp_path / "castle.jpg")
     ink.get_by_label("New preview").set_input_files(tmp_path / "castle.jpg")

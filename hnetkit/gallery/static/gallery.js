@@ -9,7 +9,11 @@ if (given) {
   localStorage.setItem(TOKEN, given);
   history.replaceState(null, "", location.pathname + location.search);
 }
-document.getElementById("no-token").hidden = localStorage.getItem(TOKEN) !== null;
+function showToken() {
+  document.getElementById("no-token").hidden = localStorage.getItem(TOKEN) !== null;
+}
+showToken();
+window.addEventListener("storage", showToken); // another tab got it, or lost it
 
 const SAID_MS = 4000, MS_PER_LETTER = 70;
 let saidAt = 0;
@@ -40,6 +44,10 @@ async function change(address, values, refused = () => {}) {
       body: JSON.stringify(values),
     });
     answer = await sent.json();
+    if (sent.status === 403) { // of a gallery that was ended
+      localStorage.removeItem(TOKEN);
+      showToken();
+    }
   } catch {
     say("The gallery does not answer; it may have been ended.");
     return null;
