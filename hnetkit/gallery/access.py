@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 TOKEN_HEADER = "X-Gallery-Token"
 MAX_CHANGE = 64 << 20
 """Bytes of a request that changes something: a preview is the largest."""
+_HTTP = 80
 _LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
@@ -75,8 +76,8 @@ class Access:
 
     def _is_ours(self, host: str) -> bool:
         """Whether a Host is an address of this server. Where it listens to all, any number of an address is."""
-        name, colon, port = host.lower().rpartition(":")
-        if not colon or port != str(self._port):
+        name = host.lower().removesuffix(f":{self._port}")
+        if name == host.lower() and self._port != _HTTP:  # of which browsers leave the number out
             return False
         return name in self._names or (self._is_open and _is_number(name.strip("[]")))
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Message
 from support.gallery import Server, running
 
 import hnetkit
 from hnetkit.cli import run
+from hnetkit.gallery.access import Access
 
 
 def ask(server: Server, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, bytes]:
@@ -39,6 +43,34 @@ def test_only_a_host_of_this_machine_is_answered(server: Server) -> None:
         assert status == 421, host
         assert b"ink" not in body
     assert ask(server, "GET", "/", {})[0] in (400, 421)
+
+
+@pytest.mark.parametrize(
+    ("port", "host", "status"),
+    [
+        (80, "127.0.0.1", 200),
+        (80, "127.0.0.1:80", 200),
+        (80, "[::1]", 200),
+        (80, "127.0.0.1:81", 421),
+        (80, "evil.example", 421),
+        (7870, "[::1]:7870", 200),
+        (7870, "[::1]", 421),
+        (7870, ":7870", 421),
+    ],
+)
+def test_a_browser_leaves_the_port_of_http_out(port: int, host: str, status: int) -> None:
+    access = Access(PlainTextResponse("here"), host="127.0.0.1", port=port, token="secret")
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", host.encode())]}
+    answers: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    asyncio.run(access(scope, receive, send))
+    assert answers[0]["status"] == status
 
 
 def test_no_page_may_be_framed_and_no_answer_be_read_by_another_site(server: Server) -> None:
