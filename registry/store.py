@@ -28,7 +28,7 @@ from hnetkit.registry.mirrors import Mirrors
 from hnetkit.registry.networks import Networks, Trainings
 from hnetkit.text import argument
 
-SCHEMA_VERSION = 14  # the number of migrations; kept in the file as `user_version`
+SCHEMA_VERSION = 15  # the number of migrations; kept in the file as `user_version`
 BUSY_TIMEOUT_S = 30.0
 _LEAST_ROOM = 128 << 10  # bytes that SQLite needs to begin a change
 _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)

@@ -60,14 +60,17 @@ def test_a_network_is_one_row_with_its_files_and_what_a_site_says(database: sqli
         "note": "best at 0.6",
     }
     assert [found[key] for key in ("title", "version", "creator", "site_tags", "trigger_words")] == [
-        *("Glass", "v1", "fox", "Pixel Art, fox", "nwc, nwcstyle")
+        *("Glass", "v1", "fox", "Pixel Art, fox", "lineart")
     ]
     assert one(database, "SELECT count(*) AS n FROM library")["n"] == 3
 
 
-def test_trigger_words_of_a_sidecar_stand_in_for_those_of_a_site(database: sqlite3.Connection) -> None:
-    database.execute("UPDATE versions SET trained_words = NULL")
+@pytest.mark.parametrize("said", ['{"activation_text": " "}', "{}", "{", '{"activation_text": null}'])
+def test_trigger_words_of_a_site_stand_in_for_those_beside_a_file(database: sqlite3.Connection, said: str) -> None:
+    database.execute("UPDATE sidecars SET said = ? WHERE file_id = 1", [said])
     assert one(database, "SELECT trigger_words FROM library WHERE name = 'ink'") == {"trigger_words": "lineart"}
+    database.execute("UPDATE sidecars SET said = ?", [said])
+    assert one(database, "SELECT trigger_words FROM library WHERE name = 'ink'") == {"trigger_words": "nwc, nwcstyle"}
 
 
 def test_a_file_is_one_row_with_its_whole_path(database: sqlite3.Connection) -> None:
