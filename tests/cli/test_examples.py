@@ -27,6 +27,7 @@ ELSEWHERE = {
     r"hnetkit share .*--upload": "asks a site",
     r"hnetkit train prepare .*--caption": "loads a model from the hub",
     r"hnetkit demo\b": "runs in tests of the demo",
+    r"hnetkit gallery\b": "serves until Ctrl-C; tests of the gallery open its pages",
     r"hnetkit bench\b": "needs a network of Stable Diffusion's widths, and a minute",
 }
 """Examples that no story runs, and why."""
