@@ -27,6 +27,7 @@ AFTER_INTERRUPTION: Mapping[str, str] = {
     "convert": "files that were converted stay; the same command with --overwrite makes them all",
     "generate": "pictures that were written stay; the same command draws all of them",
     "grid": "cells that were drawn stay; the same command draws the rest",
+    "gallery": "what a page said it did stays; drawings that wait are drawn by the next `hnetkit gallery`",
     "bake": "nothing was written; the same command begins again",
     "bench": "nothing was stored; a lower --seconds takes less time",
     "train prepare": "pictures that were written stay; the same command with --overwrite makes them all",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _thread
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -375,7 +376,7 @@ def main() -> int:
     except HnetkitError as error:
         if error is _BUSY:
             return 0
-        print(f"Error: {error}", file=sys.stderr)
+        logging.getLogger(__name__).error("%s", error)  # to standard error, of which the server keeps a log
         return error.exit_code
     return 0
 

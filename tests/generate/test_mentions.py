@@ -472,5 +472,6 @@ def test_nothing_but_the_one_function_looks_for_networks_by_their_names_and_hash
         and isinstance(node.value, ast.Attribute)
         and node.value.attr == "files"
     }
-    of_links = {"library/link.py"}  # files that a link may lead to; it names no network
-    assert callers == {"library/resolve.py"} | of_links
+    # files that a link may lead to, and files that share their sidecars; neither names a network
+    of_files = {"library/link.py", "library/suggestions.py"}
+    assert callers == {"library/resolve.py"} | of_files
