@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from PIL import Image
+from support.accessible import faults_of
 from support.gallery import Server
 from support.networks import network_file
 
@@ -259,8 +260,6 @@ def test_networks_are_chosen_on_cards_by_keys_and_compared(page: Any, server: Se
 def test_pages_of_drawings_fit_and_have_no_serious_fault_of_accessibility(
     page: Any, strip: str, digits: dict[str, str], scheme: str, width: int
 ) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 900})
     chosen = f"{digits['outline']}.{digits['ink']}"
@@ -271,10 +270,4 @@ def test_pages_of_drawings_fit_and_have_no_serious_fault_of_accessibility(
         f"/?chosen={chosen}",
     ):
         page.goto(address)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
-        faults = [
-            f"{fault['id']}: {fault['nodes'][0]['html']}"
-            for fault in Axe().run(page).response["violations"]
-            if fault["impact"] in ("serious", "critical")
-        ]
-        assert faults == [], address
+        assert faults_of(page) == [], address

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.accessible import faults_of
 from support.gallery import Server
 
 import hnetkit
@@ -109,16 +110,8 @@ def test_an_empty_library_says_what_to_do_first(page: Any, library: hnetkit.Libr
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 380), ("dark", 1280), ("light", 2560)])
 def test_pages_fit_and_have_no_serious_fault_of_accessibility(page: Any, scheme: str, width: int) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 900})
     for address in ("/", "/files", NO_PAGE, page.locator(".card .name").first.get_attribute("href")):
         page.goto(address)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
-        faults = [
-            f"{fault['id']}: {fault['nodes'][0]['html']}"
-            for fault in Axe().run(page).response["violations"]
-            if fault["impact"] in ("serious", "critical")
-        ]
-        assert faults == [], address
+        assert faults_of(page) == [], address

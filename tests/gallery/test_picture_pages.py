@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image
+from support.accessible import faults_of
 from support.gallery import Server, running
 from support.networks import network_file
 
@@ -247,18 +248,10 @@ def test_a_long_look_is_followed_and_its_pictures_appear(page: Any) -> None:
 def test_the_pages_of_pictures_fit_and_have_no_serious_fault_of_accessibility(
     page: Any, scheme: str, width: int
 ) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 900})
     page.goto("/pictures")
     addresses = [page.locator(".card .name").nth(place).get_attribute("href") for place in range(4)]
     for address in ("/pictures", *addresses):
         page.goto(address)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
-        faults = [
-            f"{fault['id']}: {fault['nodes'][0]['html']}"
-            for fault in Axe().run(page).response["violations"]
-            if fault["impact"] in ("serious", "critical")
-        ]
-        assert faults == [], address
+        assert faults_of(page) == [], address
