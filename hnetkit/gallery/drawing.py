@@ -30,7 +30,7 @@ from hnetkit.files import TEMPORARY, is_folder_at, is_there, new_file, new_folde
 from hnetkit.generate.grids.files import FAILURE, GridFiles
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, is_size
 from hnetkit.generate.sampling.samplers import sampler_name
-from hnetkit.library.library import with_files
+from hnetkit.library.records import with_files
 from hnetkit.library.resolve import label
 from hnetkit.library.suggestions import trigger_words
 from hnetkit.limits import read_json
