@@ -161,7 +161,8 @@ def find_certain(registry: Registry, name: str) -> FoundNetwork:
         return _in_file(at[0])
     found = find_network(name, None, lambda: registry)
     if found.has_other_hash:
-        raise NotFound(str(found.doubt), hint=_fetch_hint(_Mention.read(name, None)))
+        mention = _Mention.read(name, None)
+        raise NotFound(str(found.doubt), hint=fetch_command(mention.name, mention.digits[0]))
     return found
 
 
@@ -205,9 +206,9 @@ def find_network(
         FileRefused: only files without a usable network have it.
     """
     search = _Search(_Mention.read(name, stated), library, bundled or {})
-    found = search.best()
+    found = search.known()
     if found is None:
-        raise search.refusal() or search.failure()
+        raise search.failure()
     return found
 
 
@@ -219,11 +220,7 @@ def find_if_known(
     Raises:
         AmbiguousName, FileRefused: as `find_network`.
     """
-    search = _Search(_Mention.read(name, stated), library, bundled or {})
-    found = search.best()
-    if found is None and (refusal := search.refusal()) is not None:
-        raise refusal
-    return found
+    return _Search(_Mention.read(name, stated), library, bundled or {}).known()
 
 
 def read_found(found: FoundNetwork, mention: str) -> Hypernetwork:
@@ -336,20 +333,22 @@ class _Search:
                 for rows in _by_name(registry, name):
                     yield self._held(registry, rows)
 
-    def best(self) -> FoundNetwork | None:
-        """Returns the first candidate that an existing file holds, else the first; None without any."""
+    def known(self) -> FoundNetwork | None:
+        """Returns the first candidate that an existing file holds, else the first; None if nothing has the name.
+
+        Raises:
+            FileRefused: only files without a usable network have it.
+        """
         gone = None
         for found, is_held in self.candidates():
             if is_held:
                 return found
             gone = gone or found
-        return gone
-
-    def refusal(self) -> FileRefused | None:
-        """Returns the error where only files without a usable network have the name."""
-        registry = self.library()
+        registry = self.library() if gone is None else None
         unusable = [row for name in self.mention.names for row in registry.files.named(name)] if registry else []
-        return FileRefused(unusable[0]["reason"], hint="hnetkit list --files") if unusable else None
+        if unusable:
+            raise FileRefused(unusable[0]["reason"], hint="hnetkit list --files")
+        return gone
 
     def failure(self) -> NotFound:
         """Returns the error for a mention of nothing that is known."""
@@ -367,7 +366,7 @@ class _Search:
         if not mention.digits or mention.name is None:
             return _nearest(registry, mention.written, self.bundled)
         if mention.name in mention.names:
-            return _fetch_hint(mention)
+            return fetch_command(mention.name, mention.digits[0])  # one of a similar name is another one
         called = [row for rows in _by_name_of_today(registry, mention.name) for row in rows] if registry else []
         return f"the library has {', '.join(map(argument, labels(called)))}" if called else "hnetkit list"
 
@@ -598,13 +597,8 @@ def _nearest(registry: Registry | None, name: str, bundled: Mapping[str, Path]) 
     return f"{hint}; the demo model brings {', '.join(bundled)}" if bundled else hint
 
 
-def fetch_command(name: str, digits: str | None) -> str:
+def fetch_command(name: str | None, digits: str | None) -> str:
     """Returns the command that gets a network: by its hash, where a site can be asked for it, or else by its name."""
     if digits and len(digits) in FETCHABLE:
         return f"hnetkit pull {digits}"
-    return f"hnetkit browse {argument(name)}"
-
-
-def _fetch_hint(mention: _Mention) -> str:
-    """Returns how to get the network with the hash that a mention states: one of a similar name is another one."""
-    return fetch_command(str(mention.name), mention.digits[0])
+    return f"hnetkit browse {argument(str(name))}"

@@ -21,7 +21,7 @@ from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealCl
 from hnetkit.sources.hub_plans import add_repository, hub_repositories, plan_repository, store_listings
 from hnetkit.sources.huggingface import Hub, hub_error
 from hnetkit.sources.install import Replacement
-from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
+from hnetkit.sources.jobs import JobRunner
 from hnetkit.sources.lost import add_civitai
 from hnetkit.sources.maintenance import (
     Damage,
@@ -54,6 +54,7 @@ from hnetkit.sources.sync import (
     unlisted_models,
 )
 from hnetkit.sources.trust import Origin, SitePolicy
+from hnetkit.sources.workers import Worker, run_jobs
 from hnetkit.text import counted
 
 Progress = Callable[[int, int], None]
@@ -558,7 +559,7 @@ class FetchSession:
         return [job for _, job in made]
 
     def run(self, jobs: Iterable[int], came: Callable[[int], None] = _unheard) -> Iterator[Job]:
-        """Runs jobs of the registry, and yields each when it has ended; see `hnetkit.sources.jobs.run_jobs`.
+        """Runs jobs of the registry, and yields each when it has ended; see `hnetkit.sources.workers.run_jobs`.
 
         Args:
             jobs: their numbers.

@@ -48,7 +48,7 @@ LISTS: dict[str, str] = {
     "hub": "hub cache",
     "files": "the remains of killed processes",
     "sources.install": "the remains of killed processes",
-    "sources.jobs": "locks, of hnetkit's own",
+    "sources.workers": "locks, of hnetkit's own",
     "sources.download": "parts of a file that is here; they stay",
     "sharing.folder": "what stands in the output folder; an error is raised",
     "demo": _OURS,

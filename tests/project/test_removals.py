@@ -40,7 +40,7 @@ WHY = {
     "hnetkit/sources/install.py _install_one": "what it placed itself and could not register",
     "hnetkit/sources/install.py _place": "what it placed itself and could not register",
     "hnetkit/sources/install.py _replace_damaged": "the damaged file is in quarantine, and what is new is complete",
-    "hnetkit/sources/jobs.py Worker._remove": "a lock of its own",
+    "hnetkit/sources/workers.py Worker._remove": "a lock of its own",
     "hnetkit/sources/maintenance.py requeue_damaged": "the damaged file is in quarantine",
     "hnetkit/train/checkpoints.py Checkpoints._write": "the name was free",
     "hnetkit/train/checkpoints.py Checkpoints._remove": "a later checkpoint is complete",

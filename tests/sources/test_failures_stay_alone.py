@@ -284,7 +284,7 @@ def test_two_people_who_fetch_into_one_folder_do_not_write_into_one_file(
 
 
 def test_files_that_hardly_move_hold_up_no_other(open_session: OpenSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hnetkit.sources.jobs._LONG_S", 0.5)
+    monkeypatch.setattr("hnetkit.sources.workers._LONG_S", 0.5)
     with Sites(World.make(5, plain=True)) as site:
         slow: list[str] = []
 

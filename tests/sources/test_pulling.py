@@ -19,8 +19,8 @@ import hnetkit
 from hnetkit.errors import Gone, HnetkitError, NotAHypernetwork, UsageError
 from hnetkit.library.scan import scan
 from hnetkit.sources.install import safe_stem
-from hnetkit.sources.jobs import Worker
 from hnetkit.sources.session import FetchSession
+from hnetkit.sources.workers import Worker
 
 REPO = "someone/nets"
 
