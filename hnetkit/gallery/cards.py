@@ -15,6 +15,7 @@ from hnetkit.base_models import fitting, require_base_model
 from hnetkit.errors import DiskFull, RegistryError, UsageError
 from hnetkit.facts import tag_text
 from hnetkit.gallery.drawing import MOST_NETWORKS
+from hnetkit.gallery.paging import neighbours, page_number, part_of
 from hnetkit.library.library import Library
 from hnetkit.library.listing import SORTS, in_order, trained_on
 from hnetkit.library.records import with_what_is_said
@@ -115,8 +116,8 @@ class View:
                 known.pop(name, None)
         if not _CHOSEN.fullmatch(known.get("chosen", "")):
             known.pop("chosen", None)
-        page = known.pop("page", "1")
-        return cls(**known, page=max(1, int(page)) if page.isascii() and page.isdigit() and len(page) < 7 else 1)
+        known.pop("page", None)
+        return cls(**known, page=page_number(parameters))
 
     def address(self, **changes: Any) -> str:
         """Returns the address of this view, or of one that differs; another view begins at its first page."""
@@ -200,10 +201,9 @@ class CardIndex:
         with self._lock:
             self._refresh()
             rows = self._passing(view)
-            last = max(1, -(-len(rows) // PER_PAGE))
-            number = min(view.page, last)
-            cards = self._shown(rows[(number - 1) * PER_PAGE : number * PER_PAGE])
-            return Page(self._with_use(cards), len(rows), len(self._rows), number, last, self._choices)
+            part = part_of(len(rows), view.page, PER_PAGE)
+            cards = self._with_use(self._shown(rows[part.rows]))
+            return Page(cards, len(rows), len(self._rows), part.number, part.last, self._choices)
 
     def contents(self, view: View) -> list[str]:
         """Returns the content hashes of all networks that pass the filters of a view, in its order."""
@@ -224,12 +224,13 @@ class CardIndex:
 
     def neighbours(self, content_hash: str, view: View) -> tuple[str | None, str | None]:
         """Returns the networks before and after one, in the order of a view."""
-        contents = self.contents(view)
-        if content_hash not in contents:
-            return None, None
-        place = contents.index(content_hash)
-        before = contents[place - 1] if place else None
-        return before, contents[place + 1] if place + 1 < len(contents) else None
+        return neighbours(self.contents(view), content_hash)
+
+    def tags(self) -> list[str]:
+        """Returns the user's tags, the commonest first, as far as a filter offers them."""
+        with self._lock:
+            self._refresh()
+            return list(self._choices["tag"])
 
     def _refresh(self) -> None:
         registry = self._library.registry

@@ -18,6 +18,7 @@ from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.gallery.cards import View, joined
 from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, State, networks_of, suggested_prompt
 from hnetkit.gallery.pages import Gallery, answer, sent_texts, sent_values, shown
+from hnetkit.gallery.paging import page_number, part_of
 from hnetkit.gallery.picture_pages import drawing_settings
 from hnetkit.gallery.pictures import SeenPicture
 from hnetkit.gallery.thumbnails import SIDES, Served
@@ -91,17 +92,15 @@ class DrawingPages:
         ended = [one for one in reversed(found) if one.state not in _PENDING]
         pending.sort(key=lambda one: one.state != "drawing")
         rows = pending + ended
-        last = max(1, -(-len(rows) // PER_PAGE))
-        page = request.query_params.get("page", "1")
-        number = min(last, max(1, int(page) if page.isascii() and page.isdigit() and len(page) < 7 else 1))
+        part = part_of(len(rows), page_number(request.query_params), PER_PAGE)
         return self._gallery.page(
             "drawing.html",
-            drawings=[self._as_row(one) for one in rows[(number - 1) * PER_PAGE : number * PER_PAGE]],
+            drawings=[self._as_row(one) for one in rows[part.rows]],
             summary=self._summary(found),
             pending=len(pending),
             useless=sum(one.state in ("failed", "stopped") for one in ended),
-            number=number,
-            last=last,
+            number=part.number,
+            last=part.last,
         )
 
     def _state(self, request: Request) -> Response:

@@ -18,6 +18,7 @@ from hnetkit.gallery.cards import View
 from hnetkit.gallery.pages import MOST_TEXT, Gallery
 from hnetkit.gallery.thumbnails import is_below, seen_at
 from hnetkit.library.layouts import PROGRAMS
+from hnetkit.library.resolve import content_called
 from hnetkit.library.suggestions import suggested_strength, trigger_words
 from hnetkit.text import argument
 
@@ -124,7 +125,7 @@ class NetworkPages:
             "after": after and gallery.cards.card(after),
             "layouts": list(PROGRAMS),
             "programs": sorted({(link.folder, link.layout) for link in registry.links.rows()}),
-            "all_tags": list(gallery.cards.page(View()).choices["tag"]),
+            "all_tags": gallery.cards.tags(),
         }
 
     def picture(self, content_hash: str, number: int) -> str:
@@ -193,7 +194,7 @@ def name_for_commands(gallery: Gallery, row: Row) -> str:
     library, content = gallery.library, row["content_hash"]
     name = prompt_name(row, library.registry)
     with suppress(HnetkitError):
-        if library.record(name)["content_hash"] == content:
+        if content_called(library.registry, name) == content:
             return name
     return str(content)
 

@@ -15,6 +15,7 @@ from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.gallery.cards import joined
 from hnetkit.gallery.drawing import MOST_NETWORKS, MOST_STRENGTHS, DrawingSettings
 from hnetkit.gallery.pages import Gallery
+from hnetkit.gallery.paging import page_number
 from hnetkit.gallery.pictures import LookedUp, PictureRecord, Which
 from hnetkit.gallery.thumbnails import SIDES, placeholder
 from hnetkit.generate.image_settings import settings_from_infotext
@@ -47,9 +48,7 @@ class PictureView:
     def of(cls, parameters: Mapping[str, str]) -> PictureView:
         """Returns the view of an address; what cannot be is as if it were not there."""
         which: Which = next((name for name in WHICH if name == parameters.get("which")), "all")
-        page = parameters.get("page", "1")
-        number = int(page) if page.isascii() and page.isdigit() and len(page) < 7 else 1
-        return cls(parameters.get("network", ""), which, max(1, number))
+        return cls(parameters.get("network", ""), which, page_number(parameters))
 
     def address(self, **changes: Any) -> str:
         """Returns the address of this view, or of one that differs; another view begins at its first page."""

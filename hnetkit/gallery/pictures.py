@@ -34,6 +34,7 @@ from hnetkit.errors import (
 )
 from hnetkit.files import is_absence, is_absent, is_folder_at, mtime_of
 from hnetkit.formats.open_file import OpenFile
+from hnetkit.gallery.paging import neighbours, part_of
 from hnetkit.image_text import SUFFIXES, as_infotext, image_format, read_infotext
 from hnetkit.inspection import examine
 from hnetkit.library.resolve import contents_without_file, fetch_command, find_if_known
@@ -304,18 +305,13 @@ class PictureFolders:
             size: pictures of a page.
         """
         meanings, chosen = self._current(), self._chosen(network, which)
-        pages = max(1, -(-len(chosen) // size))
-        number = min(max(1, number), pages)
-        shown = chosen[(number - 1) * size : number * size]
-        return PicturePage(tuple(map(meanings.look_up, shown)), len(chosen), number, pages)
+        part = part_of(len(chosen), number, size)
+        shown = tuple(map(meanings.look_up, chosen[part.rows]))
+        return PicturePage(shown, len(chosen), part.number, part.last)
 
     def neighbours(self, id: str, *, network: str | None = None, which: Which = "all") -> tuple[str | None, str | None]:
         """Returns the ids of the pictures before and after one, in the order of `page`; None where there is none."""
-        ids = [picture.id for picture in self._chosen(network, which)]
-        if id not in ids:
-            return None, None
-        place = ids.index(id)
-        return (ids[place - 1] if place else None), (ids[place + 1] if place + 1 < len(ids) else None)
+        return neighbours([picture.id for picture in self._chosen(network, which)], id)
 
     def counts(self) -> Counter[str]:
         """Returns the content hash of each network that is known -> how many pictures were drawn with it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,18 @@ _FILE_COLUMNS = ("path", "state", "format", "size_bytes", "sha256", "autov1", "w
 
 def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
     """Adds to rows of networks the files that hold them, and the checkpoint that they were trained on."""
-    by_content: dict[str, list[Row]] = {}
-    for file in registry.files.holding([row["content_hash"] for row in rows]):
-        by_content.setdefault(file["content_hash"], []).append(file)
+    return _described(registry, rows, _held(registry, [row["content_hash"] for row in rows]))
+
+
+def _held(registry: Registry, content_hashes: list[str]) -> dict[str, list[Row]]:
+    """Returns content hash -> the files that hold it."""
+    held: dict[str, list[Row]] = {}
+    for file in registry.files.holding(content_hashes):
+        held.setdefault(file["content_hash"], []).append(file)
+    return held
+
+
+def _described(registry: Registry, rows: list[Row], by_content: Mapping[str, list[Row]]) -> list[Row]:
     checkpoints = _checkpoints(registry)
     contents = [row["content_hash"] for row in rows]
     said = {one.pop("content_hash"): one for one in registry.networks.listing("content_hash", *_SAID, of=contents)}
@@ -67,8 +76,9 @@ def _checkpoints(registry: Registry) -> dict[str, str]:
 
 def record(registry: Registry, content_hash: str) -> Row:
     """Returns everything that is known about one network of the registry."""
-    (row,) = with_what_is_said(registry, [content_hash])
-    look_at_files(row, registry.files.holding([content_hash]))
+    held = _held(registry, [content_hash])
+    (row,) = _with_what_is_said(registry, [content_hash], held)
+    look_at_files(row, held.get(content_hash, []))
     row["training"] = _training(registry, content_hash)
     row["bakes"] = bakes_of(registry, content_hash)
     return row
@@ -76,12 +86,13 @@ def record(registry: Registry, content_hash: str) -> Row:
 
 def with_what_is_said(registry: Registry, content_hashes: list[str]) -> list[Row]:
     """Returns rows of known networks, as `with_files` does, with what their sidecars and sites say of them."""
-    rows = with_files(registry, registry.networks.of_contents(content_hashes))
-    by_content: dict[str, list[Row]] = {}
-    for file in registry.files.holding(content_hashes):
-        by_content.setdefault(file["content_hash"], []).append(file)
+    return _with_what_is_said(registry, content_hashes, _held(registry, content_hashes))
+
+
+def _with_what_is_said(registry: Registry, content_hashes: list[str], held: Mapping[str, list[Row]]) -> list[Row]:
+    rows = _described(registry, registry.networks.of_contents(content_hashes), held)
     for row in rows:
-        files = by_content.get(row["content_hash"], [])
+        files = held.get(row["content_hash"], [])
         said = registry.files.sidecars(file["id"] for file in files).values()
         row["sidecars"] = list(map(_without_gone_preview, said))
         imported = {file[key] for file in row["imported"] for key in ("sha256", "reference_sha256")}
