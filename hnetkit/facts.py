@@ -1,22 +1,15 @@
-"""What is known of a network, as labeled facts in groups, which `hnetkit show` prints; and how a prompt names it."""
+"""What is known of a network, as labeled facts in groups, which `hnetkit show` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hnetkit.errors import HnetkitError
 from hnetkit.library.listing import said_of_lost
-from hnetkit.library.resolve import find_network, label
-from hnetkit.library.suggestions import suggested_strength, trigger_words
-from hnetkit.prompts.tags import Tag, split_comments, split_tags
 from hnetkit.ratings import ratings_of
 from hnetkit.sharing.licenses import permissions
-from hnetkit.text import counted, is_text, size_text, without_markup
-
-if TYPE_CHECKING:
-    from hnetkit.registry.store import Registry
+from hnetkit.text import counted, size_text, without_markup
 
 Row = dict[str, Any]
 Fact = tuple[str, str]
@@ -72,47 +65,6 @@ def facts_of(row: Row) -> list[FactGroup]:
     groups += [FactGroup("imported", tuple(_known(_imported(file)))) for file in row["imported"]]
     groups += [FactGroup("bake", tuple(_known(_bake(bake)))) for bake in row["bakes"]]
     return [group for group in groups if group.facts]
-
-
-def prompt_name(row: Row, registry: Registry | None = None) -> str:
-    """Returns what a prompt calls a network: its name, else an alias, else its name with a hash, else a hash alone.
-
-    Args:
-        row: that of `Library.record`.
-        registry: of the library; what means another network there is passed over.
-    """
-    content: str = row["content_hash"]
-    digits = content.removeprefix("h1:")
-    names: list[str] = [row["name"], *row["aliases"], label(row["name"], content), digits[:10], digits]
-    meant = (name for name in names if _is_read_back(name) and (registry is None or _means(registry, name, content)))
-    return next(meant, None) or next(filter(_is_read_back, names))
-
-
-def _is_read_back(name: str) -> bool:
-    """Whether a prompt can contain the tag of a name: no character ends the name there, or makes it a comment."""
-    tag = Tag(name)
-    return is_text(name) and split_tags(split_comments(str(tag))[0]).tags == (tag,)
-
-
-def _means(registry: Registry, name: str, content_hash: str) -> bool:
-    try:
-        found = find_network(name, None, lambda: registry)
-    except HnetkitError:
-        return False
-    return found.network.content_hash == content_hash and not found.has_other_hash
-
-
-def tag_text(row: Row, registry: Registry | None = None) -> str:
-    """Returns what to write in a prompt to use a network: its tag at the suggested strength, and its trigger words.
-
-    The arguments are those of `prompt_name`. Trigger words come from strangers: tags in them are left out, as they
-    would apply other networks.
-    """
-    strength, _ = suggested_strength(row) or (1.0, "")
-    words, before = trigger_words(row).encode("utf-8", "replace").decode(), None
-    while words != before:  # without a tag, what was around it may be one
-        words, before = split_tags(words).text, words
-    return " ".join([str(Tag(prompt_name(row, registry), strength)), *words.split()])
 
 
 def _known(facts: Iterable[_Told]) -> Iterator[Fact]:

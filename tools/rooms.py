@@ -68,7 +68,7 @@ ROOMS = {
     ),
     "library": Room(
         "`Library`: scan folders, find a network by name or hash, link into other programs' folders.",
-        "errors base_models text files limits paths images image_text hashes formats inspection registry",
+        "errors base_models text files limits paths images image_text hashes formats inspection prompts registry",
     ),
     "sources": Room(
         "`FetchSession`: Civitai, Hugging Face, downloads, sync, repair. All HTTP is here, except huggingface_hub's.",
@@ -109,8 +109,8 @@ ROOMS = {
         "errors text ratings files limits hub images image_text network hashes formats library prompts",
     ),
     "facts": Room(
-        "What is known of a network, as labeled facts in groups; and how a prompt names it.",
-        "errors text ratings registry library prompts baking sharing",
+        "What is known of a network, as labeled facts in groups.",
+        "text ratings library baking sharing",
     ),
     "gallery": Room(
         "A local web page of the library: cards, one network, pictures that it draws, and those that a person has.",

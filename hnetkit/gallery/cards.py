@@ -13,11 +13,11 @@ from urllib.parse import urlencode
 
 from hnetkit.base_models import fitting, require_base_model
 from hnetkit.errors import DiskFull, RegistryError, UsageError
-from hnetkit.facts import tag_text
 from hnetkit.gallery.drawing import MOST_NETWORKS
 from hnetkit.gallery.paging import neighbours, page_number, part_of
 from hnetkit.library.library import Library
 from hnetkit.library.listing import SORTS, in_order, trained_on
+from hnetkit.library.prompt_names import tag_text
 from hnetkit.library.records import with_what_is_said
 from hnetkit.library.suggestions import trigger_words
 from hnetkit.ratings import is_adult

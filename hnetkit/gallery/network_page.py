@@ -12,12 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hnetkit.errors import HnetkitError, NotFound
-from hnetkit.facts import facts_of, prompt_name, tag_text
+from hnetkit.facts import facts_of
 from hnetkit.formats import load
 from hnetkit.gallery.cards import View
 from hnetkit.gallery.pages import MOST_TEXT, Gallery
 from hnetkit.gallery.thumbnails import is_below, seen_at
 from hnetkit.library.layouts import PROGRAMS
+from hnetkit.library.prompt_names import prompt_name, tag_text
 from hnetkit.library.resolve import content_called
 from hnetkit.library.suggestions import suggested_strength, trigger_words
 from hnetkit.text import argument

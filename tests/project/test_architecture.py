@@ -209,6 +209,17 @@ def test_what_must_be_quick_imports_nothing_heavy(code: str, tmp_path: Path) -> 
     assert done.stdout.splitlines()[-1] == "loaded: []"
 
 
+def test_a_list_opens_no_file_and_loads_nothing_that_does() -> None:
+    """The registry answers; the readers of files, and numpy with them, take as long as all the rest."""
+    subprocess.run([sys.executable, "-P", "-m", "hnetkit", "list"], capture_output=True, check=True)  # makes it
+    code = (
+        "import sys; from hnetkit.cli import run; run(['list']); "
+        "print([name for name in ('numpy', 'hnetkit.formats') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_the_command_begins_with_few_of_our_modules() -> None:
     code = "import sys; before = set(sys.modules); import hnetkit.cli; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

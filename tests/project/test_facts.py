@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import networks
 
-from hnetkit.facts import facts_of, prompt_name, tag_text
+from hnetkit.facts import facts_of
 from hnetkit.library.library import Library
+from hnetkit.library.prompt_names import prompt_name, tag_text
 from hnetkit.library.resolve import find_network
 from hnetkit.prompts.tags import split_comments, split_tags
 
