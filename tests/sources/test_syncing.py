@@ -29,6 +29,7 @@ from hnetkit.sources.civitai import Filters
 from hnetkit.sources.plans import enqueue
 from hnetkit.sources.session import FetchSession
 from hnetkit.sources.sync import check_unlisted, find_updates, unlisted_models
+from hnetkit.sources.workers import Worker
 
 PROCESS = Path(__file__).resolve().parents[1] / "support" / "sync_process.py"
 
@@ -247,7 +248,7 @@ def test_the_locks_of_workers_that_were_killed_without_a_job_are_removed(
     site: Sites, here: FetchSession, home: Path
 ) -> None:
     workers = home / "workers"
-    with jobs.Worker(workers) as living:
+    with Worker(workers) as living:
         dead = workers / f"{'0' * 32}.lock"
         dead.touch()
         here.sync(EVERYTHING)
