@@ -131,6 +131,26 @@ def test_without_pictures_the_previews_are_taken_and_a_bad_one_is_left_out_with_
         plan_share(library, ["ink"], pictures=[tmp_path / "none.png"])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="creating symbolic links takes a privilege on Windows")
+def test_nothing_is_shared_to_which_a_link_in_a_folder_of_strangers_leads(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    Image.new("RGB", (8, 8), "red").save(private / "photo.png")
+    (private / "diary.txt").write_text("secret thoughts\nkey: secret, user: me, host: home\n")
+    (networks_in(tmp_path) / "ink.preview.png").symlink_to(private / "photo.png")
+    library.scan()
+    plan = plan_share(library, ["ink"], license="mit")
+    assert plan.pictures == ()
+    assert any("ink.preview.png: a link to a file elsewhere" in note for note in plan.notes)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "plain.png")
+    (tmp_path / "plain.txt").symlink_to(private / "diary.txt")
+    plan = plan_share(library, ["ink"], license="mit", pictures=[tmp_path / "plain.png"])
+    assert [(picture.prompt, picture.infotext) for picture in plan.pictures] == [(None, "")]
+    assert any("plain.txt: a link to a file elsewhere" in note for note in plan.notes)
+
+
 def test_a_folder_that_is_there_is_not_touched(library: hnetkit.Library, tmp_path: Path) -> None:
     other, empty = tmp_path / "other", tmp_path / "empty"
     other.mkdir()
