@@ -19,7 +19,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import loads_in_a1111
 from hnetkit.image_text import read_image_text, read_infotext, write_image
 from hnetkit.sharing import plan_share, share
-from hnetkit.sharing.folder import RECORD, ShareFolder
+from hnetkit.sharing.folder import CARD, RECORD, ShareFolder
 
 Capture = pytest.CaptureFixture[str]
 INFOTEXT = (
@@ -212,6 +212,32 @@ def test_a_record_from_a_stranger_names_no_file_outside_of_its_folder(
     (out / RECORD).write_text(json.dumps(record))
     with pytest.raises(OutputExists, match="did not make"):
         ShareFolder.read(out)
+
+
+def test_what_a_strangers_record_claims_of_a_persons_own_files_is_neither_uploaded_nor_removed_nor_replaced(
+    library: hnetkit.Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / CARD).write_text("---\n---\n")
+    claimed = {CARD: hashlib.sha256(b"---\n---\n").hexdigest(), ".env": "0" * 64, "ink.pt": "0" * 64}
+    record = {"format": "hnetkit.share/1", "networks": ["h1:" + "0" * 64], "files": claimed}
+    (theirs / RECORD).write_text(json.dumps(record))
+    (theirs / ".env").write_text("TOKEN=secret")
+    (theirs / "ink.pt").write_text("mine")
+    assert run(["share", "--out", str(theirs), "--upload", "me/it", "--dry-run"]) == 2
+    said = capsys.readouterr()
+    assert ".env: not the file that `hnetkit share` wrote" in said.err
+    assert ".env" not in said.out
+    with pytest.raises(OutputExists, match=r"\.env: not the file"):
+        ShareFolder.read(theirs).uploading("me/it")
+    with pytest.raises(OutputExists, match=r"ink\.pt: there, and not of an earlier share"):
+        share(library, ["ink"], theirs, license="mit", overwrite=True)
+    assert (theirs / "ink.pt").read_text() == "mine"
+    (theirs / "ink.pt").unlink()
+    share(library, ["ink"], theirs, license="mit", overwrite=True)
+    assert (theirs / ".env").read_text() == "TOKEN=secret"
+    assert ShareFolder.read(theirs).others() == [".env"]
 
 
 def test_networks_of_one_name_are_refused_and_one_network_twice_is_one(
