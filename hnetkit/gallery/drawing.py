@@ -35,7 +35,7 @@ from hnetkit.library.resolve import label
 from hnetkit.library.suggestions import trigger_words
 from hnetkit.limits import read_json
 from hnetkit.prompts.infotext import is_generation_data
-from hnetkit.prompts.tags import plain_number, split_tags
+from hnetkit.prompts.tags import plain_number, without_tags
 from hnetkit.text import argument, is_text
 
 if TYPE_CHECKING:
@@ -420,7 +420,7 @@ def suggested_prompt(library: Library, networks: Iterable[NamedNetwork]) -> str:
             words = " ".join(words.split())
             while len(words) > _TRIGGER_WORDS and ", " in words:
                 words = words.rpartition(", ")[0]
-            if prompt := split_tags(words[:_TRIGGER_WORDS]).text.strip(" ,"):
+            if prompt := " ".join(without_tags(words[:_TRIGGER_WORDS]).split()).strip(" ,"):
                 return prompt
     return ""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from io import BytesIO
@@ -22,6 +24,7 @@ from hnetkit.cli import run
 from hnetkit.gallery.picture_pages import PictureView
 from hnetkit.image_text import write_image
 from hnetkit.prompts import infotext
+from hnetkit.prompts.tags import split_tags
 
 SETTINGS = {"Steps": 20, "Sampler": "Euler a", "CFG scale": 7, "Seed": 42, "Size": "512x512"}
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(2)> "quoted" \u202e javascript:alert(3)'
@@ -131,6 +134,14 @@ def test_the_settings_of_a_picture_are_those_of_a_new_strip_of_its_network(serve
         assert part in text
     assert "/compare" not in server.get(f"/picture/{without}").text
     assert 'name="seed" value="1"' in server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture=0").text
+
+
+def test_no_network_is_drawn_with_that_a_tag_around_a_tag_hides(server: Server, pictures: Path, ink: str) -> None:
+    draw(pictures / "hiding.png", "a cat <hyper<hypernet:ink:1>net:wash:1><lo<hypernet:ink:1>ra:other:1>", -5)
+    text = server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
+    (prompt,) = re.findall(r'<textarea name="prompt"[^>]*>([^<]*)</textarea>', text)
+    tagged = split_tags(html.unescape(prompt))
+    assert (tagged.tags, tagged.loras) == ((), ())
 
 
 def test_settings_that_no_strip_can_have_are_said(server: Server, pictures: Path, ink: str) -> None:
