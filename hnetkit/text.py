@@ -35,6 +35,8 @@ _BREAK = re.compile(r"<(?:br|hr|/p|/div|/li|/h[1-6]|/tr|/pre|/blockquote)\s*/?>"
 _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
 _INLINE_MARK = re.compile(r"[\\`*_~\[\]|$]")  # of Markdown, anywhere in a line
 _LINE_MARK = re.compile(r"^(?:(?=[#+\-=:!])|(\d{1,9})(?=[.)]))")  # at its beginning: headings, lists, rules
+# what readers of Markdown make a link of without any mark; the numbers keep the search short
+_BARE_LINK = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]{0,30}://|www\.|[\w.+-]{1,64}@(?=[\w-]))\S*", re.IGNORECASE)
 _PLAIN_YAML = re.compile(r"[A-Za-z](?:[\w ./+-]*[\w+])?", re.ASCII)
 _YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none"})
 
@@ -149,10 +151,19 @@ def from_cell(cell: str) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """Returns `text` as words of one line in Markdown, which are shown as they are: no markup, no HTML, no entity."""
-    words = html.escape(" ".join(printable(" ".join(text.split())).split()), quote=False)
-    marked = _INLINE_MARK.sub(r"\\\g<0>", words)
-    return _LINE_MARK.sub(r"\1\\", marked)
+    """Returns `text` as words of one line in Markdown, which are shown as they are: no markup, no HTML, no entity.
+
+    An address is code, as many readers make a link of one that is not.
+    """
+    words, parts, position = " ".join(printable(" ".join(text.split())).split()), [], 0
+    for link in _BARE_LINK.finditer(words):
+        parts += [_in_words(words[position : link.start()]), in_code(link[0])]
+        position = link.end()
+    return _LINE_MARK.sub(r"\1\\", "".join([*parts, _in_words(words[position:])]))
+
+
+def _in_words(text: str) -> str:
+    return _INLINE_MARK.sub(r"\\\g<0>", html.escape(text, quote=False))
 
 
 def in_code(text: str) -> str:
