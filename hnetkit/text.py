@@ -118,6 +118,9 @@ def shorten(value: Any, most: int = 60) -> str:
 def argument(text: str | os.PathLike[str], *, is_path: bool = False) -> str:
     """Quotes `text` as one word of a shell command that people may paste.
 
+    What a terminal would obey, or nobody sees, is in it by number, as bash and zsh read it: pasted as it is, it could
+    end the command and begin another one.
+
     Args:
         text: a name, or a path if `is_path`; it is never an option, even if it begins like one.
     """
@@ -126,8 +129,19 @@ def argument(text: str | os.PathLike[str], *, is_path: bool = False) -> str:
         text = os.path.join(".", text)
     if os.name == "nt" and not _PLAIN_WORD.fullmatch(text):
         return "..."  # its shells disagree about quotes
-    word = shlex.quote(text)
+    word = shlex.quote(text) if printable(text) == text else f"$'{_numbered(text)}'"
     return f"-- {word}" if text.startswith("-") else word
+
+
+def _numbered(text: str) -> str:
+    return _escaped(text.replace("\\", "\\\\").replace("'", "\\'"), _octal)
+
+
+def _octal(character: str) -> str:
+    is_byte = "\udc80" <= character <= "\udcff"  # of a file name that is no text
+    return "".join(
+        f"\\{byte:03o}" for byte in character.encode(errors="surrogateescape" if is_byte else "surrogatepass")
+    )
 
 
 def to_cell(text: str) -> str:

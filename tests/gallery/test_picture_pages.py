@@ -239,6 +239,19 @@ def test_from_a_picture_to_its_settings_and_its_network_by_keys(page: Any, folde
     assert page.locator(".card").count() == 4
 
 
+def test_what_is_copied_holds_nothing_that_a_terminal_obeys(page: Any, server: Server, pictures: Path) -> None:
+    draw(pictures / "x\x03\ntouch ran\x0f.png", "a cat\x03\x1b[201~\ntouch ran\x0f <hypernet:ink:1>", -5)
+    page.goto(f"/picture/{ids(server)[0]}")
+    page.click("text=Copy settings")
+    page.wait_for_function("document.getElementById('said').textContent.startsWith('Copied')")
+    settings = page.evaluate("navigator.clipboard.readText()")
+    assert settings.startswith("a cat[201~\ntouch ran <hypernet:ink:1>\n")
+    page.click("text=Copy command that draws it again")
+    page.wait_for_function("document.getElementById('said').textContent.includes('--from')")
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert command == f"hnetkit generate --from $'{pictures}/x\\003\\012touch ran\\017.png'"
+
+
 def test_a_long_look_is_followed_and_its_pictures_appear(page: Any) -> None:
     page.route("**/pictures/progress", lambda route: route.fulfill(json={"running": False, "pictures": 4}))
     page.goto("/pictures")

@@ -61,7 +61,9 @@ async function change(address, values, refused = () => {}) {
   return answer;
 }
 
-async function copy(text) {
+/** Copies a text of strangers, without what a terminal obeys: pasted there, it could end a command and begin another. */
+async function copy(given) {
+  const text = given.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, "");
   try {
     await navigator.clipboard.writeText(text);
     say(`Copied: ${text.length > 200 ? `${text.slice(0, 200)}…` : text}`);
