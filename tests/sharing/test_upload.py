@@ -355,6 +355,15 @@ def test_a_folder_that_lost_a_file_is_not_uploaded(sites: Sites, folder: ShareFo
     assert sites.requests == []
 
 
+def test_a_network_that_was_replaced_is_not_uploaded_under_the_hashes_of_another(
+    sites: Sites, folder: ShareFolder
+) -> None:
+    (folder.path / "ink.pt").write_bytes((folder.path / "ink.safetensors").read_bytes())
+    with pytest.raises(OutputExists, match=r"ink\.pt: not what `share` wrote there"):
+        folder.upload("me/ink")
+    assert sites.requests == []
+
+
 def test_a_link_in_place_of_the_folder_of_pictures_is_not_followed(
     sites: Sites, library: hnetkit.Library, tmp_path: Path
 ) -> None:
