@@ -215,6 +215,10 @@ class Files:
         """Returns the files that had this hash when they were last read."""
         return self._rows("files.sha256 = ?", [sha256])
 
+    def hashes(self) -> set[str]:
+        """Returns the hashes that files had when they were last read."""
+        return {sha256 for (sha256,) in self._db.execute("SELECT DISTINCT sha256 FROM files WHERE sha256 NOTNULL")}
+
     def converted_from(self, sha256: str) -> list[Row]:
         """Returns the files of networks that were converted from a file with this hash; see `CONVERTED`."""
         return self._rows(f"files.source_sha256 = ? AND {CONVERTED}", [sha256])

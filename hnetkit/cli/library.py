@@ -60,9 +60,10 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
     """Index folders of hypernetworks in the registry.
 
     The registry is hnetkit's own database; files stay where they are. Folders are remembered: without DIR, all known
-    ones are scanned again. Only new and changed files are read, and so are their sidecars; a file that is gone is
-    marked missing, not forgotten. Links to files are followed, links to folders only inside DIR. What a file manager
-    deleted, in a trash or recycle bin inside DIR, is left out.
+    ones are scanned again. Only files that are new, or of another size or time than before, are read, and so are their
+    sidecars; a file that is gone is marked missing, not forgotten. Links to files are followed, links to folders only
+    inside DIR. What a file manager deleted, in a trash or recycle bin inside DIR, is left out; so is what sync tools
+    and disks keep of earlier versions (.stversions, .snapshots).
 
     What could not be read is listed as unread, and what is known of it stays; the exit code is then 1. With --rehash,
     it is also 1 if a file has changed, is missing or is corrupt.

@@ -253,6 +253,24 @@ def test_rehashing_tells_rot_from_replacement(registry: Registry, library: Path)
     assert [Path(row["path"]).name for row in registry.files.rows() if row["state"] == "corrupt"] == ["ink.pt"]
 
 
+def test_rehashing_takes_files_that_changed_names_for_what_they_are(registry: Registry, library: Path) -> None:
+    one, other = library / "one.pt", library / "two.pt"
+    for seed, path in enumerate((one, other)):
+        networks.network_file(library, path.name, seed=seed + 20)
+        os.utime(path, (1, 1))
+    assert one.stat().st_size == other.stat().st_size
+    changes(registry, library)
+    before = {path.name: resolve(registry, path.stem).content_hash for path in (one, other)}
+    one.rename(library / "aside")
+    other.rename(one)
+    (library / "aside").rename(other)
+    assert changes(registry) == []  # size and time are what they were
+    found = sorted((change.what, Path(change.path).name) for change in recheck(registry))
+    assert found == [("changed", "one.pt"), ("changed", "two.pt")]
+    now = {path.name: resolve(registry, path.stem).content_hash for path in (one, other)}
+    assert now == {"one.pt": before["two.pt"], "two.pt": before["one.pt"]}
+
+
 def test_a_root_inside_a_root_takes_its_files_along(registry: Registry, library: Path) -> None:
     changes(registry, library)
     before = state(registry)
