@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hnetkit import paths
-from hnetkit.cli.completion import complete_name, complete_own_tag, complete_tag
+from hnetkit.cli.completion import complete_name, complete_own_tag, complete_removed, complete_tag
 from hnetkit.cli.network_card import network_card
 from hnetkit.cli.options import base_model_name, command, option
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
@@ -372,7 +372,7 @@ def _change_line(row: Row) -> str:
 
 
 @command("remove")
-@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_name)
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_removed)
 @option("--undo", is_flag=True, help="Bring back what was removed last, or the last removal of each NAME.")
 @option("--dry-run", is_flag=True, help="List what would be moved, and change nothing.")
 @option("-y", "--yes", is_flag=True, help="Agree without being asked.")
@@ -467,6 +467,8 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
         if file == "-":
             for record in export_records(library.registry):
                 put_json(record)
+            if (empty := library.registry.emptiness()) is not None:
+                output.note(empty)
             return
         count = export_library(library, file, overwrite=overwrite)
     output.rows([{"file": file, "records": count}], columns=["file", "records"], text=lambda row: row["file"])
