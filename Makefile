@@ -31,11 +31,12 @@ test-long: $(LONG:%=test-long-%) ## seeded runs of many minutes: fuzzing, killed
 test-long-%: .venv/installed .venv/triton-3.6.0
 	.venv/bin/python -m pytest -m long --timeout 7200 --durations 0 -v --no-header --disable-warnings tests/$* | tee benchmarks/results/test_long/$*.txt
 
-lint: .venv/installed          ## ruff, mypy strict, and generated docs up to date
+lint: .venv/installed          ## ruff, mypy (strict for the package), and generated docs up to date
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	rm -rf build && .venv/bin/pip install -q --no-deps --no-build-isolation --target build/typecheck .
 	cd build/typecheck && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p hnetkit
+	cd build/typecheck && ../../.venv/bin/mypy --config-file ../../tests/mypy.ini --cache-dir ../../.mypy_cache/tests ../../tests ../../tools ../../benchmarks
 	.venv/bin/cog --check $(GENERATED)
 
 bench: .venv/installed         ## every benchmark of benchmarks/, about half an hour on 2 cores
