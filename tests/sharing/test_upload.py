@@ -254,6 +254,8 @@ def test_a_dry_run_of_an_upload_lists_what_would_be_uploaded_and_asks_no_site(
         assert {row["uploaded"] for row in json.loads(told.out)} == {None}
         assert "not uploaded, because `share` did not make it: diary.txt\n" in told.err
         assert told.err.endswith(" uploaded to me/ink\n")
+    (folder.path / "ink.pt").write_bytes(b"another")
+    assert run([*words, "--json"]) == 2
     assert sites.requests == []
 
 
