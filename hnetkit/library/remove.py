@@ -21,7 +21,8 @@ from hnetkit.library import trash
 from hnetkit.library.belongings import Belongings
 from hnetkit.library.disks import Disks
 from hnetkit.library.placing import is_same_entry, is_untouched, key_of, links_locked
-from hnetkit.library.resolve import label, require_alias, resolve
+from hnetkit.library.prompt_names import require_alias
+from hnetkit.library.resolve import label, resolve
 from hnetkit.library.scan import add_file
 from hnetkit.library.trash import Entry, TrashedFile
 from hnetkit.library.walking import bare_way, is_gone

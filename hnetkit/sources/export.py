@@ -24,7 +24,7 @@ from hnetkit.files import new_file, not_opened, refuse_all_but
 from hnetkit.formats.archive_kinds import archive_kind
 from hnetkit.library.examining import Progress
 from hnetkit.library.library import AnyPath, Library
-from hnetkit.library.resolve import require_alias
+from hnetkit.library.prompt_names import require_alias
 from hnetkit.limits import parse_json
 from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.columns import text_of
