@@ -114,6 +114,7 @@ def share_command(
     else:
         folder = _written(plan, out, output, overwrite=overwrite, yes=yes)
     if dry_run:
+        folder.require_written()
         _show_files(folder, None, output)
         _note_others(folder, output)
         output.note(

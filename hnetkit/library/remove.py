@@ -252,7 +252,7 @@ def carry_out(registry: Registry, removal: Removal) -> Iterator[RemovalChange]:
     """
     yield from removal.changes
     with _locked(registry), links_locked(registry, dry_run=False):
-        batch = trash.new_batch()
+        batch = trash.new_batch(root.path for root in registry.files.roots())
         records = _Records.read(registry)
         for network in removal.networks:
             begun: list[Entry] = []

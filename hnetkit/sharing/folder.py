@@ -90,6 +90,14 @@ class ShareFolder:
                 raise NotFound(f"{path}: no longer there as a file", hint="--overwrite makes the folder anew")
         return paths
 
+    def require_written(self) -> None:
+        """Raises what keeps the folder from being uploaded, as `uploading` does; pictures may be other ones by now."""
+        self.paths()
+        for name, sha256 in self.files.items():
+            if name != CARD and not name.startswith(f"{PICTURES}/") and sha256_at(self.path / name) != sha256:
+                message = f"{self.path / name}: not what `share` wrote there, and the card states that one's hashes"
+                raise OutputExists(message, hint="move it away, and make the folder anew with --overwrite")
+
     def hashes(self) -> dict[str, str]:
         """Returns name -> sha256 of its files; that of the card as it is now."""
         return {**self.files, CARD: sha256_at(self.path / CARD)}
@@ -125,8 +133,9 @@ class ShareFolder:
             AuthRequired: there is no token, it is not valid, or it may only read.
             NetworkFailed, RateLimited: the hub did not answer.
             NotFound: a file of the folder is gone.
+            OutputExists: a network there is another than the one whose hashes the card states.
         """
-        self.paths()
+        self.require_written()
         return Upload(self, hub.repository(repo, private=private, token=token))
 
 
@@ -252,6 +261,13 @@ def _move(made: Path, target: Path, earlier: Mapping[str, str]) -> None:
     for name, place in places.items():
         if name not in earlier and is_there(place):
             raise OutputExists(f"{place}: there, and not of an earlier share", hint="move it away")
+    for name, sha256 in earlier.items():
+        if name != CARD and is_file_at(target / name):
+            # an update that was killed has written what this one writes, and has not said so
+            own = {sha256, *(sha256_at(made / other) for other in names if other == name)}
+            if sha256_at(target / name) not in own:
+                message = f"{target / name}: not what `share` wrote there, and would be replaced or removed"
+                raise OutputExists(message, hint="move it away")
     for name, place in places.items():
         place.parent.mkdir(exist_ok=True)
         os.replace(made / name, place)
