@@ -55,6 +55,15 @@ def stack(read: Any) -> list[tuple[str, float]]:
     return [(one.name, one.strength) for one in hypernetworks_of(read).networks]
 
 
+def test_a_number_at_the_end_of_a_prompt_is_no_weight() -> None:
+    """Also before the tags of its networks; a negative prompt has no weight of its own in A1111 either."""
+    graph = usual()
+    graph["6"]["inputs"]["text"], graph["7"]["inputs"]["text"] = "a sign, 16:9", "a clock, 10:30"
+    read = parse(graph)
+    assert read.prompt == "a sign, 16:9:1<hypernet:wash:0.5><hypernet:ink.v2:-1>"
+    assert read.negative_prompt == "a clock, 10:30"
+
+
 def test_the_usual_graph_is_read_whole() -> None:
     read = parse(usual())
     assert read.prompt == "a (red:1.2) cat<hypernet:wash:0.5><hypernet:ink.v2:-1>"
