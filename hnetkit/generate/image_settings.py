@@ -266,6 +266,7 @@ class _ParameterReader:
         else:
             self.take("Hires upscale", "hires_scale", _number_within(1, 8))
         self.take("Hires steps", "hires_steps", _integer_within(0, MOST_STEPS))
+        self.take("Hires strength", "denoising", _number_within(0, 1))  # of SD.Next, beside that of its first pass
         if "Hires upscaler" in self._parameters:
             self._take_upscaler()
         self.take("Hires prompt", "hires_prompt", _checked_prompt)

@@ -33,6 +33,10 @@ SECOND_PASS = frozenset(
 """The options of a second pass, which an image to start from excludes."""
 
 
+SECOND_DENOISING = 0.7
+"""How strongly a second pass repaints the first, where nothing says it."""
+
+
 @dataclass(frozen=True, slots=True)
 class DrawOptions:
     """The options of drawing; None takes the value of an image that is drawn again, else the model's default.
@@ -183,7 +187,7 @@ class DrawOptions:
             width,
             height,
             steps=self.hires_steps or base.steps,
-            denoising=0.7 if self.denoising is None else self.denoising,
+            denoising=SECOND_DENOISING if self.denoising is None else self.denoising,
             upscaler=self.hires_upscaler or UPSCALERS[0],
             prompt=base.prompt if prompt is None else prompt.text,
             negative_prompt=base.negative_prompt if self.hires_negative_prompt is None else self.hires_negative_prompt,

@@ -176,3 +176,22 @@ def test_a_second_pass_that_keeps_its_own_prompt_beside_another_one_is_said(draw
     _, (note,) = draw(again="own.png", prompt="a circle")
     assert note == "own.png: its second pass keeps its own prompt: --hires-prompt TEXT"
     assert draw(again="own.png", prompt="a circle", hires_prompt="a circle")[1] == []
+
+
+def test_a_second_pass_that_keeps_its_own_size_beside_another_one_is_said(draw: Draw) -> None:
+    picture, _ = draw(**options_of("own hires"))
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    again, notes = draw(again="own.png", width=40)
+    assert again.image.size == (32, 24)
+    assert notes[0] == "own.png: its second pass keeps its own size, 32x24: --hires-size or --hires-scale"
+    assert draw(again="own.png", width=16, hires_scale=2.0)[1] == draw(again="own.png", width=16)[1] == []
+
+
+def test_a_second_pass_that_does_not_say_how_strong_it_is_is_said(draw: Draw) -> None:
+    """As SD.Next writes it, where a picture is enlarged and not sampled again."""
+    Path("own.txt").write_text(
+        "a circle\nSteps: 2, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 16x16, Hires scale: 2, Hires size: 32x32"
+    )
+    said = "own.txt: it does not say how strongly its second pass repaints the first: 0.7 is used, --denoising N"
+    assert draw(again="own.txt")[1] == [said]
+    assert draw(again="own.txt", denoising=0.5)[1] == []
