@@ -107,8 +107,11 @@ class _InitPixels:
         return cls(image, mask, init.content)
 
     def restore_outside_mask(self, drawn: Image.Image) -> Image.Image:
-        """Returns a drawn image with its first pixels outside of the mask, where the autoencoder blurs them."""
-        return drawn if self.mask is None else pil.composite(drawn, self.image, self.mask)
+        """Returns a drawn image with its first pixels outside of the mask, where the autoencoder blurs them.
+
+        As in A1111 all that is at least half under the mask, and so was sampled, is the drawn image's alone.
+        """
+        return drawn if self.mask is None else pil.composite(drawn, self.image, self.mask.point(lambda part: 2 * part))
 
 
 class _ImageBatch:

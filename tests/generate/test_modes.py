@@ -15,7 +15,7 @@ from support.hostile_images import damaged_avif, large_png, postscript
 from support.odd_images import ADOBE_RGB, SRGB, color_profile
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
-from hnetkit.generate.drawing import _ImageBatch, _scheduler_of_pass, draw, steps_of_pass
+from hnetkit.generate.drawing import _ImageBatch, _InitPixels, _scheduler_of_pass, draw, steps_of_pass
 from hnetkit.generate.model import Model, load_model
 from hnetkit.generate.request import UPSCALERS, InitImage, Request, SecondPass, covering_size, nearest_size
 from hnetkit.generate.sampling.noise import Noise
@@ -237,6 +237,18 @@ def test_a_mask_is_blurred_at_its_own_size_as_in_a1111(inverted: bool) -> None:
     expected = np.asarray(soft_mask(small, (64, 64), blur=4, inverted=inverted)).astype(int)
     as_wide = np.asarray(soft_mask(small, (64, 64), blur=8, inverted=inverted)).astype(int)
     assert np.abs(halved - expected).max() < 8 < np.abs(halved - as_wide).max()
+
+
+def test_what_is_half_under_the_mask_is_drawn_whole_as_in_a1111(photo: Path, right_half: Path) -> None:
+    """Its overlay has twice the blurred mask; the latents there were sampled, not kept."""
+    init = _InitPixels.read(InitImage(photo, mask=right_half, mask_blur=3), (16, 16))
+    assert init.mask is not None
+    soft, before = np.asarray(init.mask), np.asarray(init.image).astype(int)
+    after = np.asarray(init.restore_outside_mask(Image.new("RGB", (16, 16), (255, 255, 255)))).astype(int)
+    assert 0 < soft.min() < 64 < 128 <= soft.max()
+    assert (after[soft >= 128] == 255).all()
+    share = 2 * soft[soft < 128, None] / 255
+    assert np.abs(after[soft < 128] - (before[soft < 128] * (1 - share) + 255 * share)).max() <= 1
 
 
 @pytest.mark.parametrize("content", ["original", "noise", "nothing"])
