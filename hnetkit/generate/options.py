@@ -127,10 +127,11 @@ class DrawOptions:
     def fill_from(self, recorded: Mapping[str, Any]) -> DrawOptions:
         """Returns these options, with the values of `recorded` where they are None and do not contradict them."""
         unset = {field.name for field in fields(self) if getattr(self, field.name) is None}
+        was_in_two_passes = not SECOND_PASS.isdisjoint(recorded)
         if self.image is not None:
-            unset -= SECOND_PASS
+            unset -= SECOND_PASS | ({"denoising"} if was_in_two_passes else set())
         if self.has_second_pass:
-            unset -= {"hires_scale", "hires_size"}
+            unset -= {"hires_scale", "hires_size"} | (set() if was_in_two_passes else {"denoising"})
         return replace(self, **{name: value for name, value in recorded.items() if name in unset})
 
     def request(

@@ -236,7 +236,7 @@ class NetworkFinder:
         if isinstance(source, Path):
             return self._read_once(NetworkRequest(source, 1.0), library).network.content_hash
         found = find_network(source, None, library, self._bundled).network
-        return found.content_hash or found.path
+        return found.content_hash or str(found.path)
 
     def _name_of_its_own(self, name: str, network: Hypernetwork) -> str:
         """Returns a name that no other network has here: an image states one hash for each name."""

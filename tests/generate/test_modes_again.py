@@ -195,3 +195,15 @@ def test_a_second_pass_that_does_not_say_how_strong_it_is_is_said(draw: Draw) ->
     said = "own.txt: it does not say how strongly its second pass repaints the first: 0.7 is used, --denoising N"
     assert draw(again="own.txt")[1] == [said]
     assert draw(again="own.txt", denoising=0.5)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "strength"),
+    [("hires", {"image": "start.png"}, "0.75"), ("start", {"hires_scale": 2.0}, "0.7"), ("hires", {}, "0.6123456789")],
+)
+def test_how_strongly_one_way_repaints_is_not_taken_over_for_the_other(
+    draw: Draw, mode: str, given: dict[str, Any], strength: str
+) -> None:
+    picture, _ = draw(**options_of(mode))
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    assert f"Denoising strength: {strength}," in draw(again="own.png", **given)[0].infotext
