@@ -142,7 +142,7 @@ def _weighted_letters(prompt: str) -> Iterator[tuple[int, str]]:
             if open_brackets and open_brackets[-1] == {"}": "{", "]": "["}[letter]:
                 depth -= 1 if open_brackets.pop() == "{" else -1
         else:
-            yield depth, f"\\{letter}" if letter in "()" else letter
+            yield depth, f"\\{letter}" if letter in "()\\" else letter
 
 
 def _with_weight(text: str, depth: int) -> str:

@@ -79,9 +79,9 @@ def test_brackets_become_weights(written: str, converted: str) -> None:
 
 
 def test_the_weights_are_those_that_a_prompt_of_ours_has() -> None:
-    read = novelai.parse(texts({"prompt": "a {star} (here)"}))
+    read = novelai.parse(texts({"prompt": "a {star} (here) saber \\(fate\\)\\"}))
     assert read is not None
-    assert parse_attention(read.prompt) == [("a ", 1.0), ("star", 1.05), (" (here)", 1.0)]
+    assert parse_attention(read.prompt) == [("a ", 1.0), ("star", 1.05), (" (here) saber \\(fate\\)\\", 1.0)]
 
 
 @pytest.mark.parametrize(
