@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +21,7 @@ from hnetkit.gallery.drawing import Drawing, DrawingSettings, PictureToDraw, Sta
 from hnetkit.gallery.drawing_queue import DrawingQueue, networks_of, suggested_prompt
 from hnetkit.gallery.pages import Gallery, answer, sent_texts, sent_values, shown
 from hnetkit.gallery.paging import page_number, part_of
-from hnetkit.gallery.picture_pages import drawable_networks, drawing_settings
+from hnetkit.gallery.picture_pages import beyond_a_strip, drawable_networks, drawing_settings
 from hnetkit.gallery.pictures import SeenPicture
 from hnetkit.gallery.thumbnails import SIDES, Served
 from hnetkit.generate.sampling.samplers import SAMPLERS
@@ -39,6 +39,21 @@ _MOST_ASKED = 200
 _PENDING: tuple[State, ...] = ("waiting", "drawing")
 _SIZE = re.compile(r"(\d{1,5})(?:\s*[x*]\s*(\d{1,5}))?", re.IGNORECASE)
 _FIELDS = ("prompt", "negative_prompt", "seed", "strengths", "steps", "sampler", "size")
+
+
+class _Given(NamedTuple):
+    """The settings that a page begins with: of a picture or a drawing that its address names, else the defaults.
+
+    Attributes:
+        picture: that they are of.
+        lost: why none of its settings can be taken over.
+        others: what else it was drawn with.
+    """
+
+    settings: DrawingSettings
+    picture: SeenPicture | None = None
+    lost: str = ""
+    others: Sequence[str] = ()
 
 
 class DrawingPages:
@@ -129,7 +144,7 @@ class DrawingPages:
         cards = [(content, self._gallery.cards.card(content)) for content in view.chosen_contents]
         known = [card for _, card in cards if card is not None]
         earlier = self._queue.drawings_of(card["content_hash"] for card in known) if known else []
-        given, picture, lost = self._given(request.query_params)
+        given, picture, lost, others = self._given(request.query_params)
         named = networks_of(self._gallery.library, [card["content_hash"] for card in known])
         return self._gallery.page(
             "compare.html",
@@ -140,6 +155,7 @@ class DrawingPages:
             given=given,
             picture=picture,
             lost=lost,
+            others=others,
             strengths=", ".join(map(plain_number, given.strengths)),
             suggested=suggested_prompt(self._gallery.library, named),
             samplers=list(SAMPLERS),
@@ -147,20 +163,16 @@ class DrawingPages:
             drawings=[self._as_row(one) for one in earlier[:_MOST_EARLIER]],
         )
 
-    def _given(self, parameters: Mapping[str, str]) -> tuple[DrawingSettings, SeenPicture | None, str]:
-        """Returns the settings to begin with: of a picture or a drawing that the address names, else the defaults.
-
-        With the picture, and what cannot be taken over from it.
-        """
+    def _given(self, parameters: Mapping[str, str]) -> _Given:
         with suppress(NotFound):
             if id := parameters.get("picture"):
                 record = self._gallery.pictures.record(id)
                 try:
-                    return drawing_settings(record), record.found.picture, ""
+                    return _Given(drawing_settings(record), record.found.picture, others=beyond_a_strip(record))
                 except UsageError as error:
-                    return DrawingSettings(), record.found.picture, str(error)
-            return self._queue.drawing(parameters.get("like", "")).settings, None, ""
-        return DrawingSettings(), None, ""
+                    return _Given(DrawingSettings(), record.found.picture, str(error))
+            return _Given(self._queue.drawing(parameters.get("like", "")).settings)
+        return _Given(DrawingSettings())
 
     def _sheet(self, request: Request) -> Response:
         drawing = self._queue.drawing(request.path_params["id"])

@@ -19,6 +19,7 @@ from hnetkit.gallery.paging import page_number
 from hnetkit.gallery.pictures import LookedUp, PictureRecord, Which
 from hnetkit.gallery.thumbnails import SIDES, placeholder
 from hnetkit.generate.image_settings import settings_from_infotext
+from hnetkit.generate.options import SECOND_PASS
 from hnetkit.prompts.tags import split_tags
 
 WHICH: Mapping[Which, str] = {
@@ -86,6 +87,23 @@ def drawing_settings(record: PictureRecord) -> DrawingSettings:
     strengths = sorted({0.0, *(used.strength for used, _ in record.found.networks)})
     given["strengths"] = strengths[:MOST_STRENGTHS]
     return DrawingSettings.of({"prompt": tagged.replacing([None] * len(tagged.tags)).written.strip(), **given})
+
+
+def beyond_a_strip(record: PictureRecord) -> list[str]:
+    """Returns what a picture was drawn with that a strip of its settings has not, so that its pictures are others."""
+    read = settings_from_infotext(record.info)
+    own = read.options
+    found = {
+        f"CFG scale {own.get('cfg_scale', 0):g}": "cfg_scale" in own,
+        "the noise of an NVIDIA GPU": own.get("rng") == "nv",
+        f"clip skip {own.get('clip_skip')}": own.get("clip_skip", 1) > 1,
+        "its own emphasis": own.get("emphasis", "original") != "original",
+        "ENSD": bool(own.get("eta_seed_delta")),
+        "variation noise": bool(own.get("variation_strength")),
+        "its second pass": not SECOND_PASS.isdisjoint(own),
+        "the picture that it began with": "image" in read.files,
+    }
+    return [name for name, is_there in found.items() if is_there]
 
 
 def picture_routes(gallery: Gallery, drawn_again: Callable[[str], list[dict[str, Any]]]) -> list[Route]:

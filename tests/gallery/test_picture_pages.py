@@ -133,6 +133,18 @@ def test_the_settings_of_a_picture_are_those_of_a_new_strip_of_its_network(serve
     assert 'name="seed" value="1"' in server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture=0").text
 
 
+def test_what_a_strip_has_not_of_a_picture_is_said(server: Server, pictures: Path, ink: str) -> None:
+    """Its seed alone is not its noise: pictures of A1111 have that of a GPU."""
+    said = "Not taken over is CFG scale 7, the noise of an NVIDIA GPU: the pictures will differ from it."
+    assert said in server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
+    more = {"Clip skip": 2, "ENSD": 31337, "RNG": "CPU", "Variation seed": 3, "Variation seed strength": 0.2}
+    text = infotext.write("a cow <hypernet:ink:1>", "", {**SETTINGS, **more, "Hires upscale": 2})
+    write_image(pictures / "new.png", Image.new("RGB", (60, 40)), text)
+    os.utime(pictures / "new.png", (1_800_000_000,) * 2)
+    text = server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
+    assert "Not taken over is CFG scale 7, clip skip 2, ENSD, variation noise, its second pass:" in text
+
+
 def test_settings_that_no_strip_can_have_are_said(server: Server, pictures: Path, ink: str) -> None:
     draw(pictures / "long.png", f"{'cat ' * 2000}<hypernet:ink:1>", -5)
     text = server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
