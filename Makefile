@@ -10,7 +10,7 @@ LONG = cli demo formats generate kernels library project prompts runtime sources
 QUICK = formats prompts registry
 
 # documents of which the program writes a part
-GENERATED = README.md docs/addresses.md docs/architecture.md docs/cli.md docs/comfyui.md docs/initialisations.md
+GENERATED = README.md docs/architecture.md docs/cli.md docs/comfyui.md docs/initialisations.md
 
 .PHONY: demo test check browser test-long lint format docs dist train-demo bench clean
 

@@ -144,6 +144,18 @@ def test_no_network_is_drawn_with_that_a_tag_around_a_tag_hides(server: Server, 
     assert (tagged.tags, tagged.loras) == ((), ())
 
 
+def test_what_a_strip_has_not_of_a_picture_is_said(server: Server, pictures: Path, ink: str) -> None:
+    """Its seed alone is not its noise: pictures of A1111 have that of a GPU."""
+    said = "Not taken over is CFG scale 7, the noise of an NVIDIA GPU: the pictures will differ from it."
+    assert said in server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
+    more = {"Clip skip": 2, "ENSD": 31337, "RNG": "CPU", "Variation seed": 3, "Variation seed strength": 0.2}
+    text = infotext.write("a cow <hypernet:ink:1>", "", {**SETTINGS, **more, "Hires upscale": 2})
+    write_image(pictures / "new.png", Image.new("RGB", (60, 40)), text)
+    os.utime(pictures / "new.png", (1_800_000_000,) * 2)
+    text = server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
+    assert "Not taken over is CFG scale 7, clip skip 2, ENSD, variation noise, its second pass:" in text
+
+
 def test_settings_that_no_strip_can_have_are_said(server: Server, pictures: Path, ink: str) -> None:
     draw(pictures / "long.png", f"{'cat ' * 2000}<hypernet:ink:1>", -5)
     text = server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
@@ -242,12 +254,12 @@ def test_from_a_picture_to_its_settings_and_its_network_by_keys(page: Any, folde
 def test_what_is_copied_holds_nothing_that_a_terminal_obeys(page: Any, server: Server, pictures: Path) -> None:
     draw(pictures / "x\x03\ntouch ran\x0f.png", "a cat\x03\x1b[201~\ntouch ran\x0f <hypernet:ink:1>", -5)
     page.goto(f"/picture/{ids(server)[0]}")
-    page.click("text=Copy settings")
-    page.wait_for_function("document.getElementById('said').textContent.startsWith('Copied')")
+    page.get_by_role("button", name="Copy settings").click()
+    page.locator("#said", has_text="Copied: a cat").wait_for()
     settings = page.evaluate("navigator.clipboard.readText()")
     assert settings.startswith("a cat[201~\ntouch ran <hypernet:ink:1>\n")
-    page.click("text=Copy command that draws it again")
-    page.wait_for_function("document.getElementById('said').textContent.includes('--from')")
+    page.get_by_role("button", name="Copy command that draws it again").click()
+    page.locator("#said", has_text="--from").wait_for()
     command = page.evaluate("navigator.clipboard.readText()")
     assert command == f"hnetkit generate --from $'{pictures}/x\\003\\012touch ran\\017.png'"
 

@@ -222,6 +222,16 @@ def test_fooocus_samples_as_comfyui_does(tmp_path: Path) -> None:
     assert (read.options["rng"], read.warnings) == ("cpu", (said,))
 
 
+@pytest.mark.parametrize("version", ["ComfyUI", "Fooocus v2.5.5"])
+def test_what_only_a1111_reads_as_more_than_text_is_said(tmp_path: Path, version: str) -> None:
+    text = f"{STATED.replace('a star', 'a [red:blue:0.5] sign, 16:9')}, Version: {version}"
+    said = (
+        f"its prompt has square brackets and a number at its end, plain text in {version.split()[0]} and none in A1111"
+    )
+    assert warned(text_file(tmp_path / "a.txt", text)) == said
+    assert warned(text_file(tmp_path / "b.txt", f"{text}, RNG: CPU")) == ""  # of a graph, whose prompt was converted
+
+
 def test_the_unknown_noise_of_civitai_is_said(tmp_path: Path) -> None:
     text = f'{STATED}, Civitai resources: [{{"type": "checkpoint"}}]'
     said = "Civitai drew it, and does not say with which program's noise: the picture may differ"

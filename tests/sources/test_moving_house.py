@@ -22,7 +22,7 @@ from support.registry_rows import row
 
 import hnetkit
 from hnetkit.cli import run
-from hnetkit.errors import NotFound
+from hnetkit.errors import NotFound, OutputExists
 from hnetkit.library.library import Library
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.export import export_library, import_library, import_records
@@ -59,6 +59,21 @@ def shas(session: FetchSession) -> dict[str, str]:
         for path in session.folder.iterdir()
         if path.suffix in (".pt", ".safetensors")
     }
+
+
+def test_an_export_of_an_empty_library_replaces_none_that_has_records(tmp_path: Path) -> None:
+    (tmp_path / "networks").mkdir()
+    networks.network_file(tmp_path / "networks", "ink.pt")
+    path = tmp_path / "library.jsonl"
+    with Library(tmp_path / "home") as full, Library(tmp_path / "other") as empty:
+        full.scan(tmp_path / "networks")
+        assert export_library(empty, path) == 0
+        assert export_library(empty, path, overwrite=True) == 0
+        assert export_library(full, path, overwrite=True) == 1
+        before = path.read_bytes()
+        with pytest.raises(OutputExists, match=r"the library is empty, as .*other"):
+            export_library(empty, path, overwrite=True)
+    assert path.read_bytes() == before
 
 
 def test_what_civitai_has_comes_back_byte_for_byte_under_the_names_it_had_with_all_words(
