@@ -39,7 +39,7 @@ from hnetkit.gallery.drawing import (
 from hnetkit.library.records import with_files
 from hnetkit.library.suggestions import trigger_words
 from hnetkit.prompts.infotext import is_generation_data
-from hnetkit.prompts.tags import split_tags
+from hnetkit.prompts.tags import without_tags
 from hnetkit.text import is_text
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def suggested_prompt(library: Library, networks: Iterable[NamedNetwork]) -> str:
             words = " ".join(words.split())
             while len(words) > _TRIGGER_WORDS and ", " in words:
                 words = words.rpartition(", ")[0]
-            if prompt := split_tags(words[:_TRIGGER_WORDS]).text.strip(" ,"):
+            if prompt := " ".join(without_tags(words[:_TRIGGER_WORDS]).split()).strip(" ,"):
                 return prompt
     return ""
 

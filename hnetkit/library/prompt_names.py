@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hnetkit.errors import HnetkitError, UsageError
 from hnetkit.library.resolve import find_network, is_hash, label, with_stem
 from hnetkit.library.suggestions import suggested_strength, trigger_words
-from hnetkit.prompts.tags import Tag, split_comments, split_tags
+from hnetkit.prompts.tags import Tag, split_comments, split_tags, without_tags
 from hnetkit.text import argument, is_text, printable
 
 if TYPE_CHECKING:
@@ -55,9 +55,7 @@ def tag_text(row: Row, registry: Registry | None = None) -> str:
     would apply other networks.
     """
     strength, _ = suggested_strength(row) or (1.0, "")
-    words, before = trigger_words(row).encode("utf-8", "replace").decode(), None
-    while words != before:  # without a tag, what was around it may be one
-        words, before = split_tags(words).text, words
+    words = without_tags(trigger_words(row).encode("utf-8", "replace").decode())
     return " ".join([str(Tag(prompt_name(row, registry), strength)), *words.split()])
 
 

@@ -374,6 +374,7 @@ def test_a_process_that_dies_again_and_again_is_not_started_for_ever(
         ("a  black\nstar", "a black star"),
         ("lines <hypernet:dots:9>, <lora:x:1>", "lines"),
         ("<hypernet:dots:9>", ""),
+        ("lines, <hyper<hypernet:dots:9>net:other:1><lo<lora:x:1>ra:y:1>", "lines, <hyper net:other:1><lo ra:y:1>"),
         ("a\nSteps: 20, Sampler: Euler, CFG scale: 7", ""),
         (", ".join(["long"] * 300), ", ".join(["long"] * 50)),
         ("", ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -108,6 +109,23 @@ def test_a_caption_beside_a_picture_is_no_settings(tmp_path: Path) -> None:
 def test_a_pictures_own_settings_go_before_a_text_beside_it(tmp_path: Path) -> None:
     path = png(tmp_path / "a.png", {"parameters": INFOTEXT})
     path.with_suffix(".txt").write_text(INFOTEXT.replace("Seed: 3", "Seed: 4"))
+    assert read_image_settings(path).seed == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="creating symbolic links takes a privilege on Windows")
+def test_a_link_beside_a_picture_to_a_text_elsewhere_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    diary = tmp_path / "private" / "diary.txt"
+    diary.write_text("secret thoughts\nkey: secret, user: me, host: home\n")
+    path = png(tmp_path / "a.png", {})
+    path.with_suffix(".txt").symlink_to(diary)
+    with pytest.raises(FileRefused, match=r"a\.txt: a link to a file elsewhere, whose text is not taken for") as error:
+        read_image_settings(path)
+    assert "secret" not in str(error.value)
+    near = tmp_path / "near.txt"
+    near.write_text(INFOTEXT)
+    path.with_suffix(".txt").unlink()
+    path.with_suffix(".txt").symlink_to(near)
     assert read_image_settings(path).seed == 3
 
 
