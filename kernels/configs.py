@@ -5,8 +5,9 @@ Nothing is tuned at run time: one machine gives one answer. A row changes only w
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 Capability: TypeAlias = tuple[int, int]
@@ -16,6 +17,26 @@ VARIABLE = "HNETKIT_KERNEL"
 """Environment variable that forces a path by its name."""
 
 UNMEASURED = "unmeasured"
+
+CANDIDATE = "candidate"
+"""In place of a record: the row is passed over until it is measured, except within `candidates`."""
+
+_with_candidates = False
+
+
+@contextlib.contextmanager
+def candidates() -> Iterator[None]:
+    """Has candidates chosen as if they had been measured: for the benchmark that decides them, and for tests."""
+    global _with_candidates
+    before, _with_candidates = _with_candidates, True
+    try:
+        yield
+    finally:
+        _with_candidates = before
+
+
+def _counts(measured: str) -> bool:
+    return measured != CANDIDATE or _with_candidates
 
 
 class KernelChoice(NamedTuple):
@@ -58,6 +79,7 @@ class Tiles(NamedTuple):
         warps: per program.
         stages: loads in flight.
         by_descriptor: whether the device's copy engine loads the tiles where it can: from Hopper on.
+        tail: columns that a tile has besides `columns`, so that their number need not be a power of two.
     """
 
     rows: int
@@ -66,6 +88,7 @@ class Tiles(NamedTuple):
     warps: int
     stages: int
     by_descriptor: bool = False
+    tail: int = 0
 
 
 class LinearRow(NamedTuple):
@@ -114,6 +137,32 @@ LINEAR: tuple[LinearRow, ...] = (
     LinearRow((8, 0), None, None, Tiles(128, 128, 64, 8, 3), "compiles without spills"),
     LinearRow((0, 0), None, None, Tiles(64, 64, 32, 4, 2), "any other device"),
 )
+
+
+class WideRow(NamedTuple):
+    """Tiles whose columns divide the widths of Stable Diffusion, which are 320 times a power of two.
+
+    For compute capability `only`, products at least 640 deep, and outputs of more than `least_outputs` values.
+    """
+
+    only: Capability
+    least_outputs: int
+    tiles: Tiles
+    reason: str
+    measured: str = UNMEASURED
+
+
+WIDE: tuple[WideRow, ...] = (
+    WideRow(
+        (9, 0), 1 << 21, Tiles(128, 256, 64, 8, 3, True, 64), "2048 x 1280: 128 programs for 132 places", CANDIDATE
+    ),
+    WideRow((9, 0), 1 << 20, Tiles(128, 128, 64, 8, 4, True, 32), "2048 x 640 and 512 x 2560: as many", CANDIDATE),
+    WideRow((9, 0), 1 << 19, Tiles(128, 64, 64, 8, 4, True, 16), "512 x 1280: as many", CANDIDATE),
+)
+WIDE_DEPTH = 640
+"""With less depth, small tiles that hide each other's ends are faster."""
+WIDE_INTERPRETED = Tiles(16, 32, 32, 4, 2, True, 8)
+
 LINEAR_INTERPRETED = Tiles(16, 32, 32, 4, 2, True)
 
 NORM_ROWS, NORM_ROWS_INTERPRETED = 2, 16
@@ -195,6 +244,29 @@ def linear_tiles(capability: Capability | None, rows: int, width: int, itemsize:
         and (row.most_values is None or rows * width <= row.most_values)
     )
     return tiles._replace(depth=tiles.depth * 2 // itemsize)
+
+
+def wide_tiles(capability: Capability | None, rows: int, columns: int, depth: int) -> Tiles | None:
+    """Returns wide tiles for a product of 16-bit values; None where it takes those of `linear_tiles`.
+
+    Args:
+        capability: None in Triton's interpreter.
+        rows, columns: of the output of one side.
+        depth: of the product.
+    """
+    if capability is None:
+        return WIDE_INTERPRETED if _with_candidates else None
+    return next(
+        (
+            row.tiles
+            for row in WIDE
+            if capability == row.only
+            and depth >= WIDE_DEPTH
+            and rows * columns > row.least_outputs
+            and _counts(row.measured)
+        ),
+        None,
+    )
 
 
 def fused_tiles(capability: Capability | None, *, normed: bool) -> FusedTiles | None:

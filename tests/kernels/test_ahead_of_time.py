@@ -17,14 +17,16 @@ from typing import Any
 
 import pytest
 
+from hnetkit.kernels import configs
+
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "ahead_of_time.py"
 OLDEST = Path(sys.prefix) / "triton-3.6.0"
 """Where `make` puts the oldest Triton, beside the environment's own."""
 
 SHARED_KB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # that a program can have
 TENSOR_CORES = {80: "mma", 86: "mma", 89: "mma", 90: "wgmma", 100: "tcgen05", 120: "mma"}
-MATRIX_INSTRUCTIONS = {"linear": 4, "fused": 24, "gradient": 4}  # in a loop, at least: one tile of work
-OUTSIDE_LOOPS = {"linear": 0, "fused": 160, "gradient": 0, "norm": 0}  # local memory operations
+MATRIX_INSTRUCTIONS = {"linear": 4, "wide": 8, "fused": 24, "gradient": 4}  # in a loop, at least: one tile of work
+OUTSIDE_LOOPS = {"linear": 0, "wide": 0, "fused": 160, "gradient": 0, "norm": 0}  # local memory operations
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
@@ -48,10 +50,12 @@ def require_sound(kernels: list[dict[str, Any]], gpus: Collection[int], *, every
         own = [kernel for kernel in kernels if kernel["gpu"] == gpu]
         tiles = {tuple(kernel["tiles"]) for kernel in own if kernel["kernel"] == "linear"}
         assert len(tiles) == (5 if gpu in (90, 100) else 2), "all that the table gives this GPU"
-        builds, of_fused = (4, 4) if every else (2, 1)
+        builds, of_fused, of_wide = (4, 4, 3) if every else (2, 1, 1)
+        wide = [kernel for kernel in own if kernel["kernel"] == "wide"]
+        assert len(wide) == (of_wide * len(configs.WIDE) if gpu == 90 else 0)
         # the grouped kernels have all networks from 10.0 on, and those with layer norms on 9.0
         of_fused *= 0 if gpu >= 100 else 1 if gpu == 90 else 2
-        assert len(own) == builds * len(tiles) + of_fused + 2, "configurations that were compiled"
+        assert len(own) == builds * len(tiles) + of_fused + len(wide) + 2, "configurations that were compiled"
         for kernel in own:
             assert kernel["local_in_loops"] == 0, kernel
             assert kernel["local"] <= OUTSIDE_LOOPS[kernel["kernel"]], kernel
@@ -59,9 +63,12 @@ def require_sound(kernels: list[dict[str, Any]], gpus: Collection[int], *, every
             assert kernel["serialised"] == "", kernel
             if kernel["kernel"] != "norm":
                 others = {"mma", "wgmma", "tcgen05"} - {TENSOR_CORES[gpu]}
-                assert kernel["loops"] in (1, 2), kernel  # with the copy engine, also the one that waits for it
+                assert kernel["loops"] == 1, kernel
                 assert kernel[TENSOR_CORES[gpu]] >= MATRIX_INSTRUCTIONS[kernel["kernel"]], kernel
                 assert all(kernel[other] == 0 for other in others), kernel
+            if kernel["kernel"] == "wide":
+                parts = {f"64x{columns}x16" for columns in (kernel["tiles"][1], kernel["tiles"][-1])}
+                assert set(kernel["shapes"]) == parts, "one product for the head of a tile, one for its tail"
 
 
 @pytest.mark.timeout(1300)

@@ -45,7 +45,8 @@ def bare_checkout(tmp_path: Path) -> Path:
 PATHS = {
     "isolated": {"as A1111", "eager", "grouped", "fused"},
     "compile": {"as A1111", "torch.compile", "fused"},
-    "tiles": {"(16, 32, 32, 4, 2, True)", "(32, 32, 32, 4, 2, False)", "(16, 32, 4, 2)"},
+    "tiles": {"(16, 32, 32, 4, 2, True, 0)", "(32, 32, 32, 4, 2, False, 0)", "(16, 32, 4, 2)"},
+    "candidates": {"grouped"},
     "default": {"no networks", "as A1111", "hnetkit"},
     "unet": {"no networks", "as A1111", "hnetkit"},
 }
@@ -59,7 +60,7 @@ for part in sys.argv[1:]:
 
 @pytest.mark.parametrize(
     ("names", "missing"),
-    [(("isolated", "compile", "tiles"), ["diffusers"]), (("default", "unet"), [])],
+    [(("isolated", "compile", "tiles", "candidates"), ["diffusers"]), (("default", "unet"), [])],
     ids=["without diffusers", "UNets"],
 )
 def test_a_rehearsal_in_a_bare_checkout_finds_every_path_right_and_writes_nothing(

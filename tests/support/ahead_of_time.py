@@ -25,6 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
+from hnetkit.kernels import configs
 from hnetkit.kernels.configs import NORM_ROWS, FusedTiles, Tiles, fused_tiles, gradient_tiles, linear_tiles
 from hnetkit.kernels.gpu.backward import gradient_kernel
 from hnetkit.kernels.gpu.fused import fused_kernel
@@ -43,16 +44,17 @@ Signature: TypeAlias = "tuple[Any, Mapping[str, str], Mapping[str, Any]]"
 """A kernel, the types of its arguments, and its constants."""
 
 
-def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str) -> Signature:
+def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str, total: bool = True) -> Signature:
     """A hidden stage that writes row statistics, or the last one of a network that takes them."""
     matrices = {"x": (tiles.rows, tiles.depth), "weight": (tiles.columns, tiles.depth)}
     pointers = {
         name: f"tensordesc<fp16[{rows}, {columns}]>" if tiles.by_descriptor else HALF
         for name, (rows, columns) in matrices.items()
     }
+    pointers |= {"tail": f"tensordesc<fp16[{tiles.tail}, {tiles.depth}]>"} if tiles.tail else {}
     pointers |= {"bias_ptr": WIDE, "strength_ptr": WIDE, "out_ptr": HALF}
     if is_last:
-        pointers |= {"residual_ptr": WIDE, "total_ptr": WIDE}
+        pointers |= {"residual_ptr": WIDE, "total_ptr": WIDE} if total else {"residual_ptr": HALF}
         pointers |= {"shift_ptr": WIDE, "normed_ptr": WIDE} if norm else {}
     elif norm:
         pointers |= {"stats_ptr": WIDE}
@@ -63,7 +65,7 @@ def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str) -> Signa
         "IS_NORMED": is_last and norm,
         "HAS_RESIDUAL": is_last,
         "HAS_OUT": True,
-        "HAS_TOTAL": is_last,
+        "HAS_TOTAL": is_last and total,
         "HAS_STATS": norm and not is_last,
         "PART": tiles.columns,
         "BY_DESCRIPTOR": tiles.by_descriptor,
@@ -71,6 +73,7 @@ def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str) -> Signa
         "PRECISION": "ieee",
         "BLOCK_M": tiles.rows,
         "BLOCK_N": tiles.columns,
+        "TAIL": tiles.tail,
         "BLOCK_K": tiles.depth,
     }
     return linear_kernel, pointers | numbers, constants
@@ -160,14 +163,17 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
 
 
 def innermost_loops(shown: str) -> Iterator[str]:
-    """Yields the loops that multiply matrices and hold no other such loop: from a branch's target up to the branch."""
+    """Yields the loops that multiply matrices and hold no other such loop: from a branch's target up to the branch.
+
+    What waits for the copy engine stands behind the end and branches back into its loop; that is no loop of its own.
+    """
     code = [(int(found[1], 16), found[2]) for line in shown.splitlines() if (found := INSTRUCTION.match(line))]
     spans = []
     for address, text in code:
         target = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text)
         if target and int(target[1], 16) < address:
             body = "\n".join(other for place, other in code if int(target[1], 16) <= place <= address)
-            if MATRIX.search(body):
+            if MATRIX.search(body) and not re.search(r"^EXIT", body, re.MULTILINE):
                 spans.append((int(target[1], 16), address, body))
     for start, end, body in spans:
         if not any(start <= other and last <= end and (other, last) != (start, end) for other, last, _ in spans):
@@ -198,6 +204,11 @@ def all_compiled(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]
                 )
                 yield {"kernel": "linear", "gpu": gpu, "tiles": list(tiles), "last": is_last, "norm": norm, **made}
         either = (True, False) if every else (True,)
+        for row in configs.WIDE if capability == (9, 0) else ():
+            for is_last, total in ((True, True), (True, False), (False, False))[: 3 if every else 1]:
+                what = linear(row.tiles, is_last=is_last, norm=False, activation="mish", total=total)
+                made = compiled(what, gpu, warps=row.tiles.warps, stages=row.tiles.stages)
+                yield {"kernel": "wide", "gpu": gpu, "tiles": list(row.tiles), "last": is_last, "total": total, **made}
         for is_first, norm, total in itertools.product(either, (False, True), either):
             shape = fused_tiles(capability, normed=norm)
             if shape is None:
