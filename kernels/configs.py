@@ -1,6 +1,7 @@
 """Tables of what runs on which GPU: one row per kind of device and size, each with its reason.
 
 Nothing is tuned at run time: one machine gives one answer. A row changes only with a measurement that is committed.
+Tiles that nobody measured are chosen by `hnetkit.kernels.launch_model`, from the device's number of multiprocessors.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
+
+from hnetkit.kernels.launch_model import microseconds
 
 Capability: TypeAlias = tuple[int, int]
 """Compute capability of a CUDA device: (8, 0) is A100, (8, 6) RTX 30, (8, 9) RTX 40, (9, 0) H100, (12, 0) RTX 50."""
@@ -92,7 +95,10 @@ class Tiles(NamedTuple):
 
 
 class LinearRow(NamedTuple):
-    """`tiles` of the linear kernel for capability `least` or higher, up to a width and a number of values of x.
+    """Tiles of the linear kernel for compute capability `least` or higher.
+
+    A row that was measured holds on devices of just this capability, for x up to a width and a number of values. Of the
+    others, `linear_tiles` chooses by the device's number of multiprocessors.
 
     Attributes:
         most_width: of x; None for any.
@@ -100,42 +106,31 @@ class LinearRow(NamedTuple):
     """
 
     least: Capability
-    most_width: int | None
-    most_values: int | None
     tiles: Tiles
     reason: str
     measured: str = UNMEASURED
+    most_width: int | None = None
+    most_values: int | None = None
 
 
 _FEW_TILES = "few rows: small tiles keep more of the device busy"
+_ENDS = "three programs at once hide each other's ends"
+_ENOUGH = "enough tiles of this size: less is read twice"
 _ON_H100 = "tiles_h100.csv"
 LINEAR: tuple[LinearRow, ...] = (
-    LinearRow((12, 0), None, 1 << 18, Tiles(64, 64, 64, 4, 3), "as 8.6: no warp-group instructions, as much memory"),
-    LinearRow((12, 0), None, None, Tiles(128, 128, 32, 8, 3), "as 8.6"),
-    LinearRow((9, 0), None, 1 << 18, Tiles(64, 64, 64, 4, 6, True), _FEW_TILES, _ON_H100),
-    LinearRow((9, 0), None, 1 << 20, Tiles(64, 128, 64, 4, 4, True), _FEW_TILES, _ON_H100),
-    LinearRow(
-        (9, 0), 320, None, Tiles(64, 128, 64, 4, 3, True), "so little depth: three programs at once hide ends", _ON_H100
-    ),
-    LinearRow(
-        (9, 0), None, 1 << 21, Tiles(64, 128, 64, 4, 3, True), "three programs at once hide each other's ends", _ON_H100
-    ),
-    LinearRow(
-        (9, 0),
-        None,
-        1 << 22,
-        Tiles(128, 128, 64, 8, 4, True),
-        "enough tiles of this size: less is read twice",
-        _ON_H100,
-    ),
-    LinearRow(
-        (9, 0), None, None, Tiles(128, 256, 64, 8, 4, True), "enough tiles of this size: less is read twice", _ON_H100
-    ),
-    LinearRow((8, 6), None, 1 << 19, Tiles(64, 64, 64, 4, 3), _FEW_TILES),
-    LinearRow((8, 6), None, None, Tiles(128, 128, 32, 8, 3), "with 4 warps the residual does not fit into registers"),
-    LinearRow((8, 0), None, 1 << 19, Tiles(64, 64, 64, 4, 4), _FEW_TILES),
-    LinearRow((8, 0), None, None, Tiles(128, 128, 64, 8, 3), "compiles without spills"),
-    LinearRow((0, 0), None, None, Tiles(64, 64, 32, 4, 2), "any other device"),
+    LinearRow((12, 0), Tiles(64, 64, 64, 4, 3), "as 8.6: no warp-group instructions, as much memory"),
+    LinearRow((12, 0), Tiles(128, 128, 32, 8, 3), "as 8.6"),
+    LinearRow((9, 0), Tiles(64, 64, 64, 4, 6, True), _FEW_TILES, _ON_H100, most_values=1 << 18),
+    LinearRow((9, 0), Tiles(64, 128, 64, 4, 4, True), _FEW_TILES, _ON_H100, most_values=1 << 20),
+    LinearRow((9, 0), Tiles(64, 128, 64, 4, 3, True), f"so little depth: {_ENDS}", _ON_H100, most_width=320),
+    LinearRow((9, 0), Tiles(64, 128, 64, 4, 3, True), _ENDS, _ON_H100, most_values=1 << 21),
+    LinearRow((9, 0), Tiles(128, 128, 64, 8, 4, True), _ENOUGH, _ON_H100, most_values=1 << 22),
+    LinearRow((9, 0), Tiles(128, 256, 64, 8, 4, True), _ENOUGH, _ON_H100),
+    LinearRow((8, 6), Tiles(64, 64, 64, 4, 3), _FEW_TILES),
+    LinearRow((8, 6), Tiles(128, 128, 32, 8, 3), "with 4 warps the residual does not fit into registers"),
+    LinearRow((8, 0), Tiles(64, 64, 64, 4, 4), _FEW_TILES),
+    LinearRow((8, 0), Tiles(128, 128, 64, 8, 3), "compiles without spills"),
+    LinearRow((0, 0), Tiles(64, 64, 32, 4, 2), "any other device"),
 )
 
 
@@ -171,7 +166,7 @@ NORM_ROWS, NORM_ROWS_INTERPRETED = 2, 16
 
 def gradient_tiles(capability: Capability | None, itemsize: int = 2) -> Tiles:
     """Returns the tiles of the backward pass: small ones, as an activation and its derivative need registers."""
-    return linear_tiles(capability, 1, 1, itemsize)
+    return linear_tiles(capability, 1, 1, 1, itemsize)
 
 
 class FusedTiles(NamedTuple):
@@ -225,24 +220,41 @@ def auto_path(capability: Capability) -> str:
     return next(choice.path for choice in AUTO if capability >= choice.least)
 
 
-def linear_tiles(capability: Capability | None, rows: int, width: int, itemsize: int = 2) -> Tiles:
-    """Returns the tiles of the linear kernel.
+def linear_rows(capability: Capability) -> list[LinearRow]:
+    """Returns the rows of the linear kernel for a capability: those of the nearest one up to it."""
+    nearest = max(row.least for row in LINEAR if capability >= row.least)
+    return [row for row in LINEAR if row.least == nearest]
+
+
+def linear_tiles(
+    capability: Capability | None, multiprocessors: int, rows: int, width: int, itemsize: int = 2
+) -> Tiles:
+    """Returns the tiles of the linear kernel: what was measured, else what `hnetkit.kernels.launch_model` says.
 
     Args:
         capability: None in Triton's interpreter, where small tiles exercise more edges.
+        multiprocessors: of the device.
         rows: of x.
         width: of x, before and after the network.
         itemsize: bytes of a value; wider values get a smaller depth, so that a tile takes the same memory.
     """
     if capability is None:
         return LINEAR_INTERPRETED
-    tiles = next(
-        row.tiles
-        for row in LINEAR
-        if capability >= row.least
-        and (row.most_width is None or width <= row.most_width)
-        and (row.most_values is None or rows * width <= row.most_values)
-    )
+    known = linear_rows(capability)
+    for row in known:
+        if (
+            (row.measured != UNMEASURED and row.least == capability)
+            and (row.most_width is None or width <= row.most_width)
+            and (row.most_values is None or rows * width <= row.most_values)
+        ):
+            tiles = row.tiles
+            break
+    else:
+
+        def predicted(tiles: Tiles) -> float:
+            return microseconds(rows, width, (tiles.rows, tiles.columns), capability, multiprocessors)
+
+        tiles = min((row.tiles for row in known), key=predicted)
     return tiles._replace(depth=tiles.depth * 2 // itemsize)
 
 

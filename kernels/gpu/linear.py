@@ -21,7 +21,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from hnetkit.kernels.configs import NORM_ROWS, NORM_ROWS_INTERPRETED, Tiles, linear_tiles, wide_tiles
 from hnetkit.kernels.eager import allows_tf32
 from hnetkit.kernels.gpu.activations import activate
-from hnetkit.kernels.gpu.device import capability_of, is_interpreted
+from hnetkit.kernels.gpu.device import capability_of, is_interpreted, multiprocessors_of
 from hnetkit.kernels.gpu.state import KernelState, side_stride
 from hnetkit.kernels.weights import NORM_EPSILON, PackedMLPs, PackedStage, network_at
 
@@ -329,7 +329,8 @@ def run(state: KernelState, networks: PackedMLPs, strengths: Tensor, *, is_last:
 def apply_network(state: KernelState, mlp: Sequence[PackedStage], strength: Tensor, *, is_last: bool) -> KernelState:
     """Applies one network; strength: ``[sides]``."""
     rows, sides, count = state.rows, len(strength), state.rows.shape[1]
-    tiles = linear_tiles(capability_of(rows.device), count, rows.shape[-1], rows.element_size())
+    device, width_of_x = rows.device, rows.shape[-1]
+    tiles = linear_tiles(capability_of(device), multiprocessors_of(device), count, width_of_x, rows.element_size())
     can_be_wide = not any(stage.is_normed for stage in mlp)
     stats, width = None, 0
     for stage in mlp[:-1]:

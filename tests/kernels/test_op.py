@@ -273,4 +273,4 @@ def test_every_row_of_the_tables_says_why_and_some_row_fits_any_device() -> None
     for capability in ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)):
         assert configs.auto_path(capability) in ("eager", "grouped", "fused")
         for rows in (1, 256, 4096):
-            assert configs.linear_tiles(capability, rows, 640).warps in (4, 8)
+            assert configs.linear_tiles(capability, 100, rows, 640).warps in (4, 8)

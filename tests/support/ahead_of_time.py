@@ -26,13 +26,10 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from hnetkit.kernels import configs
-from hnetkit.kernels.configs import NORM_ROWS, FusedTiles, Tiles, fused_tiles, gradient_tiles, linear_tiles
+from hnetkit.kernels.configs import NORM_ROWS, FusedTiles, Tiles, fused_tiles, gradient_tiles, linear_rows
 from hnetkit.kernels.gpu.backward import gradient_kernel
 from hnetkit.kernels.gpu.fused import fused_kernel
 from hnetkit.kernels.gpu.linear import linear_kernel, norm_kernel
-
-CONTEXTS = ((128, 1280), (512, 1280), (8192, 320), (2048, 640), (2048, 1280), (32768, 640))
-"""Rows and width of contexts, one for each row of the table at least."""
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 HALF, WIDE = "*fp16", "*fp32"
@@ -194,7 +191,7 @@ def all_compiled(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]
     """Yields a row per GPU, configuration of the tables, and build: `every` one, or those that need most."""
     for gpu in gpus:
         capability = (gpu // 10, gpu % 10)
-        for tiles in dict.fromkeys(linear_tiles(capability, *context) for context in CONTEXTS):
+        for tiles in dict.fromkeys(row.tiles for row in linear_rows(capability)):
             for is_last, norm in ((False, True), (True, True), (False, False), (True, False))[: 4 if every else 2]:
                 made = compiled(
                     linear(tiles, is_last=is_last, norm=norm, activation="mish"),
