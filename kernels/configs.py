@@ -61,6 +61,9 @@ class KernelChoice(NamedTuple):
 AUTO: tuple[KernelChoice, ...] = (
     KernelChoice((10, 0), "grouped", "the fused kernel was compiled for up to 9.0 only"),
     KernelChoice(
+        (9, 0), "specialized", "as fused, and one half of a tile multiplies while the other activates", CANDIDATE
+    ),
+    KernelChoice(
         (9, 0), "fused", "width 320 is bound by the traffic of its hidden layer, which stays on chip", "gpu.csv"
     ),
     KernelChoice(
@@ -70,7 +73,11 @@ AUTO: tuple[KernelChoice, ...] = (
 )
 
 
-FALLBACKS: Mapping[str, tuple[str, ...]] = {"fused": ("fused", "grouped"), "grouped": ("grouped",)}
+FALLBACKS: Mapping[str, tuple[str, ...]] = {
+    "specialized": ("specialized", "fused", "grouped"),
+    "fused": ("fused", "grouped"),
+    "grouped": ("grouped",),
+}
 """The paths to try, in this order, where a path is chosen; after the last comes plain torch."""
 
 
@@ -209,6 +216,10 @@ FUSED: tuple[FusedRow, ...] = (
 )
 FUSED_INTERPRETED = FusedTiles(16, 32, 4, 2)
 
+SPECIALIZED: Mapping[Capability, FusedTiles] = {(9, 0): FusedTiles(128, 32, 4, 2)}
+"""Tiles of the specialized kernel: Triton makes twelve warps of four, and compiles it without spills in its loops."""
+SPECIALIZED_INTERPRETED = FusedTiles(16, 32, 4, 2)
+
 
 def is_forced(path: str) -> bool:
     """Whether `HNETKIT_KERNEL` asks for this path by name."""
@@ -217,7 +228,7 @@ def is_forced(path: str) -> bool:
 
 def auto_path(capability: Capability) -> str:
     """Returns the path for a device where none is forced."""
-    return next(choice.path for choice in AUTO if capability >= choice.least)
+    return next(choice.path for choice in AUTO if capability >= choice.least and _counts(choice.measured))
 
 
 def linear_rows(capability: Capability) -> list[LinearRow]:
@@ -288,3 +299,8 @@ def fused_tiles(capability: Capability | None, *, normed: bool) -> FusedTiles | 
     if capability >= (10, 0):
         return None
     return next((row.tiles for row in FUSED if capability >= row.least and row.normed == normed), None)
+
+
+def specialized_tiles(capability: Capability | None) -> FusedTiles | None:
+    """Returns the tiles of the specialized kernel, None where it does not run."""
+    return SPECIALIZED_INTERPRETED if capability is None else SPECIALIZED.get(capability)

@@ -7,25 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import torch
+
 from gpu_parts import paths
 from gpu_parts.clock import Bench
 from gpu_parts.contexts import measured
 from gpu_parts.paths import Path
 from gpu_parts.record import Key, Row
 from gpu_parts.work import BUILDS, SWISH, Contexts, Layers, context, stack
+from hnetkit.kernels.gpu import op
 
 CONTEXTS = (
+    Layers(8192, 320, 5),
     Layers(2048, 640, 5),
     Layers(512, 1280, 5),
     Layers(2048, 1280, 6),
     Layers(8192, 640, 4),
 )
-TOY = (Layers(17, 160, 1),)
+TOY = (Layers(5, 320, 1), Layers(17, 160, 1))
 COUNTS = (3, 1)
 CHOSEN, CANDIDATES = "chosen", "candidates"
-WAYS = {
-    CHOSEN: ("grouped", Path(paths.by_kernels("grouped"))),
-    CANDIDATES: ("grouped", Path(paths.by_kernels("grouped", with_candidates=True))),
+
+NARROW = {
+    (CHOSEN, "fused"): Path(paths.by_kernels("fused")),
+    (CANDIDATES, "specialized"): Path(paths.by_kernels("specialized", with_candidates=True)),
+}
+"""Of contexts 320 wide."""
+WIDER = {
+    (CHOSEN, "grouped"): Path(paths.by_kernels("grouped")),
+    (CANDIDATES, "grouped"): Path(paths.by_kernels("grouped", with_candidates=True)),
 }
 
 
@@ -34,11 +44,19 @@ def candidates(bench: Bench, stands: Callable[[Key], bool]) -> Iterator[Row]:
     for layers in TOY if bench.rehearse else CONTEXTS:
         for count in COUNTS:
             work: list[Contexts] = []
-            for choice, (name, path) in WAYS.items():
+            for (choice, name), path in (NARROW if layers.width == 320 else WIDER).items():
                 key = Key("candidates", f"{layers.rows} x {layers.width}", SWISH, str(count), choice, name)
                 if stands(key):
+                    continue
+                if name == "specialized" and not bench.rehearse and not is_steady(bench):
+                    yield {**key._asdict(), "wrong": "fails its self-test"}
                     continue
                 if not work:
                     xs = [context(seed, layers, bench.device) for seed in range(layers.count)]
                     work = [Contexts(xs, 1, stack(layers.width, BUILDS[SWISH], count, bench.device))]
                 yield {**key._asdict(), **measured(work, path, bench)}
+
+
+def is_steady(bench: Bench) -> bool:
+    """Whether the specialized kernel passes its self-test; in the interpreter that takes hours and shows nothing."""
+    return op.verified_path("specialized", torch.device(bench.device)) == "specialized"

@@ -109,4 +109,10 @@ def compiled(**options: Any) -> Callable[[Stack], Apply]:
 
 AS_A1111 = Path(plainly, in_every_layer=True)
 FUSED = Path(by_kernels("fused"))
-EACH = {"as A1111": AS_A1111, "eager": Path(eagerly), "grouped": Path(by_kernels("grouped")), "fused": FUSED}
+EACH = {
+    "as A1111": AS_A1111,
+    "eager": Path(eagerly),
+    "grouped": Path(by_kernels("grouped")),
+    "fused": FUSED,
+    "specialized": Path(by_kernels("specialized")),
+}

@@ -369,13 +369,13 @@ def _launch_linear(
     sides, columns, depth = stage.weight.shape
     count = rows.shape[1]
     grid = (triton.cdiv(count, tiles.rows) * triton.cdiv(columns, tiles.columns + tiles.tail), sides)
-    by_descriptor = tiles.by_descriptor and _can_be_described(rows, stage.weight)
+    by_descriptor = tiles.by_descriptor and can_be_described(rows, stage.weight)
     state.launch(
         linear_kernel,
         grid,
-        _descriptor(rows, tiles.rows, tiles.depth) if by_descriptor else rows,
-        _descriptor(stage.weight, tiles.columns, tiles.depth) if by_descriptor else stage.weight,
-        _descriptor(stage.weight, tiles.tail, tiles.depth) if tiles.tail else None,
+        descriptor(rows, tiles.rows, tiles.depth) if by_descriptor else rows,
+        descriptor(stage.weight, tiles.columns, tiles.depth) if by_descriptor else stage.weight,
+        descriptor(stage.weight, tiles.tail, tiles.depth) if tiles.tail else None,
         stage.bias,
         stage.slope,
         stage.shift,
@@ -417,19 +417,19 @@ def _wide_tiles(rows: Tensor, stage: PackedStage) -> Tiles | None:
     """Returns wide tiles for a product whose columns they divide, where there are such."""
     columns, depth = stage.weight.shape[1:]
     tiles = wide_tiles(capability_of(rows.device), rows.shape[1], columns, depth)
-    if tiles is None or columns % (tiles.columns + tiles.tail) or not _can_be_described(rows, stage.weight):
+    if tiles is None or columns % (tiles.columns + tiles.tail) or not can_be_described(rows, stage.weight):
         return None
     return tiles
 
 
-def _can_be_described(*matrices: Tensor) -> bool:
+def can_be_described(*matrices: Tensor) -> bool:
     """Whether rows begin at 16 bytes and values have 16 bits: matrix instructions take no wider ones unconverted."""
     return all(
         matrix.data_ptr() % 16 == 0 and matrix.shape[-1] % 8 == 0 and matrix.element_size() == 2 for matrix in matrices
     )
 
 
-def _descriptor(matrices: Tensor, rows: int, columns: int) -> TensorDescriptor:
+def descriptor(matrices: Tensor, rows: int, columns: int) -> TensorDescriptor:
     """Returns ``[..., columns]``, contiguous, as a matrix that the copy engine takes tiles from.
 
     A loop over tiles of a descriptor that is made here, on the host, must not be specialized by warps

@@ -86,6 +86,28 @@ def test_kernels_compile_and_fit_with_the_oldest_triton() -> None:
     require_sound(found["kernels"], gpus)
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)], ids=["usual", "every"])
+@pytest.mark.parametrize("folder", [None, OLDEST], ids=["installed", "oldest"])
+def test_the_specialized_kernel_has_its_warps_its_boxes_and_its_waits(folder: Path | None, every: bool) -> None:
+    """Triton has compiled it, without a word, to something else: with other boxes, or with warps that are all alike."""
+    if folder is not None and not folder.is_dir():
+        pytest.skip("the oldest supported Triton is not installed: `make test` installs it")
+    kernels = compiled(folder, (90,), "--specialized", *["--all"] * every)["kernels"]
+    assert len(kernels) == (5 if every else 1)
+    for kernel in kernels:
+        assert kernel["warps"] == 12, "four that load, and two groups of four that multiply"
+        assert kernel["boxes"] == [[64, 64]] * 2, "each group gets its own half of the rows"
+        assert kernel["freed_early"] == 0, kernel
+        assert kernel["waits"] == ["0"], kernel
+        assert kernel["loops"] == 2, kernel
+        assert kernel["local_in_loops"] == 0, kernel
+        assert kernel["local"] <= 64, kernel
+        assert kernel["shared"] <= SHARED_KB[90] << 10, kernel
+        assert kernel["serialised"] == "", kernel
+        assert kernel["wgmma"] == 48, kernel
+        assert kernel["shapes"] == ["64x256x16", "64x32x16", "64x64x16"], kernel
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("folder", [None, OLDEST], ids=["installed", "oldest"])
 def test_every_build_of_every_configuration_compiles_and_fits(folder: Path | None) -> None:
@@ -102,3 +124,18 @@ def test_local_memory_in_a_loop_would_be_seen() -> None:
     for instruction, count in (("STL [R1]", 1), ("FADD R1", 0)):
         (body,) = innermost_loops(code.format(instruction))
         assert len(LOCAL.findall(body)) == count
+
+
+def test_a_place_that_is_given_back_too_early_would_be_seen() -> None:
+    """The reader of Triton's own code, on products that are waited for and on ones that are not."""
+    from support.ahead_of_time import freed_early
+
+    product, wait = (
+        "%1 = ttng.warp_group_dot %a, %b {isAsync = true}",
+        "ttng.warp_group_dot_wait %1 {pendings = %s : i32}",
+    )
+    free = "ttng.arrive_barrier %slot, 128"
+    assert freed_early("\n".join((product, wait.replace("%s", "0"), free))) == 0
+    assert freed_early("\n".join((product.replace("isAsync = true", ""), free))) == 0
+    assert freed_early("\n".join((product, wait.replace("%s", "1"), free))) == 1
+    assert freed_early("\n".join((product, free, free))) == 2

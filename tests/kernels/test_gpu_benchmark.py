@@ -43,10 +43,10 @@ def bare_checkout(tmp_path: Path) -> Path:
 
 
 PATHS = {
-    "isolated": {"as A1111", "eager", "grouped", "fused"},
+    "isolated": {"as A1111", "eager", "grouped", "fused", "specialized"},
     "compile": {"as A1111", "torch.compile", "fused"},
     "tiles": {"(16, 32, 32, 4, 2, True, 0)", "(32, 32, 32, 4, 2, False, 0)", "(16, 32, 4, 2)"},
-    "candidates": {"grouped"},
+    "candidates": {"fused", "specialized", "grouped"},
     "default": {"no networks", "as A1111", "hnetkit"},
     "unet": {"no networks", "as A1111", "hnetkit"},
 }

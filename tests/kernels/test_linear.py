@@ -141,12 +141,12 @@ def test_what_tiles_with_a_tail_are_not_for_takes_those_of_the_table(
 
 
 def test_a_broken_tail_is_seen(wide_tiles: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    described = linear._descriptor
+    described = linear.descriptor
 
     def without_tail(matrices: Tensor, rows: int, columns: int) -> object:
         return described(0 * matrices if rows == configs.WIDE_INTERPRETED.tail else matrices, rows, columns)
 
-    monkeypatch.setattr(linear, "_descriptor", without_tail)
+    monkeypatch.setattr(linear, "descriptor", without_tail)
     with pytest.raises(AssertionError):
         require_right_run("grouped", 5, WIDTHS, "relu", 1, torch.float16)
 

@@ -1,9 +1,9 @@
 """Compiles what the tables give GPUs, without one, and prints what came out as JSON.
 
-    python ahead_of_time.py [--all] CAPABILITY...        80 86 89 90 100 120, for instance
+    python ahead_of_time.py [--all] [--specialized] CAPABILITY...        80 86 89 90 100 120, for instance
 
 Without ``--all``, of each configuration the builds that need most: with layer norms, first in the stack, and with a sum
-in fp32.
+in fp32. With ``--specialized`` the specialized kernel, and nothing else.
 
 Run without TRITON_INTERPRET: kernels that are defined for the interpreter cannot be compiled.
 """
@@ -30,6 +30,7 @@ from hnetkit.kernels.configs import NORM_ROWS, FusedTiles, Tiles, fused_tiles, g
 from hnetkit.kernels.gpu.backward import gradient_kernel
 from hnetkit.kernels.gpu.fused import fused_kernel
 from hnetkit.kernels.gpu.linear import linear_kernel, norm_kernel
+from hnetkit.kernels.gpu.specialized import specialized_kernel
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 HALF, WIDE = "*fp16", "*fp32"
@@ -101,6 +102,23 @@ def fused(tiles: FusedTiles, *, norm: bool, total: bool, is_first: bool, activat
     return fused_kernel, pointers | numbers, constants
 
 
+def specialized(tiles: FusedTiles, *, activation: str) -> Signature:
+    """A network of [1, 2, 1]."""
+    boxes = {"first_head": (tiles.hidden, 256), "first_tail": (tiles.hidden, 64)}
+    boxes |= {"last_head": (256, tiles.hidden), "last_tail": (64, tiles.hidden)}
+    kinds = {name: f"tensordesc<fp16[{rows}, {columns}]>" for name, (rows, columns) in boxes.items()}
+    kinds |= {"x_ptr": HALF, "out_ptr": HALF, "first_bias_ptr": WIDE, "last_bias_ptr": WIDE, "strength_ptr": WIDE}
+    kinds |= {"rows": "i32", "x_side": "i64", "strength_side": "i32"}
+    constants = {
+        "HIDDEN": 640,
+        "ACTIVATION": activation,
+        "BLOCK_M": tiles.rows,
+        "BLOCK_H": tiles.hidden,
+        "STAGES": tiles.stages,
+    }
+    return specialized_kernel, kinds, constants
+
+
 def gradient(tiles: Tiles, *, activation: str) -> Signature:
     """A product of the backward pass, through an activation."""
     names = ("gradient_ptr", "weight_ptr", "before_ptr", "out_ptr", "activated_ptr")
@@ -147,6 +165,10 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
         shown = subprocess.run([CUOBJDUMP, "-sass", file.name], capture_output=True, text=True, check=True).stdout
     loops = list(innermost_loops(shown))
     return {
+        "warps": made.metadata.num_warps,
+        "boxes": boxes_of_descriptors(made.asm["ttgir"]),
+        "freed_early": freed_early(made.asm["ttgir"]),
+        "waits": sorted(set(re.findall(r"wgmma\.wait_group\.sync\.aligned (\d+)", made.asm["ptx"]))),
         "shared": made.metadata.shared,
         "local": len(LOCAL.findall(shown)),
         "local_in_loops": sum(len(LOCAL.findall(body)) for body in loops),
@@ -157,6 +179,26 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
         "shapes": sorted(set(re.findall(r"HGMMA\.(\w+)\.F", shown))),
         "serialised": serialised(made.asm["ptx"], gpu) if "wgmma" in made.asm["ptx"] else "",
     }
+
+
+def boxes_of_descriptors(ttgir: str) -> list[list[int]]:
+    """Returns the boxes of descriptors that the kernel makes itself, rows last."""
+    constants = {name: int(value) for name, value in re.findall(r"(%\S+) = arith\.constant (\d+) : i32", ttgir)}
+    found = re.findall(r"ttng\.tensormap_create [^\[]*\[([^\]]*)\]", ttgir)
+    return [[constants[name] for name in box.split(", ")] for box in found]
+
+
+def freed_early(ttgir: str) -> int:
+    """Returns how often a place in shared memory is given back while a product may still read it."""
+    count, running = 0, False
+    for name, rest in re.findall(r"ttng\.(warp_group_dot_wait|warp_group_dot|arrive_barrier)\b([^\n]*)", ttgir):
+        if name == "arrive_barrier":
+            count += running
+        elif name == "warp_group_dot":
+            running |= "isAsync = true" in rest
+        elif "pendings = 0 " in rest:
+            running = False
+    return count
 
 
 def innermost_loops(shown: str) -> Iterator[str]:
@@ -219,10 +261,22 @@ def all_compiled(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]
         yield {"kernel": "norm", "gpu": gpu, "norm": True, **compiled(norm_alone(), gpu, warps=4, stages=2)}
 
 
+def all_specialized(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]]:
+    """Yields a row per GPU and activation of the specialized kernel: `every` kind of activation, or a usual one."""
+    for gpu in gpus:
+        tiles = configs.specialized_tiles((gpu // 10, gpu % 10))
+        assert tiles is not None
+        for name in ("swish", "none", "mish", "gelu", "tanh") if every else ("swish",):
+            made = compiled(specialized(tiles, activation=name), gpu, warps=tiles.warps, stages=tiles.stages)
+            yield {"kernel": "specialized", "gpu": gpu, "tiles": list(tiles), "activation": name, **made}
+
+
 def main() -> None:
     """Prints the version of Triton and all rows."""
     options = set(sys.argv[1:])
-    rows = list(all_compiled([int(gpu) for gpu in sorted(options - {"--all"})], every="--all" in options))
+    gpus = [int(option) for option in sorted(options) if option.isdecimal()]
+    rows = (all_specialized if "--specialized" in options else all_compiled)(gpus, every="--all" in options)
+    rows = list(rows)
     json.dump({"triton": triton.__version__, "kernels": rows}, sys.stdout)
 
 
