@@ -109,7 +109,7 @@ def make_app(gallery: Gallery) -> Starlette:
             Route("/tags", tag_all, methods=["POST"]),
             Route("/files", refused),
             Route("/thumbnail/{content}", thumbnail),
-            *picture_routes(gallery),
+            *picture_routes(gallery, drawings.of_picture),
             *drawings.routes(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],

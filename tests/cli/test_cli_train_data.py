@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.hostile_images import damaged_avif, large_png, postscript
+from support.pictures import different, save
 
 from hnetkit.cli import run
-from tests.support.hostile_images import damaged_avif, large_png, postscript
-from tests.support.pictures import different, save
 
 
 @pytest.fixture

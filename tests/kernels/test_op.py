@@ -192,7 +192,7 @@ def test_more_elements_than_32_bits_can_count(path: str) -> None:
 def test_builds_of_k_and_v_may_differ() -> None:
     key, value = cast([random_mlp(1, (24, 40, 24)), random_mlp(2, (24, 24), "mish", norm=True)], torch.float16)
     x, strengths = context(5, 24, dtype=torch.float16), torch.tensor([[0.7], [0.4]])
-    pair = pack_pair(*(there(mlp) for mlp in (key, value)), "grouped")
+    pair = pack_pair(there(key), there(value), "grouped")
     k, v = StackExecutor([pair], "grouped").apply(x.to(DEVICE), strengths.to(DEVICE), [[True], [True]])
     require_right(torch.stack([k, v]).cpu(), x, ([key], [value]), strengths)
 
@@ -274,7 +274,8 @@ def test_without_a_gpu_and_without_the_interpreter_the_path_is_refused() -> None
 
 
 def test_every_row_of_the_tables_says_why_and_some_row_fits_any_device() -> None:
-    assert all(row.reason and row.measured for row in (*configs.AUTO, *configs.LINEAR, *configs.WIDE, *configs.FUSED))
+    for table in (configs.AUTO, configs.LINEAR, configs.WIDE, configs.FUSED):
+        assert all(row.reason and row.measured for row in table)
     for capability in ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)):
         assert configs.auto_path(capability) in ("eager", "grouped", "fused")
         for rows in (1, 256, 4096):

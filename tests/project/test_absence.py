@@ -59,7 +59,7 @@ FORGIVEN = {
     "hnetkit/baking/record.py _is_other": "what cannot be read is kept",
     "hnetkit/cli/completion.py _plain_words": "what cannot be seen is not completed",
     "hnetkit/cli/output.py say": "a message that nobody can read",
-    "hnetkit/gallery/drawing.py DrawingQueue._drawing": "it is read, and that error is said",
+    "hnetkit/gallery/drawing_queue.py DrawingQueue._drawing": "it is read, and that error is said",
     "hnetkit/gallery/network_page.py NetworkPages._pictures": "the picture is shown without its settings",
     "hnetkit/gallery/pictures.py SeenPicture.modified": "a time that no calendar has is not shown",
     "hnetkit/gallery/pictures.py _look_beside": "reading the picture says whether its settings are there",

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.hostile_images import damaged_avif
+from support.pictures import different, save
 
 from hnetkit.errors import HnetkitError, NotFound, UsageError
 from hnetkit.text import to_cell
 from hnetkit.train.preparing.review import apply_captions, contact_sheet, parse_captions, review
-from tests.support.hostile_images import damaged_avif
-from tests.support.pictures import different, save
 
 HOSTILE = "</p><script>alert(1)</script> \"quoted\" 'and' &amp; <img src=x onerror=alert(2)>"
 
