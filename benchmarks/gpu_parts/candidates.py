@@ -15,7 +15,9 @@ from gpu_parts.contexts import measured
 from gpu_parts.paths import Path
 from gpu_parts.record import Key, Row
 from gpu_parts.work import BUILDS, SWISH, Contexts, Layers, context, stack
+from hnetkit.kernels import configs
 from hnetkit.kernels.gpu import op
+from hnetkit.kernels.gpu.device import capability_of
 
 CONTEXTS = (
     Layers(8192, 320, 5),
@@ -54,7 +56,19 @@ def candidates(bench: Bench, stands: Callable[[Key], bool]) -> Iterator[Row]:
                 if not work:
                     xs = [context(seed, layers, bench.device) for seed in range(layers.count)]
                     work = [Contexts(xs, 1, stack(layers.width, BUILDS[SWISH], count, bench.device))]
-                yield {**key._asdict(), **measured(work, path, bench)}
+                kernel = tiles_of(layers, bench) if (choice, name) == (CANDIDATES, "grouped") else ""
+                yield {**key._asdict(), **measured(work, path, bench), "kernel": kernel}
+
+
+def tiles_of(layers: Layers, bench: Bench) -> str:
+    """Returns the tiles that candidates give the two products of a network of [1, 2, 1]."""
+    capability, width = capability_of(torch.device(bench.device)), layers.width
+    with configs.candidates():
+        both = [
+            configs.wide_tiles(capability, layers.rows, columns, depth)
+            for columns, depth in ((2 * width, width), (width, 2 * width))
+        ]
+    return ", ".join("none" if tiles is None else f"{tiles.rows} x {tiles.columns} + {tiles.tail}" for tiles in both)
 
 
 def is_steady(bench: Bench) -> bool:

@@ -12,7 +12,7 @@ from support.stacks import context
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
-from support.truth import DEVICE, numbers_for, random_sides, require_right, run
+from support.truth import DEVICE, for_hopper, numbers_for, random_sides, require_right, run
 from triton.runtime.errors import InterpreterError, OutOfResources
 
 from hnetkit.errors import KernelUnavailable
@@ -42,8 +42,8 @@ def does_not_fit(*arguments: Any, **options: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "broken"),
     [
-        ("specialized", [specialized]),
-        ("specialized", [specialized, fused]),
+        pytest.param("specialized", [specialized], marks=for_hopper),
+        pytest.param("specialized", [specialized, fused], marks=for_hopper),
         ("fused", [fused]),
         ("fused", [fused, linear]),
     ],
@@ -150,6 +150,7 @@ def differs_by_a_bit_at_times(state: Any, out: torch.Tensor, calls: list[int]) -
         out[0, 0, 0] += 1e-2
 
 
+@for_hopper
 @pytest.mark.parametrize("broken", [writes_the_last_row_once, differs_by_a_bit_at_times])
 def test_warps_that_do_not_wait_for_each_other_fail_the_self_test(broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     launch, calls = specialized._launch, list[int]()

@@ -81,6 +81,10 @@ def test_a_rehearsal_in_a_bare_checkout_finds_every_path_right_and_writes_nothin
         assert {row[2] for row in rows} >= (BUILDS if name in ("isolated", "compile") else {"[1,2,1] swish"})
         assert [row for row in rows if row[-1]] == [], "a path computes something wrong"
         assert [row for row in rows if any(row[6:11])] == [], "the interpreter was timed"
+        if name == "candidates":
+            tiles = {(row[4], row[5]): row[-2] for row in rows}
+            assert tiles.pop(("candidates", "grouped")) == "16 x 32 + 8, 16 x 32 + 8"
+            assert set(tiles.values()) == {""}
     assert sorted(bare_checkout.rglob("*")) == before
 
 

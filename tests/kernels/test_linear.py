@@ -6,8 +6,6 @@ how fast, and whether they race, it cannot show.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,11 +14,12 @@ from hypothesis import strategies as st
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
 from support.stacks import context
-from support.truth import LIMITS, numbers_for, random_sides, require_right, require_right_run, run
+from support.truth import LIMITS, for_hopper, numbers_for, random_sides, require_right, require_right_run, run
 from torch import Tensor
 
 from hnetkit.kernels import activations, configs
 from hnetkit.kernels.gpu import linear
+from hnetkit.kernels.gpu.device import is_interpreted
 
 
 @pytest.mark.parametrize("name", [None, *sorted(activations.NAMES)])
@@ -67,12 +66,13 @@ def test_a_layer_norm_over_several_tiles_and_a_mean_far_from_zero() -> None:
 
 
 WIDTHS = (80, 320, 80)
-"""Columns that the interpreter's wide tiles divide."""
+WIDE_TILES = configs.WIDE_INTERPRETED if is_interpreted() else configs.WIDE[-1].tiles
+"""Columns, and wide tiles that divide them."""
 
 
 @pytest.fixture
-def wide_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Has candidates chosen; notes the tail of each product's tiles."""
+def wide_tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Has wide tiles chosen where they can be; notes the tail of each product's tiles."""
     tails: list[int] = []
     launch = linear._launch_linear
 
@@ -83,10 +83,11 @@ def wide_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         launch(state, rows, stage, strength, tiles, **rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(linear, "_launch_linear", noted)
-    with configs.candidates():
-        yield tails
+    monkeypatch.setattr(linear, "wide_tiles", lambda *arguments: WIDE_TILES)
+    return tails
 
 
+@for_hopper
 @pytest.mark.parametrize(
     ("rows", "name", "count", "build"),
     [
@@ -101,9 +102,10 @@ def test_tiles_with_a_tail_compute_all_columns(
     rows: int, name: str | None, count: int, build: dict[str, bool], wide_tiles: list[int]
 ) -> None:
     require_right_run("grouped", rows, WIDTHS, name, count, torch.float16, **build)
-    assert wide_tiles == [configs.WIDE_INTERPRETED.tail] * 2 * count
+    assert wide_tiles == [WIDE_TILES.tail] * 2 * count
 
 
+@for_hopper
 def test_tiles_with_a_tail_give_a_network_of_strength_0_bit_for_bit(wide_tiles: list[int]) -> None:
     x, sides = context(17, WIDTHS[0], dtype=torch.float16), random_sides(2, WIDTHS, "relu", torch.float16)
     for side in sides:
@@ -117,6 +119,7 @@ def test_tiles_with_a_tail_give_a_network_of_strength_0_bit_for_bit(wide_tiles: 
     assert all(wide_tiles)
 
 
+@for_hopper
 def test_tiles_with_a_tail_keep_the_order_of_a_stack(wide_tiles: list[int]) -> None:
     x, (keys, values) = context(5, WIDTHS[0], dtype=torch.float16), random_sides(2, WIDTHS, "relu", torch.float16)
     for sides in ((keys, values), (keys[::-1], values[::-1])):
@@ -124,11 +127,12 @@ def test_tiles_with_a_tail_keep_the_order_of_a_stack(wide_tiles: list[int]) -> N
     assert all(wide_tiles)
 
 
+@for_hopper
 @pytest.mark.parametrize(
     ("shapes", "dtype", "norm", "tails"),
     [
-        ((80, 64, 80), torch.float16, False, [0, 8]),  # a hidden width that they do not divide
-        ((24, 320, 24), torch.float16, False, [8, 0]),
+        ((80, 64, 80), torch.float16, False, [0, WIDE_TILES.tail]),  # a hidden width that they do not divide
+        ((24, 320, 24), torch.float16, False, [WIDE_TILES.tail, 0]),
         (WIDTHS, torch.float16, True, [0, 0]),
         (WIDTHS, torch.float32, False, [0, 0]),
     ],
@@ -140,11 +144,12 @@ def test_what_tiles_with_a_tail_are_not_for_takes_those_of_the_table(
     assert wide_tiles == tails
 
 
+@for_hopper
 def test_a_broken_tail_is_seen(wide_tiles: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     described = linear.descriptor
 
     def without_tail(matrices: Tensor, rows: int, columns: int) -> object:
-        return described(0 * matrices if rows == configs.WIDE_INTERPRETED.tail else matrices, rows, columns)
+        return described(0 * matrices if rows == WIDE_TILES.tail else matrices, rows, columns)
 
     monkeypatch.setattr(linear, "descriptor", without_tail)
     with pytest.raises(AssertionError):

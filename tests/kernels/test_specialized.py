@@ -15,10 +15,12 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
-from support.truth import DEVICE, numbers_for, random_sides, require_right, require_right_run, run
+from support.truth import DEVICE, for_hopper, numbers_for, random_sides, require_right, require_right_run, run
 
 from hnetkit.kernels import activations, configs, dispatch
 from hnetkit.kernels.gpu import fused, linear, op, specialized
+
+pytestmark = for_hopper
 
 HALF = torch.float16
 
@@ -122,7 +124,7 @@ def test_rows_that_the_copy_engine_does_not_take_go_to_the_fused_kernel(ran: lis
     x.copy_(context(3, 320, dtype=HALF))
     sides = random_sides(2, (320, 64, 320), "relu", HALF)
     require_right(run(x, sides, numbers_for(2), "specialized"), x.cpu(), sides, numbers_for(2))
-    assert ran == ["fused"] if DEVICE == "cpu" else ran
+    assert ran == ["fused"]
 
 
 def test_a_network_of_another_build_in_the_middle_of_a_stack(ran: list[str]) -> None:
