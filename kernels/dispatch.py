@@ -17,11 +17,11 @@ from hnetkit.kernels.configs import VARIABLE, auto_path, is_forced
 from hnetkit.kernels.eager import allows_tf32
 from hnetkit.kernels.gpu import triton_obstacle
 
-FORCED = ("auto", "reference", "eager", "grouped", "fused", "chain")
+FORCED = ("auto", "reference", "eager", "grouped", "fused", "specialized", "chain")
 """What `HNETKIT_KERNEL` may be; ``chain`` is reserved, and an error in this version."""
 
 PLAIN = ("reference", "eager")
-KERNELS = ("grouped", "fused")
+KERNELS = ("grouped", "fused", "specialized")
 PATHS = (*PLAIN, *KERNELS)
 
 

@@ -44,14 +44,12 @@ from hnetkit.sources.sidecar_writer import SidecarWriter
 from hnetkit.sources.single_files import enqueue_imported, plan_plain
 from hnetkit.sources.subscriptions import Wanted, as_stored, not_saved, of_stored, repository_of, require_name, syncs_of
 from hnetkit.sources.sync import (
-    MOST_CHECKED,
     Update,
-    check_unlisted,
+    check_gone,
     find_updates,
     plan_sync,
     store_failures,
     store_models,
-    unlisted_models,
 )
 from hnetkit.sources.trust import Origin, SitePolicy
 from hnetkit.sources.workers import Worker, run_jobs
@@ -385,13 +383,8 @@ class FetchSession:
             self.require_library()
         failed = plan.failed + store_models(self.registry, plan.models)
         found = results.of_errors(plan) + results.of_absent(plan)
-        if filters is not None and filters.is_everything and not any(bad.cuts_list for bad in plan.failed):
-            reported = {str(bad.id) for bad in failed}
-            gone = [id for id in unlisted_models(self.registry, plan.models, nsfw=filters.nsfw) if id not in reported]
-            if len(gone) > MOST_CHECKED:
-                note(f"{MOST_CHECKED} of {len(gone):,} unlisted models are checked now, the others next time")
-            asked = check_unlisted(self.registry, self.civitai, self.clock, gone[:MOST_CHECKED], failed)
-            found += [results.of_unlisted(id, state) for id, state in asked]
+        for id, state in check_gone(self.registry, self.civitai, self.clock, plan, failed, note):
+            found.append(results.of_unlisted(id, state))
         found += map(results.of_lost, plan.lost)
         if metadata_only:
             with self.registry.write():

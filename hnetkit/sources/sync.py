@@ -335,6 +335,31 @@ def unlisted_models(registry: Registry, models: Iterable[CivitaiModel], *, nsfw:
     return [row["remote_id"] for row in missed]
 
 
+def check_gone(
+    registry: Registry,
+    civitai: Civitai,
+    clock: Clock,
+    plan: FetchPlan,
+    failed: list[BadRecord],
+    note: Callable[[str], None],
+) -> Iterator[tuple[str, str]]:
+    """Checks known models that a plan for everything does not list, and yields (number, state); see `check_unlisted`.
+
+    Args:
+        plan: one for less, or cut short, lets nothing be checked.
+        failed: the records that failed, which are not asked for again; receives those that could not be checked.
+        note: is told how many are left for the next time.
+    """
+    filters = plan.filters
+    if filters is None or not filters.is_everything or any(bad.cuts_list for bad in plan.failed):
+        return
+    reported = {str(bad.id) for bad in failed}
+    missed = [id for id in unlisted_models(registry, plan.models, nsfw=filters.nsfw) if id not in reported]
+    if len(missed) > MOST_CHECKED:
+        note(f"{MOST_CHECKED} of {len(missed):,} unlisted models are checked now, the others next time")
+    yield from check_unlisted(registry, civitai, clock, missed[:MOST_CHECKED], failed)
+
+
 def check_unlisted(
     registry: Registry, civitai: Civitai, clock: Clock, ids: Iterable[str], failed: list[BadRecord] | None = None
 ) -> Iterator[tuple[str, str]]:

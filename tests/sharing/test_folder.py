@@ -202,18 +202,18 @@ def test_a_file_of_a_person_s_own_is_not_replaced_by_an_update(library: hnetkit.
     assert {name: sha256(out / name) for name in names(out)} == before
 
 
-@pytest.mark.parametrize("shared", [["ink"], ["wash"]], ids=["replaced", "removed"])
 def test_a_file_that_a_person_put_in_the_place_of_a_shared_one_is_neither_replaced_nor_removed(
-    library: hnetkit.Library, tmp_path: Path, shared: list[str]
+    library: hnetkit.Library, tmp_path: Path
 ) -> None:
     out = share(library, ["ink"], tmp_path / "out", license="mit").path
     (out / "ink.pt").write_bytes((networks_in(tmp_path) / "wash.pt").read_bytes())
     before = {name: sha256(out / name) for name in names(out)}
-    with pytest.raises(OutputExists, match=r"ink\.pt: not what `share` wrote there"):
-        share(library, shared, out, license="mit", overwrite=True)
+    with pytest.raises(OutputExists, match=r"ink\.pt: there, and not of an earlier share"):
+        share(library, ["ink"], out, license="mit", overwrite=True)
     assert {name: sha256(out / name) for name in names(out)} == before
-    (out / "ink.pt").unlink()
-    share(library, shared, out, license="mit", overwrite=True)
+    share(library, ["wash"], out, license="mit", overwrite=True)
+    assert sha256(out / "ink.pt") == before["ink.pt"]
+    assert ShareFolder.read(out).others() == ["ink.pt"]
 
 
 def test_an_update_that_was_killed_between_its_files_and_its_record_is_made_good_by_the_same_one(
@@ -246,19 +246,24 @@ def test_what_a_strangers_record_claims_of_a_persons_own_files_is_neither_upload
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / CARD).write_text("---\n---\n")
-    claimed = {CARD: hashlib.sha256(b"---\n---\n").hexdigest(), ".env": "0" * 64}
+    claimed = {CARD: hashlib.sha256(b"---\n---\n").hexdigest(), ".env": "0" * 64, "ink.pt": "0" * 64}
     record = {"format": "hnetkit.share/1", "networks": ["h1:" + "0" * 64], "files": claimed}
     (theirs / RECORD).write_text(json.dumps(record))
     (theirs / ".env").write_text("TOKEN=secret")
+    (theirs / "ink.pt").write_text("mine")
     assert run(["share", "--out", str(theirs), "--upload", "me/it", "--dry-run"]) == 2
     said = capsys.readouterr()
-    assert ".env: not what `share` wrote there" in said.err
+    assert ".env: not the file that `hnetkit share` wrote" in said.err
     assert ".env" not in said.out
-    with pytest.raises(OutputExists, match=r"\.env: not what"):
+    with pytest.raises(OutputExists, match=r"\.env: not the file"):
         ShareFolder.read(theirs).uploading("me/it")
-    with pytest.raises(OutputExists, match=r"\.env: not what"):
+    with pytest.raises(OutputExists, match=r"ink\.pt: there, and not of an earlier share"):
         share(library, ["ink"], theirs, license="mit", overwrite=True)
+    assert (theirs / "ink.pt").read_text() == "mine"
+    (theirs / "ink.pt").unlink()
+    share(library, ["ink"], theirs, license="mit", overwrite=True)
     assert (theirs / ".env").read_text() == "TOKEN=secret"
+    assert ShareFolder.read(theirs).others() == [".env"]
 
 
 def test_networks_of_one_name_are_refused_and_one_network_twice_is_one(

@@ -361,7 +361,7 @@ def test_a_network_that_was_replaced_is_not_uploaded_under_the_hashes_of_another
     sites: Sites, folder: ShareFolder
 ) -> None:
     (folder.path / "ink.pt").write_bytes((folder.path / "ink.safetensors").read_bytes())
-    with pytest.raises(OutputExists, match=r"ink\.pt: not what `share` wrote there"):
+    with pytest.raises(OutputExists, match=r"ink\.pt: not the file that `hnetkit share` wrote"):
         folder.upload("me/ink")
     assert sites.requests == []
 

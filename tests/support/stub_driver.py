@@ -12,12 +12,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-CAPABILITY = (9, 0)
+CAPABILITY, MULTIPROCESSORS = (9, 0), 132
 
 
 class _Utils:
     def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": 232_448, "multiprocessor_count": 132, "warpSize": 32}
+        return {"max_shared_mem": 232_448, "multiprocessor_count": MULTIPROCESSORS, "warpSize": 32}
 
     def load_binary(self, *arguments: Any) -> tuple[int, int, int, int, int]:
         return 1, 1, 32, 0, 1024
@@ -75,7 +75,7 @@ def install(*modules: Any) -> StubDriver:
     stub = StubDriver()
     driver.set_active(stub)
     for module in modules:
-        for name, value in (("capability_of", CAPABILITY), ("can_run", True)):
+        for name, value in (("capability_of", CAPABILITY), ("multiprocessors_of", MULTIPROCESSORS), ("can_run", True)):
             if hasattr(module, name):
                 setattr(module, name, lambda device, value=value: value)
     return stub
