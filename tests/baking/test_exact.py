@@ -134,6 +134,13 @@ def test_a_checkpoint_in_one_file_is_copied_with_the_stack_in_it(
     (tmp_path / "model.yaml").write_text("model: {}\n")  # what the UNet predicts
     copy = bake(model, to="checkpoint").save(tmp_path / "baked.safetensors")
     assert (tmp_path / "baked.yaml").read_bytes() == (tmp_path / "model.yaml").read_bytes()
+    if os.name != "nt":
+        (tmp_path / "private").mkdir()
+        (tmp_path / "model.yaml").rename(tmp_path / "private" / "notes")
+        (tmp_path / "model.yaml").symlink_to(tmp_path / "private" / "notes")
+        with pytest.raises(FileRefused, match=r"model\.yaml: a link to a file elsewhere, which is not copied"):
+            bake(model, to="checkpoint").save(tmp_path / "other.safetensors")
+        assert not (tmp_path / "other.yaml").exists()
     found = load_model(copy, device="cpu", tokenizer=tmp_path / "tokenizer")
     assert (draw(found.pipe) - expected).abs().max() < 1e-5
     tiny_sd(seed=1).save_pretrained(tmp_path / "another")  # of the same configuration
