@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -314,8 +315,14 @@ def test_the_command_that_is_said_does_the_same(server: Server, library: hnetkit
         wanted = told(library.record("ink"))
         begin_again(library)
         assert told(library.record("ink")) != wanted
-        assert run(shlex.split(command)[1:]) == 0
+        assert run(words_of(command)[1:]) == 0
         assert told(library.record("ink")) == wanted
+
+
+def words_of(command: str) -> list[str]:
+    """Returns the words of a command, as a shell reads them."""
+    said = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], stdout=subprocess.PIPE, text=True, check=True)
+    return said.stdout.split("\0")[:-1]
 
 
 def begin_again(library: hnetkit.Library) -> None:
