@@ -10,8 +10,8 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
