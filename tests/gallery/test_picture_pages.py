@@ -255,11 +255,11 @@ def test_what_is_copied_holds_nothing_that_a_terminal_obeys(page: Any, server: S
     draw(pictures / "x\x03\ntouch ran\x0f.png", "a cat\x03\x1b[201~\ntouch ran\x0f <hypernet:ink:1>", -5)
     page.goto(f"/picture/{ids(server)[0]}")
     page.click("text=Copy settings")
-    page.wait_for_function("document.getElementById('said').textContent.startsWith('Copied')")
+    page.locator("#said", has_text=re.compile("^Copied")).wait_for(state="attached")
     settings = page.evaluate("navigator.clipboard.readText()")
     assert settings.startswith("a cat[201~\ntouch ran <hypernet:ink:1>\n")
     page.click("text=Copy command that draws it again")
-    page.wait_for_function("document.getElementById('said').textContent.includes('--from')")
+    page.locator("#said", has_text="--from").wait_for(state="attached")
     command = page.evaluate("navigator.clipboard.readText()")
     assert command == f"hnetkit generate --from $'{pictures}/x\\003\\012touch ran\\017.png'"
 
