@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from hnetkit.files import (
     SAFETENSORS_SUFFIXES,
     is_file_at,
     is_folder_at,
+    is_link_elsewhere,
     is_model_name,
     new_file,
     new_folder,
@@ -42,6 +44,7 @@ _CONFIGURATION = ".yaml"
 _UNET = "model.diffusion_model."
 _WEIGHTS = "diffusion_pytorch_model"
 _INDEX = f"{_WEIGHTS}.safetensors.index.json"
+_PART = re.compile(r"\w+")  # a name of a part, which is that of its folder; anything else may lead elsewhere
 _SPARE = 1.02
 _COARSEST: Mapping[str, DType] = {"BF16": "bf16", "F16": "fp16"}
 
@@ -100,6 +103,9 @@ def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
     if stat_at(path) is not None and os.path.samefile(model, path):
         raise UsageError(f"{path}: the model itself, which is never changed", hint="choose another name")
     if is_file:
+        beside = Path(model).with_suffix(_CONFIGURATION)
+        if is_link_elsewhere(beside, Path(model)):
+            raise _elsewhere(beside)
         refuse_all_but_baked(path, overwrite=overwrite)
         size = os.path.getsize(model)
     else:
@@ -178,19 +184,40 @@ def _require_all(model: str, added: Mapping[str, Tensor], named: Mapping[str, st
 def _files_of_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
     """Yields each file of a pipeline that is copied, and its place in the copy.
 
-    Weights of the UNet in other variants are left out: the stack would not be in them.
+    Weights of the UNet in other variants are left out: the stack would not be in them. So is what is no name of a part.
+
+    Raises:
+        FileRefused: a file is a link to one elsewhere; the folder may be a stranger's, and the file a private one.
     """
+    for path in _named_files(folder):
+        if not _is_within(folder, path):
+            raise _elsewhere(path)
+        yield path, path.relative_to(folder)
+
+
+def _elsewhere(path: Path) -> FileRefused:
+    reason = "a link to a file elsewhere, which is not copied"
+    return FileRefused(f"{path}: {reason}", hint="put the file itself there, if it belongs to the model")
+
+
+def _is_within(folder: Path, path: Path) -> bool:
+    """Whether a file lies in a folder, wherever links lead; in the hub's cache they lead to the blobs of the model."""
+    real, own = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    places = [own, own.parent.parent / "blobs"] if own.parent.name == "snapshots" else [own]
+    return any(real.is_relative_to(place) for place in places)
+
+
+def _named_files(folder: Path) -> Iterator[Path]:
     unet = _unet_files(folder)
     kept = {path.name for path in unet} | ({_INDEX} if variant_of(unet[0]) is None else set())
     index = read_object(folder / "model_index.json")
     parts = [name for name, value in index.items() if isinstance(value, list) and value != [None, None]]
-    for name in sorted(os.listdir(folder)):
-        if name.endswith(".json"):
-            yield folder / name, Path(name)
-    for part in sorted(parts):
+    yield from (folder / name for name in sorted(os.listdir(folder)) if name.endswith(".json"))
+    # people remove a safety checker, and the index names it still
+    for part in sorted(name for name in parts if _PART.fullmatch(name) and is_folder_at(folder / name)):
         for path in _files_below(folder / part):
             if part != "unet" or not path.name.startswith(_WEIGHTS) or path.name in kept:
-                yield path, path.relative_to(folder)
+                yield path
 
 
 def _unet_files(folder: Path) -> list[Path]:

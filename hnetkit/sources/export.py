@@ -313,7 +313,7 @@ def _import_record(registry: Registry, record: Record) -> list[str]:
 
 def _import_network(registry: Registry, record: Record) -> list[str]:
     if not registry.networks.is_known(record["content_hash"]):
-        registry.networks.put(record)
+        registry.networks.put({**dict.fromkeys(SHAPES["network"]), **record})
     id = registry.networks.id_of(record["content_hash"])
     registry.networks.add_tags(id, record.get("tags") or ())
     files = _files_told(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +24,7 @@ from torch import Tensor
 import hnetkit
 from hnetkit.baking.api import Baked, bake
 from hnetkit.baking.record import METADATA
-from hnetkit.errors import OutputExists, UsageError
+from hnetkit.errors import FileRefused, OutputExists, UsageError
 from hnetkit.generate.loading import checkpoints
 from hnetkit.generate.model import load_model
 from hnetkit.network import Hypernetwork, MLPPair, ResidualMLP, TensorRef
@@ -133,6 +134,13 @@ def test_a_checkpoint_in_one_file_is_copied_with_the_stack_in_it(
     (tmp_path / "model.yaml").write_text("model: {}\n")  # what the UNet predicts
     copy = bake(model, to="checkpoint").save(tmp_path / "baked.safetensors")
     assert (tmp_path / "baked.yaml").read_bytes() == (tmp_path / "model.yaml").read_bytes()
+    if os.name != "nt":
+        (tmp_path / "private").mkdir()
+        (tmp_path / "model.yaml").rename(tmp_path / "private" / "notes")
+        (tmp_path / "model.yaml").symlink_to(tmp_path / "private" / "notes")
+        with pytest.raises(FileRefused, match=r"model\.yaml: a link to a file elsewhere, which is not copied"):
+            bake(model, to="checkpoint").save(tmp_path / "other.safetensors")
+        assert not (tmp_path / "other.yaml").exists()
     found = load_model(copy, device="cpu", tokenizer=tmp_path / "tokenizer")
     assert (draw(found.pipe) - expected).abs().max() < 1e-5
     tiny_sd(seed=1).save_pretrained(tmp_path / "another")  # of the same configuration
@@ -164,6 +172,69 @@ def test_a_copy_of_a_folder_leaves_other_variants_out(tint: Hypernetwork, tmp_pa
     assert not (copy / "v1-5-pruned.safetensors").exists()
     assert contents(tmp_path / "model") == before
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("named", ["../../there", "{}/there", "..", "."])
+def test_a_part_that_leads_out_of_a_model_is_neither_read_nor_written(
+    named: str, tint: Hypernetwork, tmp_path: Path
+) -> None:
+    for place in ("a/b/model", "c/d"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "a" / "there").mkdir()
+    (tmp_path / "a" / "there" / "evil.desktop").write_text("[Desktop Entry]")
+    (tmp_path / "a" / "b" / "secret.txt").write_text("secret")
+    model = tmp_path / "a" / "b" / "model"
+    tiny_sd().save_pretrained(model)
+    index = json.loads((model / "model_index.json").read_text())
+    index[named.format(tmp_path / "a")] = ["diffusers", "AutoencoderKL"]
+    (model / "model_index.json").write_text(json.dumps(index))
+    loaded = load_model(model, device="cpu")
+    with_networks(loaded.pipe, [tint], [0.8])
+    copy = bake(loaded, to="checkpoint").save(tmp_path / "c" / "d" / "copy")
+    parts = {path.name for path in model.iterdir()}
+    assert {path.name for path in copy.iterdir()} == parts
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("evil.desktop")) == [
+        "a/there/evil.desktop"
+    ]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("secret.txt")) == ["a/b/secret.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="creating symbolic links takes a privilege on Windows")
+@pytest.mark.parametrize("place", ["scheduler/notes.txt", "notes.json", "feature_extractor"])
+def test_what_a_link_in_a_model_leads_to_elsewhere_is_not_copied(
+    place: str, tint: Hypernetwork, tmp_path: Path
+) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "diary.txt").write_text("secret")
+    tiny_sd().save_pretrained(tmp_path / "model")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
+    target = tmp_path / "private" if place == "feature_extractor" else tmp_path / "private" / "diary.txt"
+    (tmp_path / "model" / place).symlink_to(target)
+    model = load_model(tmp_path / "model", device="cpu")
+    with_networks(model.pipe, [tint], [0.8])
+    with pytest.raises(FileRefused, match="a link to a file elsewhere, which is not copied"):
+        bake(model, to="checkpoint").save(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="creating symbolic links takes a privilege on Windows")
+def test_a_model_in_the_cache_of_the_hub_is_copied_with_what_its_links_lead_to(
+    tint: Hypernetwork, tmp_path: Path
+) -> None:
+    """There a model is a folder of links to files that are called by their hashes."""
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "1234", tmp_path / "models--a--b" / "blobs"
+    tiny_sd().save_pretrained(snapshot)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(path for path in snapshot.rglob("*") if path.is_file())):
+        path.rename(blobs / str(number))
+        path.symlink_to(os.path.relpath(blobs / str(number), path.parent))
+    model = load_model(snapshot, device="cpu")
+    with_networks(model.pipe, [tint], [0.8])
+    copy = bake(model, to="checkpoint").save(tmp_path / "copy")
+    assert not any(path.is_symlink() for path in copy.rglob("*"))
+    assert (copy / "unet" / "config.json").read_bytes() == (snapshot / "unet" / "config.json").read_bytes()
 
 
 @pytest.mark.parametrize("shard", ["400kB", "90kB"])

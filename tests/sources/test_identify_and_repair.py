@@ -269,6 +269,14 @@ def test_a_network_of_any_other_shape_is_named_and_the_other_lines_are_taken_in(
         assert registry.check() == "1 network in 0 files"
 
 
+def test_what_a_network_need_not_state_may_be_left_out_of_its_line(tmp_path: Path) -> None:
+    needed = {key: value for key, value in row(1).items() if not key.startswith("sd_checkpoint") and key != "step"}
+    with Registry(tmp_path / "r.db") as registry:
+        found = import_records(registry, [HEAD, json.dumps({**needed, "kind": "network"})])
+        assert (dict(found.counts), found.failures) == ({"network": 1}, ())
+        assert [network["step"] for network in registry.networks.rows()] == [None]
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
