@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
-from triton.runtime import _allocation
 from triton.runtime.driver import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -29,6 +28,8 @@ def require_allocator() -> None:
 
     Triton keeps the choice by thread and context, so that each launch needs it.
     """
+    from triton.runtime import _allocation  # a module of its own: one that moves takes no other kernel along
+
     if isinstance(_allocation._allocator.get(), _allocation.NullAllocator):
         triton.set_allocator(_from_torch)
 
@@ -112,7 +113,7 @@ class Recording:
                     gaps.append((number, order.index(value.piece), offset, value.descriptor))
                     arguments.append(None)
             launches.append(_Launch(compiled[(*grid, 1)], arguments, gaps))
-        takes_memory = any(compiled.metadata.global_scratch_size for compiled, _, _ in self._made)
+        takes_memory = any(getattr(compiled.metadata, "global_scratch_size", 0) for compiled, _, _ in self._made)
         return Plan(launches, list(sizes.values()), list(sizes).index(_piece(result)), result, takes_memory)
 
 

@@ -101,7 +101,7 @@ def test_the_specialized_kernel_has_its_warps_its_boxes_and_its_waits(folder: Pa
         assert kernel["waits"] == ["0"], kernel
         assert kernel["loops"] == 2, kernel
         assert kernel["local_in_loops"] == 0, kernel
-        assert kernel["local"] <= 64, kernel
+        assert kernel["local"] <= 32, kernel
         assert kernel["shared"] <= SHARED_KB[90] << 10, kernel
         assert kernel["serialised"] == "", kernel
         assert kernel["wgmma"] == 48, kernel
