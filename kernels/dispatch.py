@@ -46,7 +46,7 @@ def chosen_path(device: torch.device | None = None) -> str:
         )
     if name == "auto" or (name == BF16 and device is not None and device.type != "cpu"):
         return _auto(device)
-    why = triton_obstacle() if name in KERNELS else bf16_obstacle() if name == BF16 else None
+    why = _obstacle(name, device)
     if name not in PATHS or why is not None or (name in KERNELS and not _can_run_anywhere()):
         raise KernelUnavailable(
             f"{VARIABLE}={name}: this path cannot run here{f': {why}' if why else ''}", hint=f"unset {VARIABLE}"
@@ -75,18 +75,39 @@ def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:
 
 
 def _auto(device: torch.device | None) -> str:
-    if not torch.cuda.is_available() or torch.version.hip is not None:
+    if not torch.cuda.is_available():
         return "eager"
     if triton_obstacle() is not None:
         _warn_once_of_an_old_triton()
         return "eager"
     gpu = _gpu_for(device)
-    path = auto_path(torch.cuda.get_device_capability(gpu))
+    from hnetkit.kernels.gpu.device import architecture_of
+
+    path = auto_path(architecture_of(gpu))
     if path in KERNELS:
         from hnetkit.kernels.gpu.op import verified_path
 
         return verified_path(path, gpu)
     return path
+
+
+def _fault_of_forced(path: str, device: torch.device | None) -> str | None:
+    """Says what is wrong with kernels that are forced on an AMD GPU, which none has run on so far; None elsewhere."""
+    if torch.version.hip is None or not torch.cuda.is_available():
+        return None
+    from hnetkit.kernels.gpu.op import fault_of
+
+    gpu = _gpu_for(device)
+    fault = fault_of(path, gpu)
+    return None if fault is None else f"on {gpu} the kernels {fault}"
+
+
+def _obstacle(path: str, device: torch.device | None) -> str | None:
+    if path == BF16:
+        return bf16_obstacle()
+    if path in KERNELS:
+        return triton_obstacle() or _fault_of_forced(path, device)
+    return None
 
 
 def _gpu_for(device: torch.device | None) -> torch.device:

@@ -60,11 +60,13 @@ def _evaluate(mlp: MLPWeights, rows: Tensor, *, inplace: bool) -> Tensor:
 
 
 def allows_tf32() -> bool:
-    """Whether torch may round fp32 to TF32 in products on CUDA.
+    """Whether torch may round fp32 to TF32 in products on NVIDIA's GPUs; Triton has no such products for AMD's.
 
     From version 2.9 on it has a setting for this alone. After that was used, it may refuse to tell the older one, or
     tell it as it was.
     """
+    if torch.version.hip is not None:
+        return False
     matmul: Any = torch.backends.cuda.matmul
     precision = getattr(matmul, "fp32_precision", None)
     return torch.get_float32_matmul_precision() != "highest" if precision is None else bool(precision == "tf32")

@@ -497,5 +497,5 @@ def _obstacle(path: str, device: torch.device, dtype: torch.dtype) -> str | None
     if is_interpreted():
         return "Triton's kernels are interpreted here (TRITON_INTERPRET), and such times say nothing"
     if not can_run(device):
-        return "Triton's kernels run on NVIDIA GPUs alone"
+        return "Triton's kernels run on NVIDIA and AMD GPUs alone"
     return None if path_on(path, device, dtype) == path else "in fp32 plain torch is quicker, and stands in for it"

@@ -164,8 +164,8 @@ def test_a_path_that_cannot_be_timed_here_is_an_error_only_where_it_is_asked_for
     done = subprocess.run([sys.executable, "-P", "-c", both, *line], capture_output=True, text=True)
     assert done.returncode == 10, done.stderr
     refused, _, measured = done.stderr.partition("SD 1 at 64x64")
-    assert "run on NVIDIA GPUs" in refused
-    assert "Left out: grouped and fused: Triton's kernels run on NVIDIA GPUs" in measured
+    assert "run on NVIDIA and AMD GPUs" in refused
+    assert "Left out: grouped and fused: Triton's kernels run on NVIDIA and AMD GPUs" in measured
     assert done.stdout.count("ratio") == 1, "the table of the second alone"
 
 

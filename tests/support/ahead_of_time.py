@@ -126,21 +126,25 @@ def norm_alone() -> Signature:
     )
 
 
-def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str, Any]:
-    """Returns what the compiler made of a kernel: memory, matrix instructions, what is in its loops."""
+def source_of(what: Signature) -> ASTSource:
+    """Returns a kernel as the compiler takes it, for addresses and sizes that are multiples of 16."""
     kernel, kinds, constants = what
     names = kernel.arg_names
     held = {**{name: None for name in names if name not in kinds}, **constants}
     divisible = [name for name, kind in kinds.items() if kind.startswith("*") and name != "strength_ptr"]
     divisible += [name for name in ("columns", "depth", "x_side", "residual_side") if name in kinds]
-    source = ASTSource(
+    return ASTSource(
         kernel,
         {name: kinds.get(name, "constexpr") for name in names},
         {(names.index(name),): value for name, value in held.items()},
         {(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
     )
+
+
+def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str, Any]:
+    """Returns what the compiler made of a kernel: memory, matrix instructions, what is in its loops."""
     options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
-    made = triton.compile(source, target=GPUTarget("cuda", gpu, 32), options=options)
+    made = triton.compile(source_of(what), target=GPUTarget("cuda", gpu, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
