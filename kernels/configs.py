@@ -150,6 +150,12 @@ AMD: tuple[AmdRow, ...] = (
 )
 """MI200, MI300, MI350, RX 7000 and RX 9000. Older ones have no matrix instructions that Triton uses."""
 
+FP16_SUMS = frozenset({(8, 6), (8, 9), (12, 0)})
+"""RTX 30, 40 and 50, whose matrix instructions add up fp16 in fp16 at twice the rate at which they do in fp32."""
+
+FP16_DEPTH = 32
+"""So many products are added up in fp16, and their sums in fp32: with more, the error exceeds A1111's."""
+
 NORM_ROWS, NORM_ROWS_INTERPRETED = 2, 16
 """Rows per program of the norm kernel: two of up to 2048 columns fit into the registers of 4 warps."""
 

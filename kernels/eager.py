@@ -72,6 +72,11 @@ def allows_tf32() -> bool:
     return torch.get_float32_matmul_precision() != "highest" if precision is None else bool(precision == "tf32")
 
 
+def allows_fp16_sums() -> bool:
+    """Whether torch may add up products of fp16 in fp16 on CUDA: a setting that it has from version 2.7 on."""
+    return bool(getattr(torch.backends.cuda.matmul, "allow_fp16_accumulation", False))
+
+
 def bf16_obstacle() -> str | None:
     """Says why products in bf16 are no gain on this processor; None where it has instructions for them."""
     asked = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]

@@ -135,8 +135,19 @@ def _path(state: UNetState, group: LayerGroup, side: Side) -> tuple[str, str]:
         return "text-once", "applied to the text once per UNet call, for all layers"
     if all(step.is_composed for step in side_plan.steps):
         return "affine", "no activation: one product per layer" + _why_not_folded(state, group, side)
-    how = ", with products in bf16" if state.path_here == BF16 else ""
-    return state.path_here, f"computed in every layer, network by network{how}"
+    return state.path_here, f"computed in every layer, network by network{_less_exact(state)}"
+
+
+def _less_exact(state: UNetState) -> str:
+    """Says how products are less exact than the UNet's dtype would have them; nothing where they are not."""
+    if state.path_here == BF16:
+        return ", with products in bf16"
+    if state.path_here == "grouped":
+        from hnetkit.kernels.gpu.linear import product_precision
+
+        if product_precision(state.dtype, state.device) == "fp16":
+            return ", with sums of 32 products in fp16, as torch allows"
+    return ""
 
 
 def _why_not_folded(state: UNetState, group: LayerGroup, side: Side) -> str:

@@ -120,7 +120,7 @@ class KernelStack:
             rows.data_ptr() % 16,
             residual.data_ptr() % 16,
             strengths.data_ptr() % 16,
-            linear.precision(self._dtype),
+            linear.product_precision(self._dtype, x.device),
             *map(Tensor.data_ptr, self._tensors),
         )
         plan = self._plans.get(kind)
@@ -284,9 +284,13 @@ def _stage_of(tensors: Iterator[Tensor], activation: int, width: int, is_normed:
     return PackedStage(**own, activation=_ACTIVATIONS[activation], width=width, is_normed=bool(is_normed))
 
 
-@functools.cache
 def verified_path(path: str, device: torch.device) -> str:
     """Returns `path`, or the first simpler one that works on `device`; a path that does not is warned of, once."""
+    return _verified_path(path, device, linear.product_precision(torch.float16, device))
+
+
+@functools.cache
+def _verified_path(path: str, device: torch.device, precision: str) -> str:
     for candidate in FALLBACKS[path]:
         fault = fault_of(candidate, device)
         if fault is None:
@@ -297,12 +301,17 @@ def verified_path(path: str, device: torch.device) -> str:
     return "eager"
 
 
-@functools.cache
 def fault_of(path: str, device: torch.device) -> str | None:
     """Says what the kernels of a path do wrong on `device`; None where they compute a small stack right.
 
-    Once as it is launched first, and once by the plan that later calls take.
+    Once as it is launched first, and once by the plan that later calls take; again if torch's settings ask for another
+    way to compute products.
     """
+    return _fault_of(path, device, linear.product_precision(torch.float16, device))
+
+
+@functools.cache
+def _fault_of(path: str, device: torch.device, precision: str) -> str | None:
     sides = [[_small_network(10 * side + index, device) for index in range(2)] for side in range(2)]
     x = torch.randn(_TEST_ROWS, _TEST_WIDTH, generator=torch.Generator().manual_seed(0)).to(device, torch.float16)
     strengths = torch.tensor(_TEST_STRENGTHS, device=device)

@@ -88,6 +88,25 @@ def test_every_build_of_every_configuration_compiles_and_fits(folder: Path | Non
     require_sound(compiled(folder, SHARED_KB, "--all")["kernels"], SHARED_KB, every=True)
 
 
+def require_fp16_sums(kernels: list[dict[str, Any]]) -> None:
+    assert {kernel["tiles"][2] for kernel in kernels} == {32}
+    for kernel in kernels:
+        assert kernel["mma_shapes"] == ["16816.F16"], kernel
+        assert kernel["local"] == kernel["local_in_loops"] == 0, kernel
+        assert kernel["shared"] <= SHARED_KB[kernel["gpu"]] << 10, kernel
+
+
+@pytest.mark.timeout(1300)
+def test_sums_in_fp16_take_the_matrix_instructions_that_are_twice_as_fast() -> None:
+    require_fp16_sums(compiled(None, (86, 120), "--fp16-sums")["kernels"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("folder", [None, OLDEST], ids=["installed", "oldest"])
+def test_sums_in_fp16_compile_for_every_gpu_that_has_them(folder: Path | None) -> None:
+    require_fp16_sums(compiled(folder, (86, 89, 120), "--fp16-sums")["kernels"])
+
+
 AMD_SHARED_KB = {"gfx90a": 64, "gfx942": 64, "gfx950": 160, "gfx1100": 64, "gfx1201": 64}
 
 

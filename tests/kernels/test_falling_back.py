@@ -30,7 +30,7 @@ NUMBERS = numbers_for(2)
 def nothing_left_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(op, "_failed", set())
     monkeypatch.setattr(op, "_TEST_ROWS", 3)
-    known = op.verified_path, op.fault_of
+    known = op._verified_path, op._fault_of
     for cached in known:
         cached.cache_clear()
     yield
@@ -114,13 +114,13 @@ def test_no_kernel_runs_on_an_amd_gpu_unasked() -> None:
 def test_kernels_that_are_asked_for_on_an_amd_gpu_are_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here in the interpreter, in which the CPU stands in for the device."""
     monkeypatch.setenv("HNETKIT_KERNEL", "grouped")
-    whole, on_the_cpu = linear.run, op.fault_of.__wrapped__
+    whole, on_the_cpu = linear.run, op._fault_of.__wrapped__
 
     def weaker(state: Any, networks: Any, strengths: Any, *rest: Any, **options: Any) -> Any:
         return whole(state, networks, strengths * 0.97, *rest, **options)
 
     monkeypatch.setattr(linear, "run", weaker)
-    monkeypatch.setattr(op, "fault_of", lambda path, device: on_the_cpu(path, torch.device(DEVICE)))
+    monkeypatch.setattr(op, "fault_of", lambda path, device: on_the_cpu(path, torch.device(DEVICE), "ieee"))
     with pytest.raises(KernelUnavailable, match="on cuda:0 the kernels compute something else than plain torch"):
         dispatch.chosen_path(torch.device("cuda", 0))
     monkeypatch.setattr(op, "fault_of", lambda path, device: None)

@@ -1,6 +1,6 @@
 """Compiles what the tables give GPUs, without one, and prints what came out as JSON.
 
-    python ahead_of_time.py [--all] CAPABILITY...        80 86 89 90 100 120, for instance
+    python ahead_of_time.py [--all | --fp16-sums] CAPABILITY...        80 86 89 90 100 120, for instance
 
 Without ``--all``, of each configuration the builds that need most: with layer norms, first in the stack, and with a sum
 in fp32.
@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from hnetkit.kernels.configs import NORM_ROWS, FusedTiles, Tiles, fused_tiles, gradient_tiles, linear_tiles
+from hnetkit.kernels.configs import FP16_DEPTH, NORM_ROWS, FusedTiles, Tiles, fused_tiles, gradient_tiles, linear_tiles
 from hnetkit.kernels.gpu.backward import gradient_kernel
 from hnetkit.kernels.gpu.fused import fused_kernel
 from hnetkit.kernels.gpu.linear import linear_kernel, norm_kernel
@@ -43,7 +43,7 @@ Signature: TypeAlias = "tuple[Any, Mapping[str, str], Mapping[str, Any]]"
 """A kernel, the types of its arguments, and its constants."""
 
 
-def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str) -> Signature:
+def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str, precision: str = "ieee") -> Signature:
     """A hidden stage that writes row statistics, or the last one of a network that takes them."""
     matrices = {"x": (tiles.rows, tiles.depth), "weight": (tiles.columns, tiles.depth)}
     pointers = {
@@ -68,7 +68,7 @@ def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str) -> Signa
         "PART": tiles.columns,
         "BY_DESCRIPTOR": tiles.by_descriptor,
         "WHOLE": True,
-        "PRECISION": "ieee",
+        "PRECISION": precision,
         "BLOCK_M": tiles.rows,
         "BLOCK_N": tiles.columns,
         "BLOCK_K": tiles.depth,
@@ -156,6 +156,7 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
         "local_in_loops": sum(len(LOCAL.findall(body)) for body in loops),
         "loops": len(loops),
         "mma": len(re.findall(r"\bHMMA", shown)),
+        "mma_shapes": sorted(set(re.findall(r"\bHMMA\.(\S+)", shown))),
         "wgmma": len(re.findall(r"\bHGMMA", shown)),
         "tcgen05": len(re.findall(r"\bUTCHMMA", shown)),
         "shapes": sorted(set(re.findall(r"HGMMA\.(\w+)\.F", shown))),
@@ -215,10 +216,22 @@ def all_compiled(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]
         yield {"kernel": "norm", "gpu": gpu, "norm": True, **compiled(norm_alone(), gpu, warps=4, stages=2)}
 
 
+def with_fp16_sums(gpus: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yields a row per GPU, configuration and stage of the linear kernel with sums in fp16."""
+    for gpu in gpus:
+        for tiles in dict.fromkeys(linear_tiles((gpu // 10, gpu % 10), *context) for context in CONTEXTS):
+            tiles = tiles._replace(depth=FP16_DEPTH)
+            for is_last in (False, True):
+                what = linear(tiles, is_last=is_last, norm=False, activation="swish", precision="fp16")
+                made = compiled(what, gpu, warps=tiles.warps, stages=tiles.stages)
+                yield {"kernel": "linear", "gpu": gpu, "tiles": list(tiles), "last": is_last, **made}
+
+
 def main() -> None:
     """Prints the version of Triton and all rows."""
-    options = set(sys.argv[1:])
-    rows = list(all_compiled([int(gpu) for gpu in sorted(options - {"--all"})], every="--all" in options))
+    options = {option for option in sys.argv[1:] if option.startswith("--")}
+    gpus = sorted(int(gpu) for gpu in set(sys.argv[1:]) - options)
+    rows = list(with_fp16_sums(gpus) if "--fp16-sums" in options else all_compiled(gpus, every="--all" in options))
     json.dump({"triton": triton.__version__, "kernels": rows}, sys.stdout)
 
 
