@@ -10,7 +10,7 @@ LONG = cli demo formats generate kernels library project prompts runtime sources
 QUICK = formats prompts registry
 
 # documents of which the program writes a part
-GENERATED = README.md docs/addresses.md docs/architecture.md docs/cli.md docs/comfyui.md docs/initialisations.md
+GENERATED = README.md docs/architecture.md docs/cli.md docs/comfyui.md docs/initialisations.md
 
 .PHONY: demo test check browser test-long lint format docs dist train-demo bench clean
 
@@ -31,11 +31,12 @@ test-long: $(LONG:%=test-long-%) ## seeded runs of many minutes: fuzzing, killed
 test-long-%: .venv/installed .venv/triton-3.6.0
 	.venv/bin/python -m pytest -m long --timeout 7200 --durations 0 -v --no-header --disable-warnings tests/$* | tee benchmarks/results/test_long/$*.txt
 
-lint: .venv/installed          ## ruff, mypy strict, and generated docs up to date
+lint: .venv/installed          ## ruff, mypy (strict for the package), and generated docs up to date
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	rm -rf build && .venv/bin/pip install -q --no-deps --no-build-isolation --target build/typecheck .
 	cd build/typecheck && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p hnetkit
+	cd build/typecheck && ../../.venv/bin/mypy --config-file ../../tests/mypy.ini --cache-dir ../../.mypy_cache/tests ../../tests ../../tools ../../benchmarks
 	.venv/bin/cog --check $(GENERATED)
 
 bench: .venv/installed         ## every benchmark of benchmarks/, about half an hour on 2 cores

@@ -6,12 +6,13 @@
 Needs this checkout, torch 2.11, Triton 3.6 and numpy or newer, and diffusers for `default`, `unet` and `train`; nothing
 has to be installed.
 
-    default   what `hnetkit generate` does: a step and a picture, captured by hnetkit, as called, and compiled
-    isolated  the contexts of all self-attention layers of one UNet step, with and without the text, each path by itself
-    compile   the same work as A1111 does it, through torch.compile, between plain torch and the kernels
-    unet      whole UNet steps of diffusers: called, captured, and compiled
-    train     training steps of one network: of a plain loop, of hnetkit, and captured; with the memory of each
-    tiles     the kernels with other tiles than the tables give them
+    default     what `hnetkit generate` does: a step and a picture, captured by hnetkit, as called, and compiled
+    candidates  contexts by rows of the tables that are passed over until they are measured, beside those chosen
+    isolated    the contexts of all self-attention layers of a UNet step, with and without the text, path by path
+    compile     the same work as A1111 does it, through torch.compile, between plain torch and the kernels
+    unet        whole UNet steps of diffusers: called, captured, and compiled
+    train       training steps of one network: of a plain loop, of hnetkit, and captured; with the memory of each
+    tiles       the kernels with other tiles than the tables give them
 
 Rows go to `results/gpu.csv` as they come, the most telling first; one that stands there for this GPU and commit is not
 measured again, so that a run can be cut short and gone on with. A path that computes something wrong is reported and
@@ -35,7 +36,7 @@ def main() -> None:
     """Measures until the budget is spent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--part", choices=["default", "isolated", "compile", "unet", "train", "tiles"], default="isolated"
+        "--part", choices=["default", "candidates", "isolated", "compile", "unet", "train", "tiles"], default="isolated"
     )
     parser.add_argument("--budget", type=float, default=500.0, help="seconds after which nothing new is begun")
     parser.add_argument("--results", type=Path, default=FOLDER / "results" / "gpu.csv", help="the CSV to go on with")
@@ -81,9 +82,14 @@ def _part(name: str) -> Callable[..., Iterator[Mapping[str, str]]]:
         from gpu_parts.unet import steps
 
         return steps
-    from gpu_parts import contexts, tiles
+    from gpu_parts import candidates, contexts, tiles
 
-    return {"isolated": contexts.isolated, "compile": contexts.compiled, "tiles": tiles.tiles}[name]
+    return {
+        "candidates": candidates.candidates,
+        "isolated": contexts.isolated,
+        "compile": contexts.compiled,
+        "tiles": tiles.tiles,
+    }[name]
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def executor_of(path: str, width: int) -> Any:
 
         stub = install(backward, fused, linear, op)
     except ImportError:
-        from hnetkit.kernels import backward, fused, grouped, stacked
+        from hnetkit.kernels import backward, fused, grouped, stacked  # type: ignore[attr-defined]
         from hnetkit.kernels.mlp import StageWeights
         from hnetkit.kernels.prepared import Prepared as StackExecutor
         from hnetkit.kernels.prepared import pack_pair

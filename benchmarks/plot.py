@@ -73,7 +73,7 @@ def groups(rows: Iterable[Row], part: str) -> list[Group]:
     for (gpu, model, _, _, work), paths in found.items():
         if (gpu, model, work) in bare:
             paths[BARE] = bare[gpu, model, work]
-    return [Group(*key, paths) for key, paths in found.items()]
+    return [Group._make((*key, paths)) for key, paths in found.items()]
 
 
 def table(path: Path = RESULTS) -> str:

@@ -283,6 +283,18 @@ def is_folder_at(path: str | os.PathLike[str]) -> bool:
     return status is not None and stat.S_ISDIR(status.st_mode)
 
 
+def is_link_elsewhere(path: Path, file: Path) -> bool:
+    """Whether what has its name from `file` and lies beside it is a link to a file in another folder.
+
+    A stranger's folder may hold links to any file of the user, which would then be shown, written or shared. A link to
+    a file beside that to which `file` itself is a link leads nowhere else.
+    """
+    if not os.path.islink(path):
+        return False
+    beside = {os.path.realpath(file.parent), os.path.dirname(os.path.realpath(file))}
+    return os.path.dirname(os.path.realpath(path)) not in beside
+
+
 def mtime_of(status: os.stat_result) -> int:
     """Returns the modification time in nanoseconds, wrapped to 64 bits after the year 2262.
 

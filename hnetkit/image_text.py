@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hnetkit.errors import DamagedFile, FileRefused, HnetkitError, NoSettings, UnsafeFile, UsageError
-from hnetkit.files import new_file, suffixed
+from hnetkit.files import is_link_elsewhere, new_file, suffixed
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.limits import Budget, parse_json
 from hnetkit.prompts import comfyui, draw_things, easy_diffusion, infotext, novelai
@@ -76,7 +76,7 @@ def read_infotext(file: OpenFile) -> Infotext:
 
     Raises:
         NoSettings: there are none.
-        FileRefused: see `read_image_text`.
+        FileRefused: see `read_image_text`; or the text file is a link to a file elsewhere.
     """
     head = file.read_at(0, min(24, file.size))
     if image_format(head) is None:
@@ -201,8 +201,17 @@ def _said_otherwise(found: Infotext, parameters: str, texts: dict[str, str], fil
 
 
 def _settings_beside(file: OpenFile) -> Infotext | None:
-    """Returns the settings in the text file that A1111 writes beside an image; a caption there is none."""
+    """Returns the settings in the text file that A1111 writes beside an image; a caption there is none.
+
+    Raises:
+        UnsafeFile: it is a link to a file elsewhere, which may be a private one.
+    """
     path = Path(file.path).with_suffix(".txt")
+    if is_link_elsewhere(path, Path(file.path)):
+        raise UnsafeFile(
+            f"{path}: a link to a file elsewhere, whose text is not taken for the settings of {Path(file.path).name}",
+            hint="if they are its settings, put the file itself there",
+        )
     try:
         with OpenFile(path) as beside:
             found = _settings_in_text(_text_of_file(beside), beside.path)

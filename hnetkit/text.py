@@ -35,6 +35,8 @@ _BREAK = re.compile(r"<(?:br|hr|/p|/div|/li|/h[1-6]|/tr|/pre|/blockquote)\s*/?>"
 _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
 _INLINE_MARK = re.compile(r"[\\`*_~\[\]|$]")  # of Markdown, anywhere in a line
 _LINE_MARK = re.compile(r"^(?:(?=[#+\-=:!])|(\d{1,9})(?=[.)]))")  # at its beginning: headings, lists, rules
+# what readers of Markdown make a link of without any mark; the numbers keep the search short
+_BARE_LINK = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]{0,30}://|www\.|[\w.+-]{1,64}@(?=[\w-]))\S*", re.IGNORECASE)
 _PLAIN_YAML = re.compile(r"[A-Za-z](?:[\w ./+-]*[\w+])?", re.ASCII)
 _YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none"})
 
@@ -116,6 +118,9 @@ def shorten(value: Any, most: int = 60) -> str:
 def argument(text: str | os.PathLike[str], *, is_path: bool = False) -> str:
     """Quotes `text` as one word of a shell command that people may paste.
 
+    What a terminal would obey, or nobody sees, is in it by number, as bash and zsh read it: pasted as it is, it could
+    end the command and begin another one.
+
     Args:
         text: a name, or a path if `is_path`; it is never an option, even if it begins like one.
     """
@@ -124,8 +129,19 @@ def argument(text: str | os.PathLike[str], *, is_path: bool = False) -> str:
         text = os.path.join(".", text)
     if os.name == "nt" and not _PLAIN_WORD.fullmatch(text):
         return "..."  # its shells disagree about quotes
-    word = shlex.quote(text)
+    word = shlex.quote(text) if printable(text) == text else f"$'{_numbered(text)}'"
     return f"-- {word}" if text.startswith("-") else word
+
+
+def _numbered(text: str) -> str:
+    return _escaped(text.replace("\\", "\\\\").replace("'", "\\'"), _octal)
+
+
+def _octal(character: str) -> str:
+    is_byte = "\udc80" <= character <= "\udcff"  # of a file name that is no text
+    return "".join(
+        f"\\{byte:03o}" for byte in character.encode(errors="surrogateescape" if is_byte else "surrogatepass")
+    )
 
 
 def to_cell(text: str) -> str:
@@ -149,10 +165,19 @@ def from_cell(cell: str) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """Returns `text` as words of one line in Markdown, which are shown as they are: no markup, no HTML, no entity."""
-    words = html.escape(" ".join(printable(" ".join(text.split())).split()), quote=False)
-    marked = _INLINE_MARK.sub(r"\\\g<0>", words)
-    return _LINE_MARK.sub(r"\1\\", marked)
+    """Returns `text` as words of one line in Markdown, which are shown as they are: no markup, no HTML, no entity.
+
+    An address is code, as many readers make a link of one that is not.
+    """
+    words, parts, position = " ".join(printable(" ".join(text.split())).split()), [], 0
+    for link in _BARE_LINK.finditer(words):
+        parts += [_in_words(words[position : link.start()]), in_code(link[0])]
+        position = link.end()
+    return _LINE_MARK.sub(r"\1\\", "".join([*parts, _in_words(words[position:])]))
+
+
+def _in_words(text: str) -> str:
+    return _INLINE_MARK.sub(r"\\\g<0>", html.escape(text, quote=False))
 
 
 def in_code(text: str) -> str:

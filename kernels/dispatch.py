@@ -17,14 +17,14 @@ from hnetkit.kernels.configs import VARIABLE, auto_path, is_forced
 from hnetkit.kernels.eager import allows_tf32, bf16_obstacle
 from hnetkit.kernels.gpu import triton_obstacle
 
-FORCED = ("auto", "reference", "eager", "bf16", "grouped", "fused", "chain")
+FORCED = ("auto", "reference", "eager", "bf16", "grouped", "fused", "specialized", "chain")
 """What `HNETKIT_KERNEL` may be; ``chain`` is reserved, and an error in this version."""
 
 BF16 = "bf16"
 """Plain torch with products in bf16 under a sum in fp32, for processors with instructions for them; only if forced."""
 
 PLAIN = ("reference", "eager", BF16)
-KERNELS = ("grouped", "fused")
+KERNELS = ("grouped", "fused", "specialized")
 PATHS = (*PLAIN, *KERNELS)
 
 

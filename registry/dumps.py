@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ MOST_MADE = 4 * MOST_RECORD
 HINT = "give the civitai.sqlite of a metadata archive, or JSON lines of the site's records"
 _MOST_ROWS = 1000  # with one key: files of one hash, versions of a model, files of a version
 _STEPS, _STEPS_PER_BYTE = 1_000_000, 4  # of SQLite; a pass over a table takes less than one for each byte of the file
+_SECONDS, _BYTES_PER_SECOND = 5.0, 2 << 20  # of the processor: far more than tables and records need
+_CHECKED = 1000  # steps
 _ROW = 1000  # bytes that a part of a record takes at least
 _LARGEST_ID = 2**31
 _TABLES = {
@@ -53,19 +56,24 @@ def records_in_database(path: Path, sha256s: Iterable[str], left_out: LeftOut) -
     if beside is not None and beside.st_size:
         what = f"another program has it open, or left changes in {path.name}-wal"
         raise FileRefused(f"{path}: {what}", hint="close that program, or give a copy that it made")
-    steps = _STEPS + _STEPS_PER_BYTE * path.stat().st_size
+    size = path.stat().st_size
+    steps, until = _STEPS + _STEPS_PER_BYTE * size, time.thread_time() + _SECONDS + size / _BYTES_PER_SECOND
 
-    def is_endless() -> bool:  # pages may lead in circles, or to one page a million times
+    def is_endless() -> bool:  # pages may lead in circles, or all rows to one long value
         nonlocal steps
-        steps -= 100_000
-        return steps < 0
+        steps -= _CHECKED
+        return steps < 0 or time.thread_time() > until
 
     try:
         with closing(_connected(path)) as db:
-            db.set_progress_handler(is_endless, 100_000)
-            yield from _Dump(db, path, left_out).records(sha256s)
+            db.set_progress_handler(is_endless, _CHECKED)
+            for record in _Dump(db, path, left_out).records(sha256s):
+                begun = time.thread_time()
+                yield record
+                until += time.thread_time() - begun
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter for names in messages
-        why = "reading it would never end" if steps < 0 else str(error)
+        is_cut = steps < 0 or time.thread_time() > until
+        why = "reading it would never end" if is_cut else str(error)
         raise DamagedFile(f"{path}: no database that can be read: {why}", hint=HINT) from error
 
 

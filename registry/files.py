@@ -146,7 +146,7 @@ class Files:
         """
         keys = ("size_bytes", "sha256", "autov1", "content_hash", "format", "kind", "verdict", "reason")
         values = {key: row[key] for key in keys} | {
-            "source_sha256": row.get("source_sha256"),
+            "source_sha256": row.get("source_sha256") or self._former_hash(root, path, row),
             "stem": text_of(PurePath(path).stem),
             "warnings": to_json(row["warnings"]),
             "mtime_ns": mtime_ns,
@@ -158,6 +158,15 @@ class Files:
             self._db, "files", {"root_id": root.id, "path": to_column(path)}, values, first={"first_seen": now()}
         )
         self.put_sidecars(id, row.get("sidecars") or {}, sidecars_seen)
+
+    def _former_hash(self, root: Root, path: str, row: Mapping[str, Any]) -> str | None:
+        """Returns the hash of the file that this one was written anew from, with the same content, in its place."""
+        found = self._db.execute(
+            "SELECT source_sha256, sha256 FROM files WHERE root_id = ? AND path = ? AND content_hash = ?",
+            [root.id, to_column(path), row["content_hash"]],
+        ).fetchone()
+        hashes = found or ()
+        return next((sha256 for sha256 in hashes if isinstance(sha256, str) and sha256 != row["sha256"]), None)
 
     def put_sidecars(self, id: int, said: Mapping[str, Any], seen: str | None) -> None:
         """Stores the content of a file's sidecars.
@@ -205,6 +214,10 @@ class Files:
     def with_bytes(self, sha256: str) -> list[Row]:
         """Returns the files that had this hash when they were last read."""
         return self._rows("files.sha256 = ?", [sha256])
+
+    def hashes(self) -> set[str]:
+        """Returns the hashes that files had when they were last read."""
+        return {sha256 for (sha256,) in self._db.execute("SELECT DISTINCT sha256 FROM files WHERE sha256 NOTNULL")}
 
     def converted_from(self, sha256: str) -> list[Row]:
         """Returns the files of networks that were converted from a file with this hash; see `CONVERTED`."""

@@ -73,6 +73,12 @@ SELECT networks.id, content_hash FROM (
     SELECT rowid, bm25(network_text, 10, 6, 6, 6, 3, 1, 2, 1, 1) AS worth FROM network_text WHERE network_text MATCH ?
 ) AS found JOIN networks ON networks.id = found.rowid ORDER BY worth, networks.id
 """
+_BY_NAME = "SELECT id, content_hash FROM networks ORDER BY name, id"
+_SIGNS = ("So", "Sm", "Sk")  # categories of signs that the index has no words for: emoji, stars, arrows
+_WITH_SIGN = """
+SELECT rowid FROM network_text
+WHERE instr(names || tags || words || site || note || description || trained_on || build || base_model, ?)
+"""
 # one row per network
 _SELECT = """
 SELECT networks.*,
@@ -236,7 +242,8 @@ class Networks:
 
         Searched are names, tags, notes, what sites and sidecars say (title, creator, tags, trigger words, description),
         the checkpoint, the base model and the activation. The last word may be incomplete. Punctuation is ignored: any
-        input is a search for its words. Words of scripts without spaces between them are found inside of others.
+        input is a search for its words. Words of scripts without spaces between them are found inside of others, and
+        so are signs that are no words, such as emoji.
         """
         order = {id: rank for rank, (id, _) in enumerate(self._matching(text))}
         rows = []
@@ -250,11 +257,15 @@ class Networks:
 
     def _matching(self, text: str) -> list[tuple[int, str]]:
         """Returns ids and content hashes of the networks of which every word is shown somewhere, best match first."""
-        words = _WORD.findall(unicodedata.normalize("NFKC", text_of(text)))
-        if not words:
-            return []
+        text = unicodedata.normalize("NFKC", text_of(text))
+        words = _WORD.findall(text)
+        signs = {sign for sign in text if not sign.isascii() and unicodedata.category(sign) in _SIGNS}
         query = " ".join(f'"{_apart(word)}"' for word in words) + "*"
-        return self._db.execute(_RANKED, [query]).fetchall()
+        if not words and not signs:
+            return []
+        found = self._db.execute(_RANKED, [query]) if words else self._db.execute(_BY_NAME)
+        having = [{id for (id,) in self._db.execute(_WITH_SIGN, [sign])} for sign in signs]
+        return [row for row in found if all(row[0] in ids for ids in having)]
 
     def _rows(self, where: str, parameters: Iterable[Any] = ()) -> list[Row]:
         return [_network_row(row) for row in self._unread(where, parameters)]

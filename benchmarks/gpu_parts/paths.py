@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpu_parts.work import Contexts, Stack
-from hnetkit.kernels import eager
+from hnetkit.kernels import configs, eager
 from hnetkit.kernels.activations import activate
 from hnetkit.kernels.gpu import op
 from hnetkit.kernels.weights import MLPWeights, pack
@@ -73,15 +74,17 @@ def eagerly(stack: Stack) -> Apply:
     return lambda x: (eager.apply(x, keys, key_numbers), eager.apply(x, values, value_numbers))
 
 
-def by_kernels(path: str) -> Callable[[Stack], Apply]:
-    """By the Triton kernels of `path`."""
+def by_kernels(path: str, *, with_candidates: bool = False) -> Callable[[Stack], Apply]:
+    """By the Triton kernels of `path`; with rows of the tables that wait for their measurement, or without."""
+    choosing = configs.candidates if with_candidates else contextlib.nullcontext
 
     def prepare(stack: Stack) -> Apply:
         packed = [pack(pair, for_kernels=True) for pair in zip(*stack.sides, strict=True)]
         kernels = op.KernelStack(packed, path)
 
         def apply(x: Tensor) -> Pair:
-            key, value = kernels.apply(x, stack.strengths).unbind()
+            with choosing():
+                key, value = kernels.apply(x, stack.strengths).unbind()
             return key, value
 
         return apply
@@ -106,4 +109,10 @@ def compiled(**options: Any) -> Callable[[Stack], Apply]:
 
 AS_A1111 = Path(plainly, in_every_layer=True)
 FUSED = Path(by_kernels("fused"))
-EACH = {"as A1111": AS_A1111, "eager": Path(eagerly), "grouped": Path(by_kernels("grouped")), "fused": FUSED}
+EACH = {
+    "as A1111": AS_A1111,
+    "eager": Path(eagerly),
+    "grouped": Path(by_kernels("grouped")),
+    "fused": FUSED,
+    "specialized": Path(by_kernels("specialized")),
+}

@@ -11,9 +11,11 @@ from hnetkit.files import refuse_existing
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.limits import parse_json
+from hnetkit.text import shorten
 
 METADATA = "hnetkit.bake"
 """Key of a file's metadata that holds the record of its baking, as JSON."""
+_MOST_TOLD, _LONGEST = 20, 2000  # networks and letters of a line about it
 
 
 def read_record(file: OpenFile) -> dict[str, Any] | None:
@@ -28,13 +30,16 @@ def read_record(file: OpenFile) -> dict[str, Any] | None:
 def told(record: dict[str, Any]) -> str:
     """Returns what a record says, on one line; anybody may have written it."""
     try:
-        made = " + ".join(map(with_strength, record["networks"]))
+        networks = record["networks"]
+        more = [f"{len(networks) - _MOST_TOLD:,} more"] if len(networks) > _MOST_TOLD else []
+        made = " + ".join([*map(with_strength, networks[:_MOST_TOLD]), *more])
         program = f", for {record['for']}" if record["for"] else ""
         error = max(layer["error"] for layer in record["layers"].values())
         fitted = sum(layer["origin"] == "fitted" for layer in record["layers"].values())
         how = f"{fitted} of {len(record['layers'])} projections are fitted" if fitted else "exact, to rounding"
-        return f"{made}, on {record['model']}{program}; {how}, the largest relative error is {error:.3g}"
-    except (AttributeError, KeyError, TypeError, ValueError):
+        on = shorten(f"{made}, on {record['model']}{program}", _LONGEST)
+        return f"{on}; {how}, the largest relative error is {error:.3g}"
+    except Exception:  # whatever it holds is no fault of the file
         return "by a record that is not understood"
 
 

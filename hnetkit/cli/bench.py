@@ -61,7 +61,7 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple
     metavar="PATH",
     show_default="all that can run here",
     help="Time this path: reference (A1111's way), eager (plain torch), bf16 (with products in bf16, on a CPU), "
-    "grouped or fused (GPU kernels), or captured (CUDA graph). Repeatable.",
+    "grouped, fused or specialized (GPU kernels), or captured (CUDA graph). Repeatable.",
 )
 @option(
     "--seconds",
@@ -123,7 +123,7 @@ def bench_command(
     _note_work(f"{model.name} at {width}x{height}, batch {batch_size}", items, layers, torch_device, torch_type, output)
     for reason in dict.fromkeys(left_out.values()):
         those = [path for path in left_out if left_out[path] == reason]
-        output.note(f"Left out: {' and '.join(those)}: {reason}.")
+        output.note(f"Left out: {', '.join(those)}: {reason}.")
     with step_progress("Measuring", quiet=output.quiet) as progress:
         results = measure(
             items, layers, to_run, device=torch_device, dtype=torch_type, seconds=seconds, progress=progress

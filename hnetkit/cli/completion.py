@@ -31,6 +31,15 @@ def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return _plain_words(names, incomplete)
 
 
+def complete_removed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Returns what `complete_name` does, and with --undo what is in the trash."""
+    if not ctx.params.get("undo"):
+        return complete_name(ctx, param, incomplete)
+    from hnetkit.library.remove import trashed
+
+    return _plain_words(lambda registry: {*trashed(registry).values()}, incomplete)
+
+
 def complete_tag(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Returns tags for the shell's completion, as `complete_name` does: all that a list can be filtered by."""
     return _plain_words(lambda registry: registry.networks.tags(), incomplete)

@@ -157,7 +157,7 @@ _SHARED = (
         type=_FRACTION,
         show_default="0.75, in a hires pass 0.7",
         help="Strength at which --image is repainted or, in a hires pass, the first pass: 0 keeps it, 1 ignores it. "
-        "Only this share of the steps is made.",
+        "Over --image, only this share of --steps is made; a hires pass makes all of its own.",
     ),
     _over_image(
         "--mask",

@@ -213,12 +213,20 @@ def _converted_row(converted: ConvertedFile) -> Row:
 
 def _left_behind(done: Sequence[ConvertedFile]) -> Iterator[str]:
     """Yields what the sources have and the new files have not: content, sidecars, what the library knows of them."""
+    from hnetkit.formats.conversion import is_in_place
+
     for converted in done:
         for name in converted.not_carried:
             yield f"{converted.source}: {name} is not carried over"
     if staying := [name for converted in done for name in _staying(Path(converted.source), converted.target)]:
         more = f" and {len(staying) - 3} more" if len(staying) > 3 else ""
         yield f"Beside the sources stay {', '.join(staying[:3])}{more}."
+    same = [converted for converted in done if converted.is_same_content]
+    if anew := [converted for converted in same if is_in_place(converted.source, converted.target)]:
+        yield (
+            f"{counted(len(anew), 'file')} written anew in place: sites and pictures know such a file by its former "
+            "sha256, which hnetkit scan keeps of files that it knew."
+        )
     if not all(converted.is_same_content for converted in done):
         yield "With another dtype it is another network to the library: tags, notes and aliases do not go along."
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hnetkit import paths
-from hnetkit.cli.completion import complete_name, complete_own_tag, complete_tag
+from hnetkit.cli.completion import complete_name, complete_own_tag, complete_removed, complete_tag
 from hnetkit.cli.network_card import network_card
 from hnetkit.cli.options import base_model_name, command, option
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
@@ -60,9 +60,10 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
     """Index folders of hypernetworks in the registry.
 
     The registry is hnetkit's own database; files stay where they are. Folders are remembered: without DIR, all known
-    ones are scanned again. Only new and changed files are read, and so are their sidecars; a file that is gone is
-    marked missing, not forgotten. Links to files are followed, links to folders only inside DIR. What a file manager
-    deleted, in a trash or recycle bin inside DIR, is left out.
+    ones are scanned again. Only files that are new, or of another size or time than before, are read, and so are their
+    sidecars; a file that is gone is marked missing, not forgotten. Links to files are followed, links to folders only
+    inside DIR. What a file manager deleted, in a trash or recycle bin inside DIR, is left out; so is what sync tools
+    and disks keep of earlier versions (.stversions, .snapshots).
 
     What could not be read is listed as unread, and what is known of it stays; the exit code is then 1. With --rehash,
     it is also 1 if a file has changed, is missing or is corrupt.
@@ -214,7 +215,8 @@ def search_command(words: tuple[str, ...], output: Output) -> None:
 
     Searches names, tags and notes, what sites and sidecars say (title, creator, tags, trigger words, description), the
     checkpoint that a network was trained on, its base model and its activation. Every word of QUERY must occur; the
-    last one may be the beginning of a word. Chinese, Japanese and Korean words are found inside of others.
+    last one may be the beginning of a word. Chinese, Japanese and Korean words are found inside of others, and so are
+    signs such as emoji.
 
     \b
     Examples:
@@ -370,7 +372,7 @@ def _change_line(row: Row) -> str:
 
 
 @command("remove")
-@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_name)
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_removed)
 @option("--undo", is_flag=True, help="Bring back what was removed last, or the last removal of each NAME.")
 @option("--dry-run", is_flag=True, help="List what would be moved, and change nothing.")
 @option("-y", "--yes", is_flag=True, help="Agree without being asked.")
@@ -465,6 +467,8 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
         if file == "-":
             for record in export_records(library.registry):
                 put_json(record)
+            if (empty := library.registry.emptiness()) is not None:
+                output.note(empty)
             return
         count = export_library(library, file, overwrite=overwrite)
     output.rows([{"file": file, "records": count}], columns=["file", "records"], text=lambda row: row["file"])

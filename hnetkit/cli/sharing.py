@@ -114,6 +114,7 @@ def share_command(
     else:
         folder = _written(plan, out, output, overwrite=overwrite, yes=yes)
     if dry_run:
+        folder.require_own()
         _show_files(folder, None, output)
         _note_others(folder, output)
         output.note(
@@ -153,9 +154,10 @@ def _written(plan: Share, out: str, output: Output, *, overwrite: bool, yes: boo
     earlier = require_writable(out, overwrite=overwrite)
     if plan.doubts:
         confirm(_question(plan), yes=yes)
+    gone = plan.without(earlier)
     with step_progress("Writing", quiet=output.quiet) as progress:
         folder = plan.write(out, overwrite=overwrite, progress=progress)
-    if gone := plan.without(earlier):
+    if gone:
         output.note(f"removed, because it is not in this share: {', '.join(gone)}")
     return folder
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hnetkit.train.trainer import TrainingResult
     from hnetkit.train.variations import VariedSetting
 
+_ENTERED_AGAIN = "the same command enters it later, and makes no step again"
+
 # as COMMANDS of the folder: the lines of `hnetkit train --help`, held equal to the commands' own by a test
 SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Commands": {
@@ -120,6 +122,8 @@ def run_command(file: Path | None, resume: bool, arguments: dict[str, Any], outp
     disconnect()
     if result.files:
         output.rows([_row(result)], columns=["path", "name", "step", "loss"], text=lambda row: str(row["path"]))
+        if result.unregistered:
+            raise PartlyFailed(result.unregistered, hint=_ENTERED_AGAIN)
         output.note(_use_of(result))
 
 
@@ -215,11 +219,13 @@ def sweep_command(varied: tuple[str, ...], files: tuple[Path, ...], arguments: d
             f"{len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}",
             hint="the same command tries them again; --restart starts over",
         )
+    if away := sum(bool(outcome.unregistered) for outcome in outcomes):
+        raise PartlyFailed(f"{away} of {len(outcomes)} networks are not in the library", hint=_ENTERED_AGAIN)
 
 
 def _say_failure(outcome: RunOutcome) -> None:
-    if outcome.failure:
-        say(f"Error: {outcome.run.label}: {outcome.failure}")
+    for failure in filter(None, (outcome.failure, outcome.unregistered)):
+        say(f"Error: {outcome.run.label}: {failure}")
 
 
 def _values(text: str) -> VariedSetting:

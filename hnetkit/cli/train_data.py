@@ -190,8 +190,9 @@ def review_command(
     """List the captions of a training folder, to read and to edit.
 
     Lists file, width, height, caption and warnings of each picture. Save the list with --csv, --tsv or --json, edit
-    captions in it, and give it back with --apply, which writes the .txt files of captions that changed. --html writes
-    one page without scripts that shows every picture with its caption.
+    captions in it, and give it back with --apply, which writes the .txt files of captions that changed. The
+    column digest tells which captions somebody else changed meanwhile: they are named, and kept where the table leaves
+    them as they were. --html writes one page without scripts that shows every picture with its caption.
 
     \b
     Examples:
@@ -201,14 +202,14 @@ def review_command(
       hnetkit train review pictures --tags --table
     """
     from hnetkit.train import apply_captions, read_captions, review, write_page
-    from hnetkit.train.preparing.review import COLUMNS
+    from hnetkit.train.preparing.review import COLUMNS, TO_EDIT
 
     if sum((table is not None, html is not None, tags)) > 1:
         raise UsageError("choose one of --apply, --html and --tags")
     if table is not None:
         failures: list[HnetkitError] = []
         captions = read_captions(sys.stdin.buffer if table == "-" else table)
-        changed = apply_captions(folder, captions, failures.append)
+        changed = apply_captions(folder, captions, failures.append, output.note)
         output.rows(({"path": str(path)} for path in changed), columns=["path"], text=lambda row: str(row["path"]))
         output.note(f"{counted(len(changed), 'caption')} changed")
         for failure in failures:
@@ -225,7 +226,7 @@ def review_command(
     elif tags:
         output.rows(({"tag": tag, "pictures": count} for tag, count in found.tags()), columns=["tag", "pictures"])
     else:
-        output.rows(found.rows, columns=COLUMNS)
+        output.rows(found.rows, columns=TO_EDIT if output.form in ("csv", "tsv") else COLUMNS)
     if found.unreadable:
         raise PartlyFailed(f"{len(found.unreadable)} of {len(found.rows)} pictures or their captions cannot be read")
 

@@ -160,7 +160,7 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         _Setting(
             "build.activation",
             "--activation",
-            "Activation: linear (none), relu, leakyrelu, elu, swish, tanh, sigmoid, or another one of A1111's.",
+            "Activation: linear (none), relu, leakyrelu, elu, swish, tanh, sigmoid, or another that files may name.",
             metavar="NAME",
             default="linear",
         ),

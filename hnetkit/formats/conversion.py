@@ -66,6 +66,13 @@ def convert(source: AnyPath, target: AnyPath, *, dtype: DType | None = None, ove
     return _convert(source, target, dtype=dtype, overwrite=overwrite)
 
 
+def is_in_place(source: AnyPath, target: AnyPath) -> bool:
+    """Whether both are one name in one folder, so that the target takes the place of the source."""
+    places = (os.path.split(os.path.abspath(path)) for path in (source, target))
+    one, other = (os.path.join(os.path.realpath(folder), name) for folder, name in places)
+    return one == other
+
+
 def _is_another_network(source: str, target: Path) -> bool:
     suffixes = {Path(source).suffix.lower(), target.suffix.lower()}
     is_one_format = suffixes.issubset(PICKLE_SUFFIXES) or suffixes.issubset(SAFETENSORS_SUFFIXES)
@@ -80,6 +87,8 @@ def _is_another_network(source: str, target: Path) -> bool:
 
 
 def _convert(source: str, target: Path, *, dtype: DType | None, overwrite: bool) -> ConvertedFile:
+    if not overwrite and is_in_place(source, target):
+        raise OutputExists(f"{source}: has this format already", hint="--overwrite writes it anew")
     require_output(target, overwrite=overwrite)
     net = load(source)
     try:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 from hnetkit.errors import BadPicture, ChangedMeanwhile, HnetkitError, NotFound, UsageError
 from hnetkit.files import is_absent
 from hnetkit.formats.conversion import convert as convert_file
-from hnetkit.gallery.cards import View
+from hnetkit.gallery.cards import View, which
 from hnetkit.gallery.network_page import name_for_commands
 from hnetkit.gallery.pages import Gallery, sent_texts
 from hnetkit.inspection import validate_file
@@ -80,20 +80,20 @@ class Actions:
         """Adds tags to all networks that a view shows, or removes them.
 
         Args:
-            given: the address of the ``view`` and the ``count`` of its networks, the ``tags`` with commas between them,
-                and what to ``do``: ``"add"`` or ``"remove"``.
+            given: the address of the ``view``, ``which`` networks it showed, the ``tags`` with commas between them, and
+                what to ``do``: ``"add"`` or ``"remove"``.
 
         Raises:
             UsageError: the values are others, or name no tag.
-            ChangedMeanwhile: the view shows another number of networks by now.
+            ChangedMeanwhile: the view shows other networks by now.
         """
-        texts = sent_texts(given, ("view", "count", "tags", "do"))
+        texts = sent_texts(given, ("view", "which", "tags", "do"))
         tags, is_removal = listed([texts.get("tags", "")]), texts.get("do") == "remove"
         if not tags:
             raise UsageError("no tag was named", hint="type one")
         contents = self._gallery.cards.contents(View.of(dict(parse_qsl(texts.get("view", "").removeprefix("?")))))
-        if str(len(contents)) != texts.get("count"):
-            message = f"these filters show {counted(len(contents), 'network')} by now"
+        if which(contents) != texts.get("which"):
+            message = f"these filters show other networks by now, {len(contents):,} in all"
             raise ChangedMeanwhile(message, now=str(len(contents)), hint="reload the page")
         library = self._gallery.library
         words = " ".join(_option("--remove", tag) if is_removal else argument(tag) for tag in tags)

@@ -61,6 +61,10 @@ def make_app(gallery: Gallery) -> Starlette:
         content, action = request.path_params["content"], request.path_params["action"]
         return answer(await run_in_threadpool(actions.do, content, action, given))
 
+    async def token(request: Request) -> Response:
+        """Whether a token is that of the server: `Access` lets no other request through."""
+        return answer({})
+
     async def tag_all(request: Request) -> Response:
         """Tags for all networks that a view shows."""
         return answer(await run_in_threadpool(actions.tag_all, await sent_values(request)))
@@ -107,9 +111,10 @@ def make_app(gallery: Gallery) -> Starlette:
             Route("/network/{content}/preview/{number:int}", preview),
             Route("/network/{content}/{action}", change, methods=["POST"]),
             Route("/tags", tag_all, methods=["POST"]),
+            Route("/token", token, methods=["POST"]),
             Route("/files", refused),
             Route("/thumbnail/{content}", thumbnail),
-            *picture_routes(gallery),
+            *picture_routes(gallery, drawings.of_picture),
             *drawings.routes(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],

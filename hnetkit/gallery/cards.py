@@ -172,6 +172,7 @@ class Page:
     Attributes:
         cards: rows of `CardIndex`.
         count: networks that pass all filters.
+        which: what `which` returns of them.
         of: networks of the library.
         number, last: of this page and of the last one, from 1.
         choices: field of the view -> value -> how many networks of the library have it, the commonest first.
@@ -179,10 +180,16 @@ class Page:
 
     cards: list[Row]
     count: int
+    which: str
     of: int
     number: int
     last: int
     choices: Mapping[str, Mapping[str, int]]
+
+
+def which(contents: Iterable[str]) -> str:
+    """Returns what tells these networks from others, in any order; another process says it otherwise."""
+    return f"{hash(frozenset(contents)):x}"
 
 
 class CardIndex:
@@ -203,7 +210,8 @@ class CardIndex:
             rows = self._passing(view)
             part = part_of(len(rows), view.page, PER_PAGE)
             cards = self._with_use(self._shown(rows[part.rows]))
-            return Page(cards, len(rows), len(self._rows), part.number, part.last, self._choices)
+            networks = which(row["content_hash"] for row in rows)
+            return Page(cards, len(rows), networks, len(self._rows), part.number, part.last, self._choices)
 
     def contents(self, view: View) -> list[str]:
         """Returns the content hashes of all networks that pass the filters of a view, in its order."""

@@ -1,47 +1,37 @@
-"""Strips and comparisons to draw, as a queue on the disk.
+"""What the gallery draws: a strip, a comparison, or a picture again, each a folder that appears whole.
 
-Each drawing is a folder below ``drawings`` in the home of hnetkit, which appears whole:
 
-    drawing.json    what to draw; it never changes
-    state.json      how far it is: written by the one process that draws, `hnetkit.gallery.worker`
-    stop            is there while a person has stopped it
-    strip.png, strip.jsonl, strip-cells     the grid, as `hnetkit grid` writes it; of several networks, comparison.png
-    preview.png     of a strip: its pictures as one square, for cards
-
-Any number of servers may show one queue. Its order is that of the folders' names, which begin with a time.
+drawing.json    what to draw; it never changes
+state.json      how far it is: written by the one process that draws, `hnetkit.gallery.worker`
+stop            is there while a person has stopped it
+strip.png, strip.jsonl, strip-cells     the grid, as `hnetkit grid` writes it; of several networks, comparison.png
+preview.png     of a strip: its pictures as one square, for cards
+picture.png     a picture that was drawn again, as `hnetkit generate --from` draws it
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import secrets
-import shutil
-import time
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
-from hnetkit.files import TEMPORARY, is_folder_at, is_there, new_file, new_folder, stat_at
+from hnetkit.errors import HnetkitError, UsageError, failure_of
+from hnetkit.files import is_there, new_file, stat_at
 from hnetkit.generate.grids.files import FAILURE, GridFiles
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, is_size
 from hnetkit.generate.sampling.samplers import sampler_name
-from hnetkit.library.records import with_files
 from hnetkit.library.resolve import label
-from hnetkit.library.suggestions import trigger_words
 from hnetkit.limits import read_json
 from hnetkit.prompts.infotext import is_generation_data
-from hnetkit.prompts.tags import plain_number, split_tags
+from hnetkit.prompts.tags import plain_number
 from hnetkit.text import argument, is_text
 
-if TYPE_CHECKING:
-    from hnetkit.library.library import Library
-
 State: TypeAlias = Literal["waiting", "drawing", "done", "stopped", "failed"]
+Kind: TypeAlias = Literal["strip", "comparison", "picture"]
 
 MOST_NETWORKS, MOST_STRENGTHS, MOST_PROMPT = 6, 9, 4000
 LARGEST_STRENGTH = 100.0
@@ -49,11 +39,9 @@ STRENGTHS = (0.0, 0.5, 1.0)
 SEED = 1
 """One seed for all, so that strips of different networks can be compared."""
 
-_FORMAT = "hnetkit.drawing/1"
-_RECORD, _STATE, _STOP = _FILES = "drawing.json", "state.json", "stop"
-_ID = re.compile(r"\d{19}-(?:strip-[0-9a-f]{16}|comparison)-[0-9a-f]{6}")
+FORMAT = "hnetkit.drawing/1"
+RECORD, STATE, STOP = FILES = "drawing.json", "state.json", "stop"
 _CONTENT = re.compile(r"h1:[0-9a-f]{64}")
-_TRIGGER_WORDS = 300  # characters of a prompt that is made of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +56,26 @@ class NamedNetwork:
         """What a command calls it, whatever else has its name."""
         has_plain_name = self.name and not self.name.startswith("-") and not set(self.name) & set(":/\\")
         return label(self.name, self.content_hash) if has_plain_name else self.content_hash
+
+
+@dataclass(frozen=True, slots=True)
+class PictureToDraw:
+    """A picture of a person's to draw again by the settings in it.
+
+    Attributes:
+        path: its file.
+        size_bytes, modified_ns: of its file when it was asked for, so that no other picture is drawn.
+    """
+
+    path: str
+    size_bytes: int
+    modified_ns: int
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether its file is the one that was asked for."""
+        found = stat_at(self.path)
+        return found is not None and (found.st_size, found.st_mtime_ns) == (self.size_bytes, self.modified_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,12 +169,19 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A strip, of one network, or a comparison of several: each a row, with a column for each strength."""
+    """A strip, of one network, or a comparison of several: each a row, with a column for each strength. Or a picture.
+
+    Attributes:
+        networks: those to draw; of a picture, those that it names and the library has.
+        settings: the defaults for a picture, which has its own.
+        picture: what is drawn again; None for a strip or a comparison.
+    """
 
     folder: Path
     networks: tuple[NamedNetwork, ...]
     settings: DrawingSettings
     progress: Progress
+    picture: PictureToDraw | None = None
     is_damaged: bool = False
 
     @property
@@ -174,8 +189,8 @@ class Drawing:
         return self.folder.name
 
     @property
-    def kind(self) -> Literal["strip", "comparison"]:
-        return "strip" if _strip_digits(self.id) else "comparison"
+    def kind(self) -> Kind:
+        return kind_in(self.id)
 
     @property
     def state(self) -> State:
@@ -196,7 +211,7 @@ class Drawing:
 
     @property
     def cells(self) -> int:
-        return len(self.networks) * len(self.settings.strengths)
+        return 1 if self.kind == "picture" else len(self.networks) * len(self.settings.strengths)
 
     @property
     def drawn(self) -> int:
@@ -204,18 +219,26 @@ class Drawing:
         return len(self.pictures())
 
     def pictures(self) -> dict[tuple[int, int], dict[str, Any]]:
-        """(number of the network, number of the strength) -> the row of the grid's record, with all settings."""
+        """(number of the network, number of the strength) -> the row of the grid's record, with all settings.
+
+        A picture that was drawn again is (0, 0), and has its settings in its file.
+        """
+        if self.kind == "picture":
+            return {(0, 0): {}} if is_there(self.sheet) else {}
         rows = GridFiles(self.sheet).rows()
         return {(row.get("y", 0), row.get("x", 0)): row for row in rows if FAILURE not in row}
 
-    def picture(self, row: Mapping[str, Any]) -> Path:
+    def picture_file(self, row: Mapping[str, Any]) -> Path:
         """Returns the file of one of `pictures`."""
-        return GridFiles(self.sheet).image_path(row)
+        return self.sheet if self.kind == "picture" else GridFiles(self.sheet).image_path(row)
 
     @property
     def command(self) -> str | None:
         """The command line that draws the same, as far as prompt and model are chosen; None without a prompt."""
         own, progress = self.settings, self.progress
+        if self.picture is not None:
+            again = {"from": self.picture.path, "model": progress.model, "out": self.sheet.name}
+            return " ".join(["hnetkit generate", *_options(again)])
         if not self.prompt:
             return None
         size = None if own.width is None else f"{own.width}x{own.height}"
@@ -224,224 +247,33 @@ class Drawing:
             "negative-prompt": own.negative_prompt,
             "seed": str(own.seed),
             "strengths": ",".join(map(plain_number, own.strengths)),
-            "steps": own.steps and str(own.steps),
+            "steps": None if own.steps is None else str(own.steps),
             "sampler": own.sampler,
             "size": size,
             "model": progress.model,
             "out": self.sheet.name,
         }
-        options = [_option(name, value) for name, value in given.items() if value]
-        return " ".join(["hnetkit grid", *options, *(argument(one.mention) for one in self.networks)])
+        return " ".join(["hnetkit grid", *_options(given), *(argument(one.mention) for one in self.networks)])
 
 
-class DrawingQueue:
-    """The drawings of one home: those that wait, the one that is drawn, and those that are done.
-
-    Args:
-        home: the folder that `HNETKIT_HOME` names.
-    """
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.folder = home / "drawings"
-        self._read_as: dict[str, tuple[object, Drawing]] = {}
-
-    @property
-    def lock(self) -> Path:
-        """Locked by the process that draws."""
-        return self.home / "locks" / "drawings.lock"
-
-    def add(self, networks: Sequence[NamedNetwork], settings: DrawingSettings) -> Drawing:
-        """Adds a strip of one network, or a comparison of up to `MOST_NETWORKS`, at the end.
-
-        Raises:
-            UsageError: no networks, too many, or one of them twice.
-        """
-        contents = [network.content_hash for network in networks]
-        if not 0 < len(set(contents)) == len(contents) <= MOST_NETWORKS:
-            raise UsageError(f"{len(contents)} networks to draw", hint=f"choose 1 to {MOST_NETWORKS}, each once")
-        what = f"strip-{_digits(contents[0])}" if len(contents) == 1 else "comparison"
-        record = {"format": _FORMAT, "networks": list(map(asdict, networks)), "settings": asdict(settings)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        folder = self.folder / f"{time.time_ns():019}-{what}-{secrets.token_hex(3)}"
-        with new_folder(folder) as temporary:
-            _write_json(temporary / _RECORD, record)
-        return self.drawing(folder.name)
-
-    def drawings(self) -> list[Drawing]:
-        """Returns all, in their order. One whose record cannot be read counts as failed, with the reason."""
-        return [self._drawing(id) for id in self._ids()]
-
-    def drawing(self, id: str) -> Drawing:
-        """Returns one of them.
-
-        Raises:
-            NotFound: there is none with this id.
-        """
-        if not _ID.fullmatch(id) or not is_folder_at(self.folder / id):
-            raise NotFound("there is no such drawing any more")
-        return self._drawing(id)
-
-    def next(self) -> Drawing | None:
-        """Returns the one to draw now: the one that an ended process had begun, else the first that waits."""
-        pending = [drawing for drawing in self.drawings() if drawing.state in ("waiting", "drawing")]
-        return min(pending, key=lambda drawing: drawing.state != "drawing", default=None)
-
-    def strip_of(self, content_hash: str) -> Drawing | None:
-        """Returns the latest strip of a network that is done, whatever its file is called."""
-        return next(iter(self.strips_of([content_hash]).values()), None)
-
-    def strips_of(self, contents: Iterable[str], states: Container[State] = ("done",)) -> dict[str, Drawing]:
-        """Returns content hash -> its latest strip in one of these states."""
-        wanted = {_digits(content): content for content in contents}
-        found: dict[str, Drawing] = {}
-        for id in reversed(self._ids()):
-            content = wanted.get(_strip_digits(id))
-            if content is None or content in found:
-                continue
-            drawing = self._drawing(id)
-            if drawing.state in states and drawing.networks and drawing.networks[0].content_hash == content:
-                found[content] = drawing
-        return found
-
-    def drawings_of(self, contents: Iterable[str]) -> list[Drawing]:
-        """Returns the strips of a network, or the comparisons of exactly these networks, the latest first."""
-        wanted = set(contents)
-        digits = _digits(next(iter(wanted))) if len(wanted) == 1 else ""
-        of_kind = (self._drawing(id) for id in reversed(self._ids()) if _strip_digits(id) == digits)
-        return [one for one in of_kind if {network.content_hash for network in one.networks} == wanted]
-
-    def stop(self, id: str) -> Drawing:
-        """Stops a drawing that waits or is drawn; the cells that it has stay.
-
-        Raises:
-            NotFound: there is none with this id.
-            UsageError: it has ended already.
-        """
-        drawing = self.drawing(id)
-        if drawing.state not in ("waiting", "drawing"):
-            raise UsageError(f"the drawing is {drawing.state}, there is nothing to stop")
-        with new_file(drawing.folder / _STOP, overwrite=True):
-            pass
-        return self.drawing(id)
-
-    def again(self, id: str) -> Drawing:
-        """Lets a drawing go on that was stopped, failed, or lacks cells; those that it has are kept.
-
-        Raises:
-            NotFound: there is none with this id.
-            UsageError: it is drawn or complete, or its record cannot be read.
-        """
-        drawing = self.drawing(id)
-        if drawing.is_damaged:
-            raise UsageError(drawing.progress.message, hint="remove it, and draw it anew")
-        is_complete = drawing.state == "done" and drawing.drawn == drawing.cells
-        if drawing.state in ("waiting", "drawing") or is_complete:
-            raise UsageError(f"the drawing is {drawing.state}", hint="change a setting to draw another")
-        for name in (_STATE, _STOP):
-            (drawing.folder / name).unlink(missing_ok=True)
-        return self.drawing(id)
-
-    def remove(self, id: str) -> None:
-        """Removes a drawing with its pictures.
-
-        Raises:
-            NotFound: there is none with this id.
-            UsageError: it is being drawn.
-        """
-        drawing = self.drawing(id)
-        if drawing.state == "drawing":
-            raise UsageError("the drawing is being drawn", hint="stop it first")
-        going = drawing.folder.with_name(f".{id}.{secrets.token_hex(8)}{TEMPORARY}")
-        os.rename(drawing.folder, going)  # at once; a process that ends removes the rest later, as all half-made ones
-        shutil.rmtree(going, ignore_errors=True)
-        self._read_as.pop(id, None)
-
-    def is_stopped(self, drawing: Drawing) -> bool:
-        """Whether a person has stopped or removed a drawing."""
-        return is_there(drawing.folder / _STOP) or not is_there(drawing.folder)
-
-    def write(self, drawing: Drawing, progress: Progress) -> Drawing:
-        """Writes how far a drawing is; for the process that holds `lock`. One that was removed stays away."""
-        if is_there(drawing.folder):
-            _write_json(drawing.folder / _STATE, asdict(progress))
-        return replace(drawing, progress=progress)
-
-    def _drawing(self, id: str) -> Drawing:
-        """Returns a drawing, read again if its state has changed: a page asks for hundreds each second."""
-        folder = self.folder / id
-        try:
-            seen = [(found.st_mtime_ns, found.st_ino) if (found := stat_at(folder / name)) else None for name in _FILES]
-        except OSError:  # said where it is read
-            return _read(folder)
-        known = self._read_as.get(id)
-        if known is None or known[0] != seen:
-            self._read_as[id] = known = seen, _read(folder)
-        return known[1]
-
-    def _ids(self) -> list[str]:
-        try:
-            names = os.listdir(self.folder)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise failure_of(error, str(self.folder)) from error
-        return sorted(filter(_ID.fullmatch, names))
-
-
-def networks_of(library: Library, contents: Sequence[str]) -> list[NamedNetwork]:
-    """Returns networks of the library as they are to be drawn.
-
-    Args:
-        contents: content hashes.
-
-    Raises:
-        NotFound: one of them is not in the library.
-    """
-    known = library.registry.networks.of_contents(list(contents))
-    rows = {row["content_hash"]: row for row in with_files(library.registry, known)}
-    for content in contents:
-        if content not in rows:
-            raise NotFound("the library has no such network any more", hint="hnetkit scan")
-    return [NamedNetwork(content, rows[content]["name"]) for content in contents]
-
-
-def suggested_prompt(library: Library, networks: Iterable[NamedNetwork]) -> str:
-    """Returns a prompt of the trigger words of the first of some networks that has any; empty if none has.
-
-    They may come from strangers: tags of networks in them are left out, and more than a prompt.
-
-    Raises:
-        NotFound: the library has one of the networks no more.
-    """
-    for network in networks:
-        words = trigger_words(library.record(network.content_hash))
-        if is_text(words) and not is_generation_data(words):
-            words = " ".join(words.split())
-            while len(words) > _TRIGGER_WORDS and ", " in words:
-                words = words.rpartition(", ")[0]
-            if prompt := split_tags(words[:_TRIGGER_WORDS]).text.strip(" ,"):
-                return prompt
-    return ""
-
-
-def _read(folder: Path) -> Drawing:
+def read_drawing(folder: Path) -> Drawing:
     """Returns a drawing, whatever became of its records."""
     try:
-        networks, settings = _parse_record(_read_json(folder / _RECORD))
-        if (len(networks) == 1) is not bool(_strip_digits(folder.name)):
-            raise HnetkitError(f"{folder / _RECORD}: is of another drawing")
+        networks, settings, picture = _parse_record(_read_json(folder / RECORD))
+        kind = "picture" if picture is not None else "strip" if len(networks) == 1 else "comparison"
+        if kind != kind_in(folder.name):
+            raise HnetkitError(f"{folder / RECORD}: is of another drawing")
     except HnetkitError as error:
         damaged = Progress("failed", message=str(error), next_step="remove it, and draw it anew")
         return Drawing(folder, (), DrawingSettings(), damaged, is_damaged=True)
     try:
-        progress = _parse_progress(_read_json(folder / _STATE)) if is_there(folder / _STATE) else Progress()
-        if progress.state in ("waiting", "drawing") and is_there(folder / _STOP):
+        progress = _parse_progress(_read_json(folder / STATE)) if is_there(folder / STATE) else Progress()
+        if progress.state in ("waiting", "drawing") and is_there(folder / STOP):
             progress = replace(progress, state="stopped")
     except (HnetkitError, OSError) as error:
-        failure = failure_of(error, str(folder / _STATE))
+        failure = failure_of(error, str(folder / STATE))
         progress = Progress("failed", message=str(failure), next_step="draw it again")
-    return Drawing(folder, networks, settings, progress)
+    return Drawing(folder, networks, settings, progress, picture)
 
 
 def _read_json(path: Path) -> Any:
@@ -453,22 +285,30 @@ def _read_json(path: Path) -> Any:
         raise HnetkitError(f"{path}: unreadable ({error})") from error
 
 
-def _parse_record(record: Any) -> tuple[tuple[NamedNetwork, ...], DrawingSettings]:
-    if not isinstance(record, dict) or record.get("format") != _FORMAT or not isinstance(record.get("networks"), list):
-        raise HnetkitError(f"{_RECORD}: not the record of a drawing")
+def _parse_record(record: Any) -> tuple[tuple[NamedNetwork, ...], DrawingSettings, PictureToDraw | None]:
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("networks"), list):
+        raise HnetkitError(f"{RECORD}: not the record of a drawing")
     networks = tuple(map(_parse_network, record["networks"]))
-    if not 0 < len(networks) <= MOST_NETWORKS:
-        raise HnetkitError(f"{_RECORD}: not the record of a drawing")
-    return networks, DrawingSettings.of(record.get("settings"))
+    picture = None if record.get("picture") is None else _parse_picture(record["picture"])
+    if not (picture is not None or networks) or len(networks) > MOST_NETWORKS:
+        raise HnetkitError(f"{RECORD}: not the record of a drawing")
+    return networks, DrawingSettings.of(record.get("settings")), picture
 
 
 def _parse_network(network: Any) -> NamedNetwork:
     fields = ("content_hash", "name")
     if not isinstance(network, dict) or not all(isinstance(network.get(field), str) for field in fields):
-        raise HnetkitError(f"{_RECORD}: not the record of a drawing")
+        raise HnetkitError(f"{RECORD}: not the record of a drawing")
     if not _CONTENT.fullmatch(network["content_hash"]):
-        raise HnetkitError(f"{_RECORD}: not the record of a drawing")
+        raise HnetkitError(f"{RECORD}: not the record of a drawing")
     return NamedNetwork(*(network[field] for field in fields))
+
+
+def _parse_picture(picture: Any) -> PictureToDraw:
+    fields = {"path": str, "size_bytes": int, "modified_ns": int}
+    if not isinstance(picture, dict) or not all(type(picture.get(key)) is kind for key, kind in fields.items()):
+        raise HnetkitError(f"{RECORD}: not the record of a drawing")
+    return PictureToDraw(*(picture[key] for key in fields))
 
 
 def _parse_progress(state: Any) -> Progress:
@@ -481,12 +321,13 @@ def _parse_progress(state: Any) -> Progress:
         or not isinstance(state.get("notes"), list)
         or not all(isinstance(note, str) for note in state["notes"])
     ):
-        raise HnetkitError(f"{_STATE}: not the state of a drawing")
+        raise HnetkitError(f"{STATE}: not the state of a drawing")
     of_texts = {key: state[key] for key in (*texts, *counts)}
     return Progress(state["state"], notes=tuple(state["notes"]), **of_texts)
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
+    """Writes a record, whole or not at all."""
     with new_file(path, overwrite=True) as file:
         file.write(json.dumps(value, indent=2).encode() + b"\n")
 
@@ -495,16 +336,19 @@ def _is_strength(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and abs(value) <= LARGEST_STRENGTH  # type: ignore[arg-type]
 
 
-def _digits(content_hash: str) -> str:
-    """Returns the digits of a content hash that are in the names of its strips."""
-    return content_hash.removeprefix("h1:")[:16]
+def kind_in(id: str) -> Kind:
+    """Returns the kind of drawing that an id names."""
+    return id.split("-")[1]  # type: ignore[return-value]
 
 
-def _strip_digits(id: str) -> str:
-    """Returns the digits in the id of a strip; empty for a comparison."""
-    return id.split("-")[2] if "-strip-" in id else ""
+def subject_in(id: str) -> str:
+    """Returns the digits of the network in the id of a strip, the picture's id in that of a picture, else nothing."""
+    subject = id.split("-")[2:-1]
+    return subject[0] if subject else ""
 
 
-def _option(name: str, value: str) -> str:
-    """Returns an option of a command line; a value that begins with a dash is joined to it."""
-    return f"--{name}{argument(f'={value}')}" if value.startswith("-") else f"--{name} {argument(value)}"
+def _options(given: Mapping[str, str | None]) -> Iterator[str]:
+    """Yields the options of a command line that have a value; one that begins with a dash is joined to its option."""
+    for name, value in given.items():
+        if value:
+            yield f"--{name}{argument(f'={value}')}" if value.startswith("-") else f"--{name} {argument(value)}"

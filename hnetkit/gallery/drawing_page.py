@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from starlette.concurrency import run_in_threadpool
@@ -16,15 +17,16 @@ from starlette.routing import Route
 from hnetkit import settings
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.gallery.cards import View, joined
-from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, State, networks_of, suggested_prompt
+from hnetkit.gallery.drawing import Drawing, DrawingSettings, PictureToDraw, State
+from hnetkit.gallery.drawing_queue import DrawingQueue, networks_of, suggested_prompt
 from hnetkit.gallery.pages import Gallery, answer, sent_texts, sent_values, shown
 from hnetkit.gallery.paging import page_number, part_of
-from hnetkit.gallery.picture_pages import drawing_settings
+from hnetkit.gallery.picture_pages import beyond_a_strip, drawable_networks, drawing_settings
 from hnetkit.gallery.pictures import SeenPicture
 from hnetkit.gallery.thumbnails import SIDES, Served
 from hnetkit.generate.sampling.samplers import SAMPLERS
 from hnetkit.prompts.tags import plain_number
-from hnetkit.text import counted
+from hnetkit.text import counted, printable
 
 Row = dict[str, Any]
 
@@ -37,6 +39,21 @@ _MOST_ASKED = 200
 _PENDING: tuple[State, ...] = ("waiting", "drawing")
 _SIZE = re.compile(r"(\d{1,5})(?:\s*[x*]\s*(\d{1,5}))?", re.IGNORECASE)
 _FIELDS = ("prompt", "negative_prompt", "seed", "strengths", "steps", "sampler", "size")
+
+
+class _Given(NamedTuple):
+    """The settings that a page begins with: of a picture or a drawing that its address names, else the defaults.
+
+    Attributes:
+        picture: that they are of.
+        lost: why none of its settings can be taken over.
+        others: what else it was drawn with.
+    """
+
+    settings: DrawingSettings
+    picture: SeenPicture | None = None
+    lost: str = ""
+    others: Sequence[str] = ()
 
 
 class DrawingPages:
@@ -52,6 +69,7 @@ class DrawingPages:
             Route("/drawing", self._drawings),
             Route("/drawing/state", self._state),
             Route("/drawing/add", _change(self._add), methods=["POST"]),
+            Route("/drawing/add-picture", _change(self._add_picture), methods=["POST"]),
             Route("/drawing/add-all", _change(self._add_all), methods=["POST"]),
             Route("/drawing/stop-all", _change(self._stop_all), methods=["POST"]),
             Route("/drawing/remove-ended", _change(self._remove_ended), methods=["POST"]),
@@ -74,6 +92,10 @@ class DrawingPages:
         """Returns the latest strip of a network, whatever became of it; None without one."""
         found = self._queue.drawings_of([content_hash])
         return self._as_row(found[0]) if found else None
+
+    def of_picture(self, id: str) -> list[Row]:
+        """Returns a picture as it was drawn again, the latest first."""
+        return [self._as_row(one) for one in self._queue.drawings_of_picture(id)[:_MOST_EARLIER]]
 
     def picture(self, content_hash: str, size: str) -> Served | None:
         """Returns the strip of a network as a picture: for cards a square, else the whole sheet; None without one."""
@@ -122,7 +144,7 @@ class DrawingPages:
         cards = [(content, self._gallery.cards.card(content)) for content in view.chosen_contents]
         known = [card for _, card in cards if card is not None]
         earlier = self._queue.drawings_of(card["content_hash"] for card in known) if known else []
-        given, picture, lost = self._given(request.query_params)
+        given, picture, lost, others = self._given(request.query_params)
         named = networks_of(self._gallery.library, [card["content_hash"] for card in known])
         return self._gallery.page(
             "compare.html",
@@ -133,6 +155,7 @@ class DrawingPages:
             given=given,
             picture=picture,
             lost=lost,
+            others=others,
             strengths=", ".join(map(plain_number, given.strengths)),
             suggested=suggested_prompt(self._gallery.library, named),
             samplers=list(SAMPLERS),
@@ -140,20 +163,16 @@ class DrawingPages:
             drawings=[self._as_row(one) for one in earlier[:_MOST_EARLIER]],
         )
 
-    def _given(self, parameters: Mapping[str, str]) -> tuple[DrawingSettings, SeenPicture | None, str]:
-        """Returns the settings to begin with: of a picture or a drawing that the address names, else the defaults.
-
-        With the picture, and what cannot be taken over from it.
-        """
+    def _given(self, parameters: Mapping[str, str]) -> _Given:
         with suppress(NotFound):
             if id := parameters.get("picture"):
                 record = self._gallery.pictures.record(id)
                 try:
-                    return drawing_settings(record), record.found.picture, ""
+                    return _Given(drawing_settings(record), record.found.picture, others=beyond_a_strip(record))
                 except UsageError as error:
-                    return DrawingSettings(), record.found.picture, str(error)
-            return self._queue.drawing(parameters.get("like", "")).settings, None, ""
-        return DrawingSettings(), None, ""
+                    return _Given(DrawingSettings(), record.found.picture, str(error))
+            return _Given(self._queue.drawing(parameters.get("like", "")).settings)
+        return _Given(DrawingSettings())
 
     def _sheet(self, request: Request) -> Response:
         drawing = self._queue.drawing(request.path_params["id"])
@@ -167,7 +186,7 @@ class DrawingPages:
         size = request.query_params.get("size", "small")
         if row is None or size not in SIDES:
             raise NotFound("this cell is not drawn")
-        path = drawing.picture(row)
+        path = drawing.picture_file(row)
         return self._gallery.picture(request, self._gallery.thumbnails.of(path, size, within=[drawing.folder]))
 
     def _add(self, given: Any) -> Row:
@@ -188,6 +207,22 @@ class DrawingPages:
             else f"A comparison of {len(named)} networks"
         )
         return self._added([drawing], f"{what} waits to be drawn") | {"command": drawing.command}
+
+    def _add_picture(self, given: Any) -> Row:
+        """Adds a picture of a person's to draw again, unless it waits already."""
+        values = sent_texts(given, ("picture",))
+        record = self._gallery.pictures.record(values.get("picture", ""))
+        seen = record.found.picture
+        if seen.command is None:
+            raise UsageError("the picture carries no settings", hint="choose one that does")
+        for one in self._queue.drawings_of_picture(seen.id):
+            if one.state in _PENDING:
+                return self._added([one], "It waits to be drawn already")
+        named = networks_of(self._gallery.library, drawable_networks(record.found))
+        picture = PictureToDraw(str(seen.path), seen.stamp.size_bytes, seen.stamp.modified_ns)
+        drawing = self._queue.add_picture(seen.id, picture, named)
+        self._gallery.drawer.wake()
+        return self._added([drawing], f"{shown(seen.name)} waits to be drawn again") | {"command": drawing.command}
 
     def _add_all(self, given: Any) -> Row:
         """Adds a strip of each network that a view shows and that has none."""
@@ -266,19 +301,9 @@ class DrawingPages:
         """Returns a drawing as templates show it."""
         pictures = drawing.pictures()
         first = next(iter(pictures.values()), None)
-        lines = [
-            {
-                "row": row,
-                "name": network.name,
-                "content_hash": network.content_hash,
-                "cells": [
-                    {"strength": plain_number(strength), "is_drawn": (row, column) in pictures, "column": column}
-                    for column, strength in enumerate(drawing.settings.strengths)
-                ],
-            }
-            for row, network in enumerate(drawing.networks)
-        ]
-        names = shown(", ".join(network.name for network in drawing.networks))
+        picture = drawing.picture
+        named = ", ".join(network.name for network in drawing.networks)
+        names = shown(named if picture is None else printable(Path(picture.path).name))
         return {
             "id": drawing.id,
             "kind": drawing.kind,
@@ -289,7 +314,7 @@ class DrawingPages:
             "contents": [network.content_hash for network in drawing.networks],
             "chosen": joined(network.content_hash for network in drawing.networks),
             "names": names,
-            "lines": lines,
+            "lines": _lines(drawing, pictures),
             "prompt": drawing.prompt,
             "negative_prompt": drawing.settings.negative_prompt,
             "settings": _settings_in_words(drawing, first),
@@ -340,6 +365,24 @@ def _change(function: Callable[..., Row]) -> Callable[[Request], Awaitable[Respo
     return endpoint
 
 
+def _lines(drawing: Drawing, pictures: Container[tuple[int, int]]) -> list[Row]:
+    """Returns a line for each network of a drawing, with its cells; for a picture that is drawn again, one."""
+    if drawing.picture is not None:
+        return [{"row": 0, "name": "", "cells": [{"column": 0, "is_drawn": (0, 0) in pictures}]}]
+    return [
+        {
+            "row": row,
+            "name": network.name,
+            "content_hash": network.content_hash,
+            "cells": [
+                {"strength": plain_number(strength), "is_drawn": (row, column) in pictures, "column": column}
+                for column, strength in enumerate(drawing.settings.strengths)
+            ],
+        }
+        for row, network in enumerate(drawing.networks)
+    ]
+
+
 def _progress(drawing: Drawing, drawn: int) -> str:
     of_cells = f"{drawn} of {drawing.cells}"
     words: dict[State, str] = {
@@ -355,6 +398,8 @@ def _progress(drawing: Drawing, drawn: int) -> str:
 def _settings_in_words(drawing: Drawing, row: Mapping[str, Any] | None) -> str:
     """Returns the settings that all cells share: of a picture if there is one, else as far as they were chosen."""
     own = drawing.settings
+    if drawing.picture is not None:  # it has its own, which its page shows
+        return drawing.progress.model
     chosen: Row = {
         "sampler": own.sampler,
         "steps": own.steps,

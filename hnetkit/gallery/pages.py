@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 import hnetkit
 from hnetkit.errors import BadPicture, ChangedMeanwhile, FileRefused, HnetkitError, NotFound, UsageError
 from hnetkit.gallery.cards import CardIndex, View
-from hnetkit.gallery.drawing import DrawingQueue
+from hnetkit.gallery.drawing_queue import DrawingQueue
 from hnetkit.gallery.pictures import PictureFolders
 from hnetkit.gallery.thumbnails import Served, Thumbnails
 from hnetkit.gallery.worker import DrawingProcess

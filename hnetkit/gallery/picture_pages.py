@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import urlencode
@@ -19,6 +19,7 @@ from hnetkit.gallery.paging import page_number
 from hnetkit.gallery.pictures import LookedUp, PictureRecord, Which
 from hnetkit.gallery.thumbnails import SIDES, placeholder
 from hnetkit.generate.image_settings import settings_from_infotext
+from hnetkit.generate.options import SECOND_PASS
 from hnetkit.prompts.tags import split_tags
 
 WHICH: Mapping[Which, str] = {
@@ -63,10 +64,10 @@ class PictureView:
         return {"network": self.network or None, "which": self.which}
 
 
-def chosen_networks(found: LookedUp) -> str:
-    """Returns the networks of a picture that can be drawn with here, as `View.chosen` names them; empty without any."""
+def drawable_networks(found: LookedUp) -> list[str]:
+    """Returns the content hashes of the networks of a picture that can be drawn with here, at most `MOST_NETWORKS`."""
     contents = dict.fromkeys(meaning.content_hash for _, meaning in found.networks if meaning.content_hash)
-    return joined(filter(None, list(contents)[:MOST_NETWORKS]))
+    return list(filter(None, contents))[:MOST_NETWORKS]
 
 
 def drawing_settings(record: PictureRecord) -> DrawingSettings:
@@ -88,8 +89,30 @@ def drawing_settings(record: PictureRecord) -> DrawingSettings:
     return DrawingSettings.of({"prompt": tagged.replacing([None] * len(tagged.tags)).written.strip(), **given})
 
 
-def picture_routes(gallery: Gallery) -> list[Route]:
-    """Returns the addresses of the pages of a gallery's pictures."""
+def beyond_a_strip(record: PictureRecord) -> list[str]:
+    """Returns what a picture was drawn with that a strip of its settings has not, so that its pictures are others."""
+    read = settings_from_infotext(record.info)
+    own = read.options
+    found = {
+        f"CFG scale {own.get('cfg_scale', 0):g}": "cfg_scale" in own,
+        "the noise of an NVIDIA GPU": own.get("rng") == "nv",
+        f"clip skip {own.get('clip_skip')}": own.get("clip_skip", 1) > 1,
+        "its own emphasis": own.get("emphasis", "original") != "original",
+        "ENSD": bool(own.get("eta_seed_delta")),
+        "variation noise": bool(own.get("variation_strength")),
+        "its second pass": not SECOND_PASS.isdisjoint(own),
+        "the picture that it began with": "image" in read.files,
+    }
+    return [name for name, is_there in found.items() if is_there]
+
+
+def picture_routes(gallery: Gallery, drawn_again: Callable[[str], list[dict[str, Any]]]) -> list[Route]:
+    """Returns the addresses of the pages of a gallery's pictures.
+
+    Args:
+        gallery: what is shown.
+        drawn_again: returns the drawings of a picture, by its id, as templates show them.
+    """
     folders = gallery.pictures
 
     def pictures(request: Request) -> Response:
@@ -114,8 +137,15 @@ def picture_routes(gallery: Gallery) -> list[Route]:
         view, id = PictureView.of(request.query_params), request.path_params["id"]
         before, after = folders.neighbours(id, **view.chosen)
         record = folders.record(id)
-        chosen = chosen_networks(record.found) if record.infotext else ""
-        return gallery.page("picture.html", view=view, record=record, chosen=chosen, before=before, after=after)
+        return gallery.page(
+            "picture.html",
+            view=view,
+            record=record,
+            chosen=joined(drawable_networks(record.found)) if record.infotext else "",
+            drawings=drawn_again(id),
+            before=before,
+            after=after,
+        )
 
     def image(request: Request) -> Response:
         """The picture itself, made small."""

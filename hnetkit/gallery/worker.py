@@ -27,7 +27,8 @@ from hnetkit import demo, paths, settings
 from hnetkit.distributed import use_default_threads
 from hnetkit.errors import HnetkitError, IncompatibleNetwork, failure_of
 from hnetkit.files import exclusive_lock, read_regular, stat_at
-from hnetkit.gallery.drawing import Drawing, DrawingQueue, NamedNetwork, Progress, suggested_prompt
+from hnetkit.gallery.drawing import Drawing, NamedNetwork, PictureToDraw, Progress
+from hnetkit.gallery.drawing_queue import DrawingQueue, suggested_prompt
 from hnetkit.generate.loading.pipeline import file_stamp
 from hnetkit.generate.model import ModelSource
 from hnetkit.generate.prompt_networks import NetworkFinder, NetworkRequest
@@ -101,9 +102,11 @@ class Drawer:
 
     def _choose(self, drawing: Drawing) -> Drawing:
         """Writes down which prompt and which model are drawn with, so that an interrupted drawing keeps them."""
-        if drawing.progress.model and drawing.progress.prompt:
+        if drawing.progress.model and (drawing.progress.prompt or drawing.picture):
             return drawing
         source = model_for(drawing.networks)
+        if drawing.picture is not None:
+            return self.queue.write(drawing, replace(drawing.progress, model=os.fspath(source.model or "")))
         examples = (*source.outline().defaults.prompts, PLAIN_PROMPT)
         prompt = drawing.prompt or self._suggested(drawing) or examples[0]
         return self.queue.write(drawing, replace(drawing.progress, prompt=prompt, model=os.fspath(source.model or "")))
@@ -116,6 +119,8 @@ class Drawer:
         """Draws the cells that are missing and the sheet, and returns what to say of them."""
         from hnetkit.generate.grids.run import draw_grid
 
+        if drawing.picture is not None:
+            return self._draw_again(drawing, drawing.picture)
         own, progress = drawing.settings, drawing.progress
         notes: list[str] = []
         grid = draw_grid(
@@ -139,6 +144,17 @@ class Drawer:
         if failed:
             notes.append(f"{counted(len(failed), 'cell')} could not be drawn: {failed[0]['failure']}")
         return replace(progress, state="done", notes=tuple(notes), message="", next_step="")
+
+    def _draw_again(self, drawing: Drawing, picture: PictureToDraw) -> Progress:
+        """Draws a picture by the settings in it, as `hnetkit generate --from` does."""
+        if not picture.is_unchanged:
+            raise HnetkitError(f"{picture.path}: has changed or is gone", hint="draw it again from its page")
+        notes: list[str] = []
+        model = self._load(ModelSource(model=drawing.progress.model))
+        [drawn] = model.draw(again=picture.path, note=notes.append)
+        drawn.save(drawing.sheet, overwrite=True)
+        said = tuple(line.removeprefix(f"{picture.path}: ") for line in notes)
+        return replace(drawing.progress, state="done", prompt=drawn.prompt, notes=said, message="", next_step="")
 
     def _load(self, source: ModelSource) -> Model:
         """Returns a model, loaded once as long as neither its files nor the settings change."""
@@ -193,10 +209,10 @@ def _write_preview(drawing: Drawing) -> None:
     *others, (_, strongest) = rows
     lower = _PREVIEW // 3 if others else 0
     square = Image.new("RGB", (_PREVIEW, _PREVIEW))
-    square.paste(ImageOps.fit(open_rgb(drawing.picture(strongest)), (_PREVIEW, _PREVIEW - lower)), (0, 0))
+    square.paste(ImageOps.fit(open_rgb(drawing.picture_file(strongest)), (_PREVIEW, _PREVIEW - lower)), (0, 0))
     for number, (_, row) in enumerate(others):
         left, right = (_PREVIEW * place // len(others) for place in (number, number + 1))
-        square.paste(ImageOps.fit(open_rgb(drawing.picture(row)), (right - left, lower)), (left, _PREVIEW - lower))
+        square.paste(ImageOps.fit(open_rgb(drawing.picture_file(row)), (right - left, lower)), (left, _PREVIEW - lower))
     write_image(drawing.preview, square, strongest["infotext"], overwrite=True)
 
 

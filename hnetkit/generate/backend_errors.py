@@ -64,29 +64,30 @@ def translating_errors(source: str, hint: str) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise ModelNotUsable(
-            f"{source}: cannot be loaded ({shorten(first_line(error), _MOST_REASON)})", hint=hint
-        ) from error
+        raise ModelNotUsable(f"{source}: cannot be loaded ({first_line(error)})", hint=hint) from error
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message, or the name of its class if it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """Returns the first line of an error's message, of a bounded length, or the name of its class if it has none."""
+    return shorten(next(iter(str(error).strip().splitlines()), type(error).__name__), _MOST_REASON)
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silences the logs and progress bars of diffusers and transformers; errors still come as exceptions."""
+    """Silences the logs and progress bars of diffusers and transformers; errors still come as exceptions.
+
+    What they log of an error repeats names in a stranger's file, as many as there are.
+    """
     import logging
 
     # transformers logs while it is imported, so its level must be set before
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.getLogger("transformers").setLevel(logging.CRITICAL)
     import diffusers
     import transformers
 
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
     loggers = [module.utils.logging for module in (diffusers, transformers)]
+    for logger in loggers:
+        logger.set_verbosity(logging.CRITICAL)
     had_bars = [logger.is_progress_bar_enabled() for logger in loggers]
     for logger in loggers:
         logger.disable_progress_bar()

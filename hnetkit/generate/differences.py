@@ -10,7 +10,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.image_settings import ImageSettings, RecordedFile
 from hnetkit.generate.loading.extra_networks import is_named
 from hnetkit.generate.loading.pipeline import LoadedPipeline
-from hnetkit.generate.options import SECOND_PASS, DrawOptions
+from hnetkit.generate.options import SECOND_DENOISING, SECOND_PASS, DrawOptions
 from hnetkit.hashes import autov1_of
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.prompts.tags import excerpt
@@ -28,6 +28,9 @@ def unsaid(recorded: ImageSettings, options: DrawOptions, seed: int | None) -> I
     missing = [label for name, label in _OF_THE_MODEL.items() if getattr(options, name) is None]
     if missing:
         yield f"it does not say: {', '.join(missing)}; the model's own are used"
+    if options.has_second_pass and options.denoising is None and not SECOND_PASS.isdisjoint(recorded.options):
+        unsaid_strength = "it does not say how strongly its second pass repaints the first"
+        yield f"{unsaid_strength}: {SECOND_DENOISING} is used, --denoising N"
     if recorded.seed is None and seed is None:
         yield "it says no seed; a random one is used"
 
@@ -43,8 +46,13 @@ def other_second_pass(recorded: ImageSettings, options: DrawOptions, prompt: str
         return
     if options.image is not None:
         yield "its second pass is left out: --image begins with a picture"
-    elif prompt is not None and options.hires_prompt is None and "hires_prompt" in recorded.options:
+        return
+    if prompt is not None and options.hires_prompt is None and "hires_prompt" in recorded.options:
         yield "its second pass keeps its own prompt: --hires-prompt TEXT"
+    size = recorded.options.get("hires_size")
+    first = [(getattr(options, side), recorded.options.get(side)) for side in ("width", "height")]
+    if size and not options.has_second_pass and any(given not in (None, own) for given, own in first):
+        yield f"its second pass keeps its own size, {size[0]}x{size[1]}: --hires-size or --hires-scale"
 
 
 def other_first_picture(recorded: ImageSettings, options: DrawOptions) -> Iterator[str]:

@@ -19,6 +19,7 @@ from hnetkit.generate.sampling.encoding import Conditioning
 from hnetkit.generate.sampling.loop import AfterStep, Denoiser, KeptRegion, noised, sample
 from hnetkit.generate.sampling.noise import Noise
 from hnetkit.generate.sampling.samplers import prepare_scheduler
+from hnetkit.generate.sampling.steps import Steps, step_of_call
 from hnetkit.images import open_mask, open_rgb
 from hnetkit.runtime.adapters import applied
 from hnetkit.runtime.capture import forget_graphs
@@ -106,8 +107,11 @@ class _InitPixels:
         return cls(image, mask, init.content)
 
     def restore_outside_mask(self, drawn: Image.Image) -> Image.Image:
-        """Returns a drawn image with its first pixels outside of the mask, where the autoencoder blurs them."""
-        return drawn if self.mask is None else pil.composite(drawn, self.image, self.mask)
+        """Returns a drawn image with its first pixels outside of the mask, where the autoencoder blurs them.
+
+        As in A1111 all that is at least half under the mask, and so was sampled, is the drawn image's alone.
+        """
+        return drawn if self.mask is None else pil.composite(drawn, self.image, self.mask.point(lambda part: 2 * part))
 
 
 class _ImageBatch:
@@ -117,10 +121,10 @@ class _ImageBatch:
         self._pipe, self._request, self._seeds, self._report = model.pipe, request, seeds, report
         init, second = request.init_image, request.second
         self._init = _InitPixels.read(init, (request.width, request.height)) if init else None
-        self._first = SamplingPass(model, request, seeds, request, init.denoising if init else None)
+        self._first = SamplingPass(model, request, seeds, request)
         self._second = None
         if second is not None:
-            self._second = SamplingPass(model, request, seeds, second, second.denoising, self._first.schedule_calls)
+            self._second = SamplingPass(model, request, seeds, second, self._first.prompt_steps)
         self._calls = self._first.calls + (self._second.calls if self._second else 0)
 
     def images(self) -> Iterator[Image.Image | BadPicture]:
@@ -203,13 +207,13 @@ class SamplingPass:
         request: what both passes share.
         seeds: of the batch.
         part: the request itself for the first pass, its `SecondPass` for the second.
-        denoising: how strongly latents are repainted, 0 to 1; None where the pass starts with noise.
-        calls_before: calls of the UNet in the pass before, which schedules in prompts count.
+        steps_before: `prompt_steps` of the pass before, which schedules in prompts count.
 
     Attributes:
         noise: that sampling begins with, ``[images, 4, h, w]`` on the device.
-        schedule_calls: calls of the UNet in a whole run, by which schedules in prompts are measured.
-        calls: how many of them this pass makes.
+        prompt_steps: by which schedules in prompts are measured: the steps of the pass, and as in A1111 twice as many
+            for samplers of second order, whose calls of the UNet they count.
+        calls: of the UNet, that this pass makes.
     """
 
     def __init__(
@@ -218,16 +222,15 @@ class SamplingPass:
         request: Request,
         seeds: Sequence[int],
         part: Request | SecondPass,
-        denoising: float | None = None,
-        calls_before: int | None = None,
+        steps_before: int | None = None,
     ) -> None:
         pipe = model.pipe
         self._pipe, self._request, self._part = pipe, request, part
-        self._scheduler, self._begin = _scheduler_of_pass(model, request, part, denoising)
-        self.schedule_calls = len(self._scheduler.timesteps)
-        self.calls = self.schedule_calls - self._begin
+        self._scheduler, self._begin = _scheduler_of_pass(model, request, part)
+        self.prompt_steps = part.steps * int(self._scheduler.order)
+        self.calls = len(self._scheduler.timesteps) - self._begin
         encoder = model.text_encoder(request.clip_skip, request.emphasis)
-        self._conditioning = Conditioning(encoder, part.prompt, part.negative_prompt, self.schedule_calls, calls_before)
+        self._conditioning = Conditioning(encoder, part.prompt, part.negative_prompt, self.prompt_steps, steps_before)
         scale = pipe.vae_scale_factor
         shape = (pipe.vae.config.latent_channels, part.height // scale, part.width // scale)
         self._noises = [_noise(request, seed, shape) for seed in seeds]
@@ -268,28 +271,25 @@ class SamplingPass:
             return sample(denoiser, self._scheduler, latents, self._noises, self._begin, kept, after_step)
 
 
-def calls_of_pass(model: LoadedPipeline, request: Request, part: Request | SecondPass) -> int:
-    """Returns how many calls of the UNet a pass of a request makes."""
-    if isinstance(part, Request):
-        denoising = part.init_image.denoising if part.init_image else None
-    else:
-        denoising = part.denoising
-    scheduler, begin = _scheduler_of_pass(model, request, part, denoising)
-    return len(scheduler.timesteps) - begin
+def steps_of_pass(model: LoadedPipeline, request: Request, part: Request | SecondPass) -> int:
+    """Returns how many steps a pass of a request makes."""
+    scheduler, begin = _scheduler_of_pass(model, request, part)
+    return step_of_call(scheduler, len(scheduler.timesteps) - begin - 1) + 1
 
 
-def _scheduler_of_pass(
-    model: LoadedPipeline, request: Request, part: Request | SecondPass, denoising: float | None
-) -> tuple[Any, int]:
+def _scheduler_of_pass(model: LoadedPipeline, request: Request, part: Request | SecondPass) -> tuple[Any, int]:
     """Returns the scheduler of a pass, with its timesteps set, and the number of the first one that is sampled."""
-    scheduler = prepare_scheduler(request.sampler, model.scheduler_config, part.steps)
-    return scheduler, 0 if denoising is None else _first_timestep(scheduler, part.steps, denoising)
+    steps = _chosen_steps(part)
+    scheduler = prepare_scheduler(request.sampler, model.scheduler_config, steps.in_all)
+    return scheduler, steps.first_call(scheduler)
 
 
-def _first_timestep(scheduler: Any, steps: int, denoising: float) -> int:
-    """Returns the index of the timestep that image-to-image begins with. A1111 makes one step more than it shows."""
-    made = min(int(min(denoising, 0.999) * steps), steps - 1) + 1
-    return (steps - made) * int(scheduler.order)
+def _chosen_steps(part: Request | SecondPass) -> Steps:
+    if isinstance(part, SecondPass):
+        return Steps.over_first_pass(part.steps, part.denoising)
+    if part.init_image is not None:
+        return Steps.over_image(part.steps, part.init_image.denoising)
+    return Steps(part.steps, part.steps)
 
 
 def _noise(request: Request, seed: int, shape: tuple[int, ...]) -> Noise:

@@ -25,7 +25,7 @@ from hnetkit.images import image_size, parse_size
 from hnetkit.library.resolve import LibraryOpener, find_network, opened_when_needed
 from hnetkit.limits import parse_json
 from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext, Mention, hypernetworks_of
-from hnetkit.prompts.schedule import schedule
+from hnetkit.prompts.schedule import as_whole_text, plain_elsewhere, schedule
 from hnetkit.prompts.tags import excerpt, fits_in_tag, split_tags
 
 if TYPE_CHECKING:
@@ -266,6 +266,7 @@ class _ParameterReader:
         else:
             self.take("Hires upscale", "hires_scale", _number_within(1, 8))
         self.take("Hires steps", "hires_steps", _integer_within(0, MOST_STEPS))
+        self.take("Hires strength", "denoising", _number_within(0, 1))  # of SD.Next, beside that of its first pass
         if "Hires upscaler" in self._parameters:
             self._take_upscaler()
         self.take("Hires prompt", "hires_prompt", _checked_prompt)
@@ -321,6 +322,10 @@ def _drawn_otherwise(program: str, info: Infotext, sampler: str) -> Iterator[str
     texts = (info.prompt, info.negative_prompt, info.parameters.get("Hires prompt", ""))
     if any(map(_WEIGHT.search, texts)) and not any(weights in said for said in info.warnings):
         yield f"its prompt has {weights}, which {program} applies in another way than A1111"
+    is_of_graph = "RNG" in info.parameters  # which no text states; prompts of graphs are in our language by then
+    others = plain_elsewhere(info.prompt) + ["a number at its end"] * (as_whole_text(info.prompt) != info.prompt)
+    if others and not is_of_graph:
+        yield f"its prompt has {' and '.join(others)}, plain text in {program} and none in A1111"
     if _NOISY_STEPS.search(sampler):
         yield f"{sampler} adds noise in every step, which {program} makes in another way: the picture will differ"
 

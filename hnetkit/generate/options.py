@@ -33,6 +33,10 @@ SECOND_PASS = frozenset(
 """The options of a second pass, which an image to start from excludes."""
 
 
+SECOND_DENOISING = 0.7
+"""How strongly a second pass repaints the first, where nothing says it."""
+
+
 @dataclass(frozen=True, slots=True)
 class DrawOptions:
     """The options of drawing; None takes the value of an image that is drawn again, else the model's default.
@@ -123,10 +127,11 @@ class DrawOptions:
     def fill_from(self, recorded: Mapping[str, Any]) -> DrawOptions:
         """Returns these options, with the values of `recorded` where they are None and do not contradict them."""
         unset = {field.name for field in fields(self) if getattr(self, field.name) is None}
+        was_in_two_passes = not SECOND_PASS.isdisjoint(recorded)
         if self.image is not None:
-            unset -= SECOND_PASS
+            unset -= SECOND_PASS | ({"denoising"} if was_in_two_passes else set())
         if self.has_second_pass:
-            unset -= {"hires_scale", "hires_size"}
+            unset -= {"hires_scale", "hires_size"} | (set() if was_in_two_passes else {"denoising"})
         return replace(self, **{name: value for name, value in recorded.items() if name in unset})
 
     def request(
@@ -183,7 +188,7 @@ class DrawOptions:
             width,
             height,
             steps=self.hires_steps or base.steps,
-            denoising=0.7 if self.denoising is None else self.denoising,
+            denoising=SECOND_DENOISING if self.denoising is None else self.denoising,
             upscaler=self.hires_upscaler or UPSCALERS[0],
             prompt=base.prompt if prompt is None else prompt.text,
             negative_prompt=base.negative_prompt if self.hires_negative_prompt is None else self.hires_negative_prompt,

@@ -221,17 +221,22 @@ class NetworkFinder:
             self._read[key] = _read_network(request, library, self._bundled, self._note)
         return self._read[key]
 
-    def means_the_same(self, name: str, other: str) -> bool:
-        """Whether two mentions in prompts mean one network; those of nothing that is known do not."""
+    def means_the_same(self, name: str, other: str | Path) -> bool:
+        """Whether a mention in a prompt and another one, or a file, mean one network; what is not known does not."""
         if name == other:
             return True
         with opened_when_needed(self._registry) as library:
             try:
-                found = [find_network(mention, None, library, self._bundled).network for mention in (name, other)]
+                one, another = (self._identity(source, library) for source in (name, other))
             except HnetkitError:  # said where the network is needed
                 return False
-        one, another = (network.content_hash or network.path for network in found)
         return one == another
+
+    def _identity(self, source: str | Path, library: LibraryOpener) -> str:
+        if isinstance(source, Path):
+            return self._read_once(NetworkRequest(source, 1.0), library).network.content_hash
+        found = find_network(source, None, library, self._bundled).network
+        return found.content_hash or str(found.path)
 
     def _name_of_its_own(self, name: str, network: Hypernetwork) -> str:
         """Returns a name that no other network has here: an image states one hash for each name."""
@@ -326,7 +331,9 @@ def resolve_prompts(
     Raises:
         As `NetworkFinder.stack`, `find_loras`, `find_embeddings` and `hnetkit.prompts.tags.split_tags`.
     """
-    first = finder.stack(with_default_stack(prompt, finder) if with_defaults else prompt, networks, stated.prompt)
+    networks = tuple(networks)
+    default = with_default_stack(prompt, finder, networks) if with_defaults else prompt
+    first = finder.stack(default, networks, stated.prompt)
     hires = resolve_hires_prompt(options, finder, note, stated.hires_prompt, with_defaults=with_defaults)
     warn_about_hires_loras([prompt], hires, note)
     loras = tuple(find_loras(prompt.loras, settings.get("loras")))
@@ -393,14 +400,18 @@ def read_prompt(prompt: str, note: Note) -> TaggedPrompt:
     return tagged
 
 
-def with_default_stack(prompt: TaggedPrompt, finder: NetworkFinder) -> TaggedPrompt:
+def with_default_stack(prompt: TaggedPrompt, finder: NetworkFinder, options: Iterable[str] = ()) -> TaggedPrompt:
     """Returns a prompt with the networks of the settings at its end, except those that it names itself, however.
 
+    Args:
+        options: ``NAME[:STRENGTH]`` of networks that follow it, which it names as well.
+
     Raises:
-        As `NetworkFinder.require_defaults`.
+        As `NetworkFinder.require_defaults` and `NetworkRequest.from_option`.
     """
+    named = [*(tag.name for tag in prompt.tags), *(NetworkRequest.from_option(option).source for option in options)]
     added = tuple(
-        tag for tag in finder.default_tags if not any(finder.means_the_same(tag.name, own.name) for own in prompt.tags)
+        tag for tag in finder.default_tags if not any(finder.means_the_same(tag.name, other) for other in named)
     )
     finder.require_defaults(added)
     return prompt.adding(added)

@@ -107,7 +107,7 @@ class SecondPass:
 
     Attributes:
         width, height: pixels of the result; of another ratio than the first pass, they show its middle.
-        steps: sampling steps of a whole image; `denoising` decides how many of them are made.
+        steps: sampling steps; all of them are made, whatever `denoising` is.
         denoising: how strongly the first pass is repainted, 0 to 1.
         upscaler: one of `UPSCALERS`; ``Latent`` enlarges before the autoencoder, the others after it.
         prompt, negative_prompt: without tags; the first pass's unless this pass has its own.

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from hnetkit.errors import HnetkitError, failure_of
-from hnetkit.generate.drawing import calls_of_pass
+from hnetkit.generate.drawing import steps_of_pass
 from hnetkit.generate.loading.extra_networks import (
     ActiveAdapters,
     Lora,
@@ -140,10 +140,10 @@ class DrawSession:
     ) -> None:
         """Tells which networks of a pass change nothing of it, although their strength is not 0."""
         has_window = any(isinstance(strength, Strength) and strength.has_window for _, strength in stack)
-        calls = calls_of_pass(self.model, request, part) if has_window else 1
+        steps = steps_of_pass(self.model, request, part) if has_window else 1
         where = " in the second pass" if part is not request else ""
         for network, (name, strength) in zip(prompt.networks, stack, strict=True):
-            if why := without_effect(self.model.pipe, name, strength, calls):
+            if why := without_effect(self.model.pipe, name, strength, steps):
                 self._say(f"Warning: {network.name} has no effect{where}: {why}")
 
     def _within_words(self, request: Request) -> Iterator[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import UsageError
+from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import is_absent
 from hnetkit.library import trash
 from hnetkit.library.bakes import gone_bakes
@@ -22,7 +22,7 @@ from hnetkit.library.walking import root_path
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.files import Root
 from hnetkit.registry.store import Registry
-from hnetkit.text import argument, counted
+from hnetkit.text import argument, counted, shorten
 
 Row = dict[str, Any]
 
@@ -79,7 +79,7 @@ def plan(registry: Registry, name: str | None = None, *, missing: bool = False) 
     bakes = _baked_at(registry, name)
     if (files := registry.files.at_typed(name) or _below(registry, name)) or bakes:
         return Forgetting(files, bakes=bakes)
-    content_hash = content_called(registry, name)
+    content_hash = _content_called(registry, name)
     held = registry.files.holding([content_hash])
     return Forgetting(held) if held else Forgetting([], contents=(content_hash,))
 
@@ -103,6 +103,17 @@ def carry_out(registry: Registry, found: Forgetting) -> list[Row]:
         contents = {*found.contents, *(row["content_hash"] for row in files)} - {None}
         registry.networks.forget_fileless(contents)
     return files
+
+
+def _content_called(registry: Registry, name: str) -> str:
+    try:
+        return content_called(registry, name)
+    except NotFound:
+        place = os.path.join(os.curdir, name)
+        if os.path.dirname(name) or not (_root_at(registry, place) or _below(registry, place)):
+            raise
+        hint = f"hnetkit forget {argument(place, is_path=True)} forgets the folder"
+        raise NotFound(f"no network named {shorten(name)}", hint=hint) from None
 
 
 def _everything_missing(registry: Registry) -> Forgetting:

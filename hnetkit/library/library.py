@@ -27,8 +27,9 @@ from hnetkit.library import remove as removal
 from hnetkit.library.examining import Progress
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks
+from hnetkit.library.prompt_names import require_alias
 from hnetkit.library.records import look_at_files, record, with_files
-from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
+from hnetkit.library.resolve import content_called, find_certain, read_found, resolve
 from hnetkit.library.scan import FileChange, Note, add_roots, recheck, scan
 from hnetkit.library.suggestions import Suggestions, read_again, trigger_words
 from hnetkit.registry.columns import spelled

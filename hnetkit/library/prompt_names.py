@@ -1,19 +1,23 @@
-"""What a prompt calls a network of the library, and what to write there to use it."""
+"""What a prompt calls a network of the library, what may be an alias of it, and what to write there to use it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import HnetkitError
-from hnetkit.library.resolve import find_network, label
+from hnetkit.errors import HnetkitError, UsageError
+from hnetkit.library.resolve import find_network, is_hash, label, with_stem
 from hnetkit.library.suggestions import suggested_strength, trigger_words
-from hnetkit.prompts.tags import Tag, split_comments, split_tags
-from hnetkit.text import is_text
+from hnetkit.prompts.tags import Tag, split_comments, split_tags, without_tags
+from hnetkit.text import argument, is_text, printable
 
 if TYPE_CHECKING:
     from hnetkit.registry.store import Registry
 
 Row = dict[str, Any]
+
+
+MOST_ALIAS = 200
+"""Characters of an alias."""
 
 
 def prompt_name(row: Row, registry: Registry | None = None) -> str:
@@ -51,7 +55,34 @@ def tag_text(row: Row, registry: Registry | None = None) -> str:
     would apply other networks.
     """
     strength, _ = suggested_strength(row) or (1.0, "")
-    words, before = trigger_words(row).encode("utf-8", "replace").decode(), None
-    while words != before:  # without a tag, what was around it may be one
-        words, before = split_tags(words).text, words
+    words = without_tags(trigger_words(row).encode("utf-8", "replace").decode())
     return " ".join([str(Tag(prompt_name(row, registry), strength)), *words.split()])
+
+
+def require_alias(registry: Registry, text: str, content_hash: str) -> None:
+    """Raises UsageError if a text cannot be the alias of a network."""
+    why = None
+    if not text.strip() or set(text) & set(":<>@") or len(text) > MOST_ALIAS:
+        why = "it cannot be written in a prompt"
+    elif printable(text) != text or text.strip() != text:
+        why = "parts of it are invisible"
+    elif text.startswith("-"):
+        why = "commands would read it as an option"
+    elif is_hash(text):
+        why = "it looks like a hash"
+    if why is not None:
+        raise UsageError(f"{text[:60]!r} cannot be an alias: {why}", hint="use letters, digits, - and _")
+    others = [row for row in with_stem(registry, text) if row["content_hash"] != content_hash]
+    if others:  # stems take precedence
+        raise UsageError(f"{text} is the name of {others[0]['path']}", hint="choose another alias")
+    for holder in registry.networks.with_alias(text):
+        if holder["content_hash"] != content_hash:  # prompts that use it would draw another network from now on
+            name = _name_of(registry, holder)
+            free = f"hnetkit tag {argument(name)} --remove-alias {argument(text)}"
+            raise UsageError(f"{text} is an alias of {name} already", hint=f"choose another alias, or: {free}")
+
+
+def _name_of(registry: Registry, network: Row) -> str:
+    """Returns what commands call a network: the stem of its file; ``name@hash`` of one in no file."""
+    held = registry.files.holding([network["content_hash"]])
+    return str(held[0]["stem"]) if held else label(network["name"], network["content_hash"])

@@ -21,7 +21,8 @@ from hnetkit.library import trash
 from hnetkit.library.belongings import Belongings
 from hnetkit.library.disks import Disks
 from hnetkit.library.placing import is_same_entry, is_untouched, key_of, links_locked
-from hnetkit.library.resolve import label, require_alias, resolve
+from hnetkit.library.prompt_names import require_alias
+from hnetkit.library.resolve import label, resolve
 from hnetkit.library.scan import add_file
 from hnetkit.library.trash import Entry, TrashedFile
 from hnetkit.library.walking import bare_way, is_gone
@@ -251,7 +252,7 @@ def carry_out(registry: Registry, removal: Removal) -> Iterator[RemovalChange]:
     """
     yield from removal.changes
     with _locked(registry), links_locked(registry, dry_run=False):
-        batch = trash.new_batch()
+        batch = trash.new_batch(root.path for root in registry.files.roots())
         records = _Records.read(registry)
         for network in removal.networks:
             begun: list[Entry] = []

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnetkit import paths
-from hnetkit.errors import AmbiguousName, FileChanged, FileRefused, HnetkitError, NotFound, UsageError, did_you_mean
+from hnetkit.errors import AmbiguousName, FileChanged, FileRefused, HnetkitError, NotFound, did_you_mean
 from hnetkit.files import is_absent, is_there
 from hnetkit.formats import load
 from hnetkit.hashes import FileHashes
 from hnetkit.inspection import examine
-from hnetkit.text import argument, printable, shorten
+from hnetkit.text import argument, shorten
 
 if TYPE_CHECKING:
     from hnetkit.network import Hypernetwork
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 LibraryOpener: TypeAlias = "Callable[[], Registry | None]"
 """Returns the library's registry; None if there is none."""
-
-MOST_ALIAS = 200
-"""Characters of an alias."""
 
 FETCHABLE = (8, 10, 12, 64)
 """Digits of a hash that Civitai can be asked for."""
@@ -290,7 +287,7 @@ class _Mention:
         if match := _NAME_AND_OLD_HASH.fullmatch(written):
             return cls(written, match[1], _telling(*known, match[2].lower()), (written, match[1]), is_of_a_list=True)
         name, _, after = written.rpartition("@")
-        if _HASH.fullmatch(after) and (name or after == written):
+        if is_hash(after) and (name or after == written):
             return cls(written, name or (written if known else None), _telling(*known, after.lower()), (written,))
         # a file may really be called as the lists of 2022 show it
         listed = [f"{written}({digits})" for digits in known if len(digits) == _OLD_HASH_DIGITS]
@@ -303,6 +300,11 @@ class _Mention:
 
     def __str__(self) -> str:
         return shorten(self.written, _SHOWN)
+
+
+def is_hash(text: str) -> bool:
+    """Whether a mention of this form means the network that has this hash, or these first digits of one."""
+    return _HASH.fullmatch(text) is not None
 
 
 def _telling(*digits: str) -> tuple[str, ...]:
@@ -503,10 +505,11 @@ def _by_name(registry: Registry, name: str) -> Iterator[list[Row]]:
 
 
 def _by_name_of_today(registry: Registry, name: str) -> Iterator[list[Row]]:
-    yield from filter(None, [_by_stem(registry, name), registry.files.with_alias(name)])
+    yield from filter(None, [with_stem(registry, name), registry.files.with_alias(name)])
 
 
-def _by_stem(registry: Registry, stem: str) -> list[Row]:
+def with_stem(registry: Registry, stem: str) -> list[Row]:
+    """Returns the files of this stem that hold a network."""
     return [row for row in registry.files.named(stem) if row["content_hash"]]
 
 
@@ -547,35 +550,6 @@ def labels(files: Iterable[Row]) -> list[str]:
 def label(name: str, content_hash: str) -> str:
     """Returns ``name@hash``, which tells a network from others of its name."""
     return f"{name}@{content_hash.removeprefix('h1:')[:10]}"
-
-
-def require_alias(registry: Registry, text: str, content_hash: str) -> None:
-    """Raises UsageError if a text cannot be the alias of a network."""
-    why = None
-    if not text.strip() or set(text) & set(":<>@") or len(text) > MOST_ALIAS:
-        why = "it cannot be written in a prompt"
-    elif printable(text) != text or text.strip() != text:
-        why = "parts of it are invisible"
-    elif text.startswith("-"):
-        why = "commands would read it as an option"
-    elif _HASH.fullmatch(text):
-        why = "it looks like a hash"
-    if why is not None:
-        raise UsageError(f"{text[:60]!r} cannot be an alias: {why}", hint="use letters, digits, - and _")
-    others = [row for row in _by_stem(registry, text) if row["content_hash"] != content_hash]
-    if others:  # stems take precedence
-        raise UsageError(f"{text} is the name of {others[0]['path']}", hint="choose another alias")
-    for holder in registry.networks.with_alias(text):
-        if holder["content_hash"] != content_hash:  # prompts that use it would draw another network from now on
-            name = _name_of(registry, holder)
-            free = f"hnetkit tag {argument(name)} --remove-alias {argument(text)}"
-            raise UsageError(f"{text} is an alias of {name} already", hint=f"choose another alias, or: {free}")
-
-
-def _name_of(registry: Registry, network: Row) -> str:
-    """Returns what commands call a network: the stem of its file; ``name@hash`` of one in no file."""
-    held = registry.files.holding([network["content_hash"]])
-    return str(held[0]["stem"]) if held else label(network["name"], network["content_hash"])
 
 
 def names(registry: Registry) -> list[str]:

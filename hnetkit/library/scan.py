@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,6 +226,7 @@ def recheck(registry: Registry, progress: Progress | None = None, *, note: Note 
         note: called with a line about tags, notes and aliases of networks that files hold no longer.
     """
     fileless = registry.networks.fileless()
+    hashes = registry.files.hashes()
     for root in registry.files.roots():
         known = registry.files.seen(root)
         work: list[Work] = []
@@ -243,19 +244,20 @@ def recheck(registry: Registry, progress: Progress | None = None, *, note: Note 
         yield from _mark_gone(registry, root, gone)
         with closing(examine_all(work, progress)) as results:
             for result in results:
-                yield from _recheck_result(registry, result)
+                yield from _recheck_result(registry, result, hashes)
     if note is not None:
         for line in left_without_file(registry, fileless):
             note(line)
 
 
-def _recheck_result(registry: Registry, result: Examined) -> Iterator[FileChange]:
+def _recheck_result(registry: Registry, result: Examined, hashes: Set[str]) -> Iterator[FileChange]:
+    """Stores what was found of one file; `hashes` are those that files of the library had before."""
     root, file, seen, row = result.root, result.file, result.seen, result.row
     assert seen is not None
     if isinstance(row, HnetkitError):
         yield FileChange("unread", result.path, reason=str(row))
         return
-    if _has_rotted(result):
+    if _has_rotted(result) and row["sha256"] not in hashes:  # no fault of a disk makes the bytes of another file
         with registry.write():
             registry.files.set_state([seen.id], "corrupt")
         yield FileChange("corrupt", row["path"], row)

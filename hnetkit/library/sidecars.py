@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.files import is_absence, is_file_at, mtime_of, read_regular
+from hnetkit.files import is_absence, is_file_at, is_link_elsewhere, mtime_of, read_regular
 from hnetkit.library.layouts import folded
 from hnetkit.limits import MAX_JSON, Budget, json_size, parse_json
 from hnetkit.paths import is_state
@@ -233,7 +233,7 @@ def beside(model_file: Path) -> dict[str, Path]:
         suffix: path
         for suffix, path in found.items()
         if _may_be_file(path)
-        and not is_foreign_link(path, model_file)
+        and not is_link_elsewhere(path, model_file)
         and (suffix != A1111 or _is_own_json(path, model_file))
     }
 
@@ -270,7 +270,7 @@ def _content(path: Path, model_file: Path) -> bytes | None:
         ValueError: it is too large, not a regular file, or a link to another folder.
         OSError: it cannot be read.
     """
-    if is_foreign_link(path, model_file):
+    if is_link_elsewhere(path, model_file):
         raise ValueError("a link to a file elsewhere")
     try:
         return read_regular(path, most=MAX_JSON)
@@ -278,17 +278,6 @@ def _content(path: Path, model_file: Path) -> bytes | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             return None
         raise
-
-
-def is_foreign_link(path: Path, model_file: Path) -> bool:
-    """Whether a sidecar is a link to a file in another folder.
-
-    An archive could contain a link to any file of the user, which would then be shown or written.
-    """
-    if not os.path.islink(path):
-        return False
-    beside = {os.path.realpath(model_file.parent), os.path.dirname(os.path.realpath(model_file))}
-    return os.path.dirname(os.path.realpath(path)) not in beside
 
 
 def payload_of(model_file: Path, suffix: str, unreadable: list[Unreadable], budget: Budget) -> Json | None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, UsageError, failure_of, require_extra
-from hnetkit.files import is_absence, is_file_at, is_there
+from hnetkit.files import is_absence, is_file_at, is_link_elsewhere, is_there
 from hnetkit.library.layouts import folded
 from hnetkit.library.scan import store_sidecars_of
 from hnetkit.library.sidecar_writing import A1111_UNSET, change_a1111, refuse_to_touch, replace
-from hnetkit.library.sidecars import MAX_TEXT, PREVIEWS, Json, is_foreign_link, sidecar
+from hnetkit.library.sidecars import MAX_TEXT, PREVIEWS, Json, sidecar
 from hnetkit.library.walking import names_of_files
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, is_text, shorten
@@ -160,7 +160,7 @@ def _png(path: AnyPath) -> bytes:
 def _refuse_preview(model_file: Path) -> None:
     """Raises OutputExists if the preview cannot be put there, or would not be the one that is shown."""
     path = sidecar(model_file, PREVIEW)
-    if is_foreign_link(path, model_file):
+    if is_link_elsewhere(path, model_file):
         raise refuse_to_touch(path, "a link to a file elsewhere")
     for shown in (sidecar(model_file, suffix) for suffix in _BEFORE):
         if is_file_at(shown):

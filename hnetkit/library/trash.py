@@ -13,9 +13,9 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -30,6 +30,7 @@ JOURNAL = "journal.json"
 _SUFFIX = ".trash"
 _KIND, _VERSION = "hnetkit removal", 1
 _MOST = 32 << 20  # bytes of a journal
+_STAMP = "%Y%m%dT%H%M%S.%f"  # sorts by time
 _SHOWN = 40  # characters of a file's name in the trash
 
 
@@ -90,9 +91,25 @@ class Entry:
         return self.folder / file.stored
 
 
-def new_batch() -> str:
-    """Returns the name of a command's removals."""
-    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(4)}"
+def new_batch(roots: Iterable[Path]) -> str:
+    """Returns the name of a command's removals, which sorts after all that are in these roots' trash.
+
+    The clock may have been set back since the last of them, and the last one is what comes back first.
+    """
+    stamp = f"{datetime.now(timezone.utc):{_STAMP}}"
+    last = max((name for root in roots for name in _names(root)), default="")[: len(stamp)]
+    if last >= stamp:
+        with contextlib.suppress(ValueError, OverflowError):  # no name of ours, or of the last of all days
+            stamp = f"{datetime.strptime(last, _STAMP) + timedelta(microseconds=1):{_STAMP}}"
+    return f"{stamp}-{secrets.token_hex(4)}"
+
+
+def _names(root: Path) -> list[str]:
+    """Names of the removals in the trash of a root; none where it cannot be listed."""
+    try:
+        return os.listdir(root / FOLDER)
+    except OSError:
+        return []
 
 
 def stored_name(number: int, path: Path) -> str:

@@ -26,8 +26,13 @@ _OWN = re.compile(r"\.hnetkit-(?:[0-9a-f]{16}\.unpacked|trash)")
 _OF_THE_SYSTEM = frozenset(
     {"lost+found", "system volume information", ".trashes", ".fseventsd", ".spotlight-v100", ".documentrevisions-v100"}
 )
-# where file managers and network disks keep what was deleted: it is not in the library any more
-_DELETED = re.compile(r"\.trash(?:es|-\d+)?|\$recycle\.bin|recycler|[#@]recycle", re.IGNORECASE)
+# where file managers, network disks and sync tools (Syncthing, Resilio, Dropbox) keep what was deleted, and disks what
+# was there at an earlier time: it is not in the library any more
+_DELETED = re.compile(
+    r"\.trash(?:es|-\d+)?|\$recycle\.bin|recycler|[#@]recycle"
+    r"|\.stversions|\.sync|\.dropbox\.cache|[.#]snapshots?|\.zfs",
+    re.IGNORECASE,
+)
 _JUNCTION = 0xA0000003  # `st_reparse_tag` of Windows' junctions: links to folders, but not symbolic links
 
 

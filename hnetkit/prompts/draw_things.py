@@ -13,6 +13,7 @@ import re
 
 from hnetkit.prompts import infotext
 from hnetkit.prompts.infotext import Infotext
+from hnetkit.prompts.schedule import as_whole_text
 
 _KEYS = {"Guidance Scale": "CFG scale"}
 _NOISE = {"Torch CPU Compatible": "CPU", "Nvidia GPU Compatible": "NV"}
@@ -35,7 +36,7 @@ def parse(text: str) -> Infotext | None:
         del found["Seed Mode"]
     if strength not in ("1", "1.0"):
         found["Denoising strength"] = strength
-    return read._replace(prompt=prompt.strip(), negative_prompt=negative.strip(), parameters=found)
+    return read._replace(prompt=as_whole_text(prompt.strip()), negative_prompt=negative.strip(), parameters=found)
 
 
 def parse_xmp(xmp: str) -> Infotext | None:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from hnetkit.prompts.infotext import Infotext, with_selected_networks
+from hnetkit.prompts.schedule import as_whole_text, plain_elsewhere
 from hnetkit.prompts.tags import finite_number, fits_in_tag
 
 # name on the screen -> name of the interface
@@ -99,11 +100,17 @@ def parse(texts: Mapping[str, str]) -> Infotext | None:
     parameters |= {"Sampler": _SAMPLERS.get(sampler, sampler)} if sampler else {}
     parameters |= {"Size": f"{width}x{height}"} if width and height else {}
     parameters |= {_LABELS[name]: value for name, value in found.items()}
-    warnings: tuple[str, ...] = ()
-    if _COMPEL.search(f"{prompt}\n{negative}"):
-        warnings = ("its prompt has weights such as (words)1.5 or word++, which are not taken over: write (words:1.5)",)
     said = {**parameters, "Version": "Easy Diffusion"}
-    return with_selected_networks(Infotext(prompt + loras, negative, said, warnings))
+    warnings = tuple(_read_otherwise(prompt, negative))
+    return with_selected_networks(Infotext(as_whole_text(prompt) + loras, negative, said, warnings))
+
+
+def _read_otherwise(prompt: str, negative: str) -> Iterator[str]:
+    """Yields what of a prompt and a negative prompt A1111 reads in another way."""
+    if _COMPEL.search(f"{prompt}\n{negative}"):
+        yield "its prompt has weights such as (words)1.5 or word++, which are not taken over: write (words:1.5)"
+    if others := plain_elsewhere(prompt):
+        yield f"its prompt has {' and '.join(others)}, plain text in Easy Diffusion and none in A1111"
 
 
 def parse_lines(text: str) -> Infotext | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from hnetkit.limits import parse_json
 from hnetkit.prompts.infotext import Infotext
+from hnetkit.prompts.schedule import as_whole_text
 
 _WORD = re.compile(r"\b(?:AND|BREAK)\b")
 _TAG = re.compile(r"<\w{1,20}:[^<>]*>")
@@ -104,7 +105,8 @@ def parse(texts: Mapping[str, str], size: tuple[int, int] | None = None) -> Info
     }
     said = {key: str(value) for key, value in parameters.items() if value is not None}
     warnings = tuple(_beyond_our_language(f"{prompt}\n{negative}"))
-    return Infotext(_in_our_language(prompt.strip()), _in_our_language(negative.strip()), said, warnings)
+    ours = as_whole_text(_in_our_language(prompt.strip()))
+    return Infotext(ours, _in_our_language(negative.strip()), said, warnings)
 
 
 def _beyond_our_language(prompts: str) -> Iterator[str]:
@@ -140,7 +142,7 @@ def _weighted_letters(prompt: str) -> Iterator[tuple[int, str]]:
             if open_brackets and open_brackets[-1] == {"}": "{", "]": "["}[letter]:
                 depth -= 1 if open_brackets.pop() == "{" else -1
         else:
-            yield depth, f"\\{letter}" if letter in "()" else letter
+            yield depth, f"\\{letter}" if letter in "()\\" else letter
 
 
 def _with_weight(text: str, depth: int) -> str:

@@ -34,6 +34,7 @@ _WHEN = re.compile(r"\s*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+
 _PARTNER = {")": "(", "]": "["}
 
 _AND = re.compile(r"\bAND\b")
+_SIGNS = {"square brackets": re.compile(r"(?<!\\)\["), "AND": _AND, "BREAK": re.compile(r"\bBREAK\b")}
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?|\d*\.\d+)")
 
 
@@ -247,6 +248,30 @@ def _part(text: str) -> tuple[str, float]:
     if colon and _NUMBER.fullmatch(number.strip()) and math.isfinite(float(number)):
         return words.rstrip(), float(number)
     return text.rstrip(), 1.0
+
+
+def as_whole_text(prompt: str) -> str:
+    """Returns the prompt of a program that knows no weights of parts, so that all of each part is its text.
+
+    ``a sign, 16:9`` ends in a weight here; ``a sign, 16:9:1`` is that text. Tags may stand behind it.
+    """
+    parts = _AND.split(prompt)
+    if not any(map(_ends_in_weight, parts)):
+        return prompt
+    return " AND ".join(f"{part.strip()}:1" if _ends_in_weight(part) else part.strip() for part in parts)
+
+
+def plain_elsewhere(prompt: str) -> list[str]:
+    """Returns what a prompt has of A1111's language that programs without that language read as text.
+
+    A number at the end of a part is not among it: see `as_whole_text`.
+    """
+    return [name for name, sign in _SIGNS.items() if sign.search(prompt)]
+
+
+def _ends_in_weight(part: str) -> bool:
+    words = split_tags(part.encode("utf-8", "replace").decode()).text.rstrip()
+    return _part(words)[0] != words
 
 
 def explain_prompt(

@@ -34,6 +34,8 @@ _HALF_A_TAG = re.compile(
 )
 _NOT_IN_A_NAME = re.compile(r"[:>\r\n]")
 BLOCK = re.compile(r"down|mid|up|(?:down_blocks|up_blocks|mid_block)(?:\.\w+)*", re.ASCII)
+_BEGINNING = re.compile(r"<\w*\Z")
+_LONGEST_BEGINNING = len("<hypernet:")
 _OPTION = re.compile(r"(?<!\S)--[A-Za-z]\w*")
 _LORA_KINDS = frozenset({"lora", "lyco"})
 _SHOWN = 200  # characters of a tag or an argument in a warning
@@ -152,11 +154,17 @@ class TaggedPrompt:
         return replace(self, tags=(*self.tags, *more), written=written)
 
     def replacing(self, tags: Sequence[Tag | None]) -> TaggedPrompt:
-        """Returns the prompt with another tag in the place of each of its own; None removes one."""
-        pieces, position = [], 0
+        """Returns the prompt with another tag in the place of each of its own; None removes one.
+
+        Where what stands before a removed one could be the beginning of a tag, a space takes its place.
+        """
+        pieces, position, before = [], 0, ""
         for old, new in zip(self.tags, tags, strict=True):
             begin = self.written.index(str(old), position)
-            pieces += [self.written[position:begin], "" if new is None else str(new)]
+            before = (before + self.written[position:begin])[-_LONGEST_BEGINNING:]
+            gap = " " if _BEGINNING.search(before) else ""
+            pieces += [self.written[position:begin], gap if new is None else str(new)]
+            before += pieces[-1]
             position = begin + len(str(old))
         written = "".join([*pieces, self.written[position:]])
         return replace(self, written=written, tags=tuple(tag for tag in tags if tag is not None))
@@ -164,6 +172,12 @@ class TaggedPrompt:
     def renaming(self, names: Iterable[str]) -> TaggedPrompt:
         """Returns the prompt with these names in its tags."""
         return self.replacing([replace(tag, name=name) for tag, name in zip(self.tags, names, strict=True)])
+
+
+def without_tags(text: str) -> str:
+    """Returns a text without tags of any kind, with a space for each: none comes about where another is taken out."""
+    end = text.rfind(">") + 1  # see `split_tags`
+    return _TAG.sub(" ", text[:end]) + text[end:]
 
 
 def split_comments(prompt: str) -> tuple[str, tuple[str, ...]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from hnetkit.errors import IncompatibleNetwork, KernelUnavailable, UsageError, did_you_mean
 from hnetkit.kernels import reference
 from hnetkit.kernels.activations import activate
+from hnetkit.kernels.configs import specialized_tiles
 from hnetkit.kernels.dispatch import BF16, FORCED, KERNELS, PATHS, chosen_path, path_on
 from hnetkit.kernels.eager import bf16_obstacle
 from hnetkit.kernels.executor import StackExecutor, pack_pair
@@ -492,10 +493,12 @@ def _obstacle(path: str, device: torch.device, dtype: torch.dtype) -> str | None
     why = triton_obstacle()
     if why is not None:
         return why
-    from hnetkit.kernels.gpu.device import can_run, is_interpreted
+    from hnetkit.kernels.gpu.device import can_run, capability_of, is_interpreted
 
     if is_interpreted():
         return "Triton's kernels are interpreted here (TRITON_INTERPRET), and such times say nothing"
     if not can_run(device):
         return "Triton's kernels run on NVIDIA and AMD GPUs alone"
+    if path == "specialized" and specialized_tiles(capability_of(device)) is None:
+        return "this kernel is for NVIDIA GPUs of compute capability 9.0"
     return None if path_on(path, device, dtype) == path else "in fp32 plain torch is quicker, and stands in for it"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import BadPicture, FileChanged, FileRefused, HnetkitError, NoSettings, NotFound, UsageError
-from hnetkit.files import new_file
+from hnetkit.files import is_link_elsewhere, new_file
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import load, loads_in_a1111, read_network
 from hnetkit.formats.writing import save, source_sha256
@@ -80,7 +80,7 @@ class Share:
 
     def without(self, earlier: ShareFolder | None) -> list[str]:
         """Returns the names of an earlier share's files that `write` removes from the folder, as they are in it."""
-        return [] if earlier is None else sorted(earlier.files.keys() - set(self.files()))
+        return [] if earlier is None else sorted(earlier.as_written() - set(self.files()))
 
     def write(
         self, out: AnyPath, *, overwrite: bool = False, progress: Progress = lambda done, total: None
@@ -228,16 +228,20 @@ def _doubts(networks: Sequence[CardNetwork], license: str | None) -> Iterable[st
 
 
 def _previews(rows: Iterable[Row], notes: list[str]) -> list[SharedPicture]:
-    """Returns the picture beside a file of each network; one that cannot be read is left out."""
+    """Returns the picture beside a file of each network; one that cannot be read, or lies elsewhere, is left out."""
     found: list[SharedPicture] = []
     for row in rows:
         beside = (sidecar.get("preview") for sidecar in row["sidecars"])
-        preview = next((path for path in beside if path is not None), None)
-        if preview is not None:
-            try:
-                found.append(_picture(Path(preview), len(found) + 1, notes))
-            except (BadPicture, NotFound) as error:
-                notes.append(f"left out: {error}")
+        preview = next((Path(path) for path in beside if path is not None), None)
+        if preview is None:
+            continue
+        if all(is_link_elsewhere(preview, Path(file["path"])) for file in row["files"]):
+            notes.append(f"left out: {preview}: a link to a file elsewhere")
+            continue
+        try:
+            found.append(_picture(preview, len(found) + 1, notes))
+        except (BadPicture, NotFound) as error:
+            notes.append(f"left out: {error}")
     return found
 
 

@@ -1,7 +1,8 @@
 """A folder that `share` made: its record, its files, and its upload to a repository of the hub.
 
 The record, a hidden file, tells such a folder from others, and the files that belong to it from those that a person put
-there: only the former are replaced and uploaded.
+there: only the former are replaced, removed and uploaded. A record may be a stranger's, so a file belongs to it only
+with the content that it states.
 """
 
 from __future__ import annotations
@@ -90,6 +91,21 @@ class ShareFolder:
                 raise NotFound(f"{path}: no longer there as a file", hint="--overwrite makes the folder anew")
         return paths
 
+    def as_written(self) -> set[str]:
+        """Returns the names of the files that are as they were written; the card may be another one."""
+        there = (name for name in self.files if name != CARD and is_file_at(self.path / name))
+        return {name for name in there if sha256_at(self.path / name) == self.files[name]}
+
+    def require_own(self) -> None:
+        """Raises OutputExists where one of its files is another one than was written; the card is the person's to edit.
+
+        Raises:
+            NotFound: as `paths`.
+        """
+        if others := self.paths().keys() - self.as_written() - {CARD}:
+            message = f"{self.path / min(others)}: not the file that `hnetkit share` wrote"
+            raise OutputExists(message, hint="move it away, and make the folder anew with --overwrite")
+
     def hashes(self) -> dict[str, str]:
         """Returns name -> sha256 of its files; that of the card as it is now."""
         return {**self.files, CARD: sha256_at(self.path / CARD)}
@@ -125,8 +141,9 @@ class ShareFolder:
             AuthRequired: there is no token, it is not valid, or it may only read.
             NetworkFailed, RateLimited: the hub did not answer.
             NotFound: a file of the folder is gone.
+            OutputExists: one is another file than was written.
         """
-        self.paths()
+        self.require_own()
         return Upload(self, hub.repository(repo, private=private, token=token))
 
 
@@ -245,18 +262,21 @@ def require_writable(out: str | os.PathLike[str], *, overwrite: bool) -> ShareFo
 
 
 def _move(made: Path, target: Path, earlier: Mapping[str, str]) -> None:
-    """Gives the files of a new share their places in a folder; the card and the record come last."""
+    """Gives the files of a new share their places in a folder; the card and the record come last.
+
+    What an update replaced before it was killed has the new content already, and the earlier record.
+    """
     names = [name for name in _names_in(made) if name not in (CARD, RECORD)]
     places = {name: target / name for name in names}
     refuse_links([target / PICTURES])
     for name, place in places.items():
-        if name not in earlier and is_there(place):
+        if is_there(place) and not (name in earlier and sha256_at(place) in (earlier[name], sha256_at(made / name))):
             raise OutputExists(f"{place}: there, and not of an earlier share", hint="move it away")
     for name, place in places.items():
         place.parent.mkdir(exist_ok=True)
         os.replace(made / name, place)
     for name in sorted(earlier.keys() - {*names, CARD}):
-        if is_file_at(target / name):
+        if is_file_at(target / name) and sha256_at(target / name) == earlier[name]:
             os.unlink(target / name)
     if is_folder_at(target / PICTURES) and not os.listdir(target / PICTURES):
         os.rmdir(target / PICTURES)

@@ -15,15 +15,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import PurePath
 from typing import IO, Any, cast
 
-from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError, failure_of
+from hnetkit.errors import DiskFull, HnetkitError, OutputExists, RegistryError, UsageError, failure_of
 from hnetkit.files import new_file, not_opened, refuse_all_but
 from hnetkit.formats.archive_kinds import archive_kind
 from hnetkit.library.examining import Progress
 from hnetkit.library.library import AnyPath, Library
-from hnetkit.library.resolve import require_alias
+from hnetkit.library.prompt_names import require_alias
 from hnetkit.limits import parse_json
 from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.columns import text_of
@@ -395,16 +396,32 @@ def export_library(library: Library, path: AnyPath, *, overwrite: bool = False) 
         overwrite: replace an earlier export.
 
     Raises:
-        OutputExists: the file is there and may not be replaced, or is of another kind.
+        OutputExists: the file is there and may not be replaced, or is of another kind, or has records while the library
+            has none: under another home it is another one than a person thinks.
         DiskFull: there is no room for it; nothing half-written is left.
     """
     refuse_all_but(_BEGINNING, path, overwrite=overwrite)
+    had_records = overwrite and _has_records(path)
     count = -1  # the header does not count
     with new_file(path, overwrite=overwrite) as out:
         for record in export_records(library.registry):  # one at a time: each may be large
             out.write(f"{json.dumps(record, ensure_ascii=True)}\n".encode())
             count += 1
+        if had_records and not count:
+            empty = f"the library is empty, as {library.registry.path} says"
+            raise OutputExists(
+                f"{os.fspath(path)}: an export with records, and {empty}", hint="move it away to replace it"
+            )
     return count
+
+
+def _has_records(path: AnyPath) -> bool:
+    """Whether an earlier export holds more than its header."""
+    try:
+        with open(path, "rb") as file:
+            return len(list(islice(file, 2))) > 1
+    except FileNotFoundError:
+        return False
 
 
 def import_library(

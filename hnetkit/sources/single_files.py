@@ -61,10 +61,11 @@ def enqueue_imported(registry: Registry, civitai: Civitai, folder: Path, file: I
     """Makes the job that fetches a file that an import told of, by its reference alone: no site is asked.
 
     Raises:
-        UsageError: the reference names no single file.
+        UsageError: the reference names no single file, or an address that only its user may name.
     """
     ref = parse_reference(file.reference or "")
     if ref.url:
+        _require_public(ref, civitai)
         item = plan_plain(ref, file.reference_sha256)
         with registry.write():
             return requeue_unless_here(registry, add_job(registry, folder, item, None))
@@ -97,6 +98,15 @@ def enqueue_imported(registry: Registry, civitai: Civitai, folder: Path, file: I
         job = add_job(registry, folder, item, listed["remote_file_id"])
         registry.jobs.requeue(job.id)
         return registry.jobs.get(job.id)
+
+
+def _require_public(ref: Reference, civitai: Civitai) -> None:
+    """Refuses an address of one's own machine or network: an import may be a stranger's."""
+    try:
+        civitai.client.policy.check(ref.url)
+    except HnetkitError as error:
+        hint = f"if that is your own: hnetkit pull {argument(ref.text)} --sha256 SHA256"
+        raise UsageError(f"{error}; an import names it", hint=hint) from error
 
 
 def _size(file: ImportedFile) -> int | None:

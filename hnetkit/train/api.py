@@ -113,7 +113,9 @@ def train(
     loaded = source.load(whole, callbacks)
     result = run(whole, loaded, data, folder, start_mode=start_mode, force=force, callbacks=callbacks)
     if result.files:
-        register_run(library, result.folder, whole, loaded, result.files, result.started_from, callbacks.note)
+        start = result.started_from
+        why = register_run(library, result.folder, whole, loaded, result.files, start, callbacks.note)
+        result = replace(result, unregistered=why)
     return result
 
 

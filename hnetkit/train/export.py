@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import DiskFull
+from hnetkit.errors import DiskFull, failure_of
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.topology import build_mlp
 from hnetkit.formats.writing import save
@@ -129,8 +129,10 @@ def register_run(
     files: Sequence[Path],
     started_from: str | None,
     note: Callable[[str], None],
-) -> None:
+) -> str:
     """Registers the files of a run in a library, with the recipe that its steps were made with.
+
+    What keeps them out of it ends no training: the network is there.
 
     Args:
         library: None is that of the command line.
@@ -139,19 +141,26 @@ def register_run(
         model: that it was trained on.
         started_from: content hash of the network that training began with.
         note: called with a line about tags, notes and aliases of what the files held before.
+
+    Returns:
+        Why the library does not have them; empty if it has.
     """
-    with nullcontext(library) if library is not None else Library() as opened:
-        before = opened.registry.networks.fileless()
-        register_files(
-            opened.registry,
-            files,
-            recipe=RunFolder(folder, recipe).made_with().to_json(),
-            started_from=started_from,
-            model_name=model.name,
-            model_hash=model.hash,
-        )
-        for line in left_without_file(opened.registry, before):
-            note(line)
+    try:
+        with nullcontext(library) if library is not None else Library() as opened:
+            before = opened.registry.networks.fileless()
+            register_files(
+                opened.registry,
+                files,
+                recipe=RunFolder(folder, recipe).made_with().to_json(),
+                started_from=started_from,
+                model_name=model.name,
+                model_hash=model.hash,
+            )
+            for line in left_without_file(opened.registry, before):
+                note(line)
+    except Exception as error:
+        return f"{files[0]} is trained, and not in the library: {failure_of(error, str(files[0]))}"
+    return ""
 
 
 def register_files(

@@ -230,7 +230,7 @@ class PromptCache:
 
     def require_short(self, prompt: str) -> None:
         """Raises UsageError if a prompt is too long to be encoded."""
-        self._encoder.require_short(prompt)
+        self._encoder.chunks_of(prompt)
 
     @torch.no_grad()
     def encode(self, prompt: str) -> Encoded:

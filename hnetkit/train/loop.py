@@ -252,6 +252,7 @@ class TrainingLoop:
                 "scaler": stepper.scaler.state_dict(),
                 "guards": self.guards.state_dict(),
                 "seconds": self._seconds,
+                "recipe": self.files.to_checkpoint(),
             },
         )
 

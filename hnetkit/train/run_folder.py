@@ -16,7 +16,7 @@ from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, Usa
 from hnetkit.files import exclusive_lock, is_absent, is_file_at, is_folder_at, is_there, new_file, refuse_links, stat_at
 from hnetkit.limits import json_size, read_json
 from hnetkit.text import shorten
-from hnetkit.train.checkpoints import Checkpoints
+from hnetkit.train.checkpoints import Checkpoints, TrainingState
 from hnetkit.train.data import BUILT_IN_TEMPLATES, fingerprint_changes
 from hnetkit.train.logs import CSV_NAME, PLOT_NAME, TENSORBOARD_NAME, has_no_step, other_columns
 from hnetkit.train.recipe import MADE_OF_RECORD, MAX_RECORD, Recipe, dataclass_from_json, dataclass_to_json
@@ -156,12 +156,7 @@ class RunFolder:
         if start_mode == "restart" or not is_there(self.record):
             return None
         recipe, before = self._read_record()
-        differences = _placed(recipe).differences(_placed(self.recipe))
-        if differences:
-            raise RunChanged(
-                f"{self.folder}: trained so far with {'; '.join(differences)}",
-                hint="--restart starts over; --name or --out leaves this run as it is",
-            )
+        self._require_no_difference(recipe)
         if not has_state:
             for path in self._replaced():
                 raise OutputExists(
@@ -170,6 +165,27 @@ class RunFolder:
                 )
             return None
         return before
+
+    def require_same_steps(self, state: TrainingState) -> Recipe | None:
+        """Returns the recipe that the steps of a checkpoint were made with, None where earlier versions wrote it.
+
+        The checkpoint says it, and not the record, which people take for the place to change a recipe.
+
+        Raises:
+            RunChanged: it is not that of this run.
+        """
+        if (data := state.content.get("recipe")) is None:
+            return None
+        try:
+            recipe = Recipe.from_json(data, str(self.checkpoints.folder))
+        except UsageError as error:
+            raise RunChanged(f"{error}", hint="--restart starts over") from error
+        self._require_no_difference(recipe)
+        return recipe
+
+    def to_checkpoint(self) -> Any:
+        """Returns the recipe as a checkpoint holds it."""
+        return _placed(self.recipe).to_json()
 
     def made_with(self) -> Recipe:
         """Returns the recipe of the steps that were made, from the record.
@@ -257,6 +273,14 @@ class RunFolder:
         for name in (TENSORBOARD_NAME, "previews"):
             with suppress(OSError):  # not there, or something else is in it
                 (self.folder / name).rmdir()
+
+    def _require_no_difference(self, recipe: Recipe) -> None:
+        differences = _placed(recipe).differences(_placed(self.recipe))
+        if differences:
+            raise RunChanged(
+                f"{self.folder}: trained so far with {'; '.join(differences)}",
+                hint="--restart starts over; --name or --out leaves this run as it is",
+            )
 
     def _require_own_record(self) -> None:
         try:

@@ -121,6 +121,14 @@ class Rates:
         changes = {rates.stages[number].from_step for rates in (self, other) for number in rates._used}
         return all(self.rate_at(step) == other.rate_at(step) for step in changes)
 
+    def is_same_until(self, step: int, other: Rates) -> bool:
+        """Whether both give each step before `step` the same rate."""
+        if self._cycles or other._cycles:
+            is_same = self._cycles == other._cycles
+            return is_same or all(self.rate_at(number) == other.rate_at(number) for number in range(step))
+        changes = {rates.stages[number].from_step for rates in (self, other) for number in rates._used}
+        return all(self.rate_at(number) == other.rate_at(number) for number in changes if number < step)
+
     def warnings(self) -> Iterator[str]:
         """Yields what may be a mistake, one line each; above all, that training ends before `max_steps`."""
         if self.from_step >= self.max_steps:

@@ -52,6 +52,7 @@ class RunOutcome:
         roll_backs: in all.
         seconds: of training, without previews and checkpoints.
         failure: why it failed, or its log is unreadable, and the remedy; empty if it succeeded.
+        unregistered: why the library does not have the network; empty if it has.
     """
 
     run: SweepRun
@@ -61,6 +62,7 @@ class RunOutcome:
     roll_backs: int
     seconds: float
     failure: str = ""
+    unregistered: str = ""
 
     def row(self) -> dict[str, Any]:
         """Returns the row of the table."""
@@ -298,13 +300,13 @@ def run_sweep(
                 options: Any = {"start_mode": start_mode, "force": force, "callbacks": callbacks}
                 train_run = partial(train, run.recipe, model, data[number], run.folder, **options)
                 outcome = _make_run(run, train_run, is_alone=processes.size == 1)
+            if processes.is_main and outcome.files:
+                start = inputs[number].start
+                why = register_run(library, run.folder, run.recipe, model, outcome.files, start, callbacks.note)
+                outcome = replace(outcome, unregistered=why)
             outcomes.append(outcome)
-            if processes.is_main:
-                if outcome.files:
-                    start = inputs[number].start
-                    register_run(library, run.folder, run.recipe, model, outcome.files, start, callbacks.note)
-                if made is not None:
-                    made(outcome)
+            if processes.is_main and made is not None:
+                made(outcome)
         if processes.is_main:
             callbacks.progress("Drawing the sheet", 0, 1)
             callbacks.note(f"Sheet: {sweep.write(outcomes, previews)}")

@@ -56,6 +56,7 @@ class TrainingResult:
         step: steps made in all.
         loss: its running mean.
         roll_backs: in all.
+        unregistered: why the library does not have it; empty if it has.
     """
 
     folder: Path
@@ -65,6 +66,7 @@ class TrainingResult:
     step: int
     loss: float
     roll_backs: int
+    unregistered: str = ""
 
     @property
     def file(self) -> Path | None:
@@ -113,6 +115,8 @@ def train(
             stack.callback(log.close)
             _require_disk_space(folder, parts.network, recipe, rates, callbacks.note)
         state = None if start_mode == "restart" else _read_checkpoint(files, callbacks.note)
+        if state is not None and (made_with := files.require_same_steps(state)) is not None and processes.is_main:
+            _say_other_rates(made_with, rates, state.step, callbacks.note)
         frozen = encode_inputs(model, data, callbacks.progress)
         stepper = _stepper(parts, data, frozen, callbacks.note)
         if stepper.graphs is not None:
@@ -344,6 +348,12 @@ def _read_checkpoint(files: RunFolder, note: Callable[[str], None]) -> TrainingS
         for error in passed_over:
             note(f"Warning: {error}: its steps since step {state.step} are made again")
     return state
+
+
+def _say_other_rates(made_with: Recipe, rates: Rates, step: int, note: Callable[[str], None]) -> None:
+    if not schedules_of(made_with)[0].is_same_until(min(step, rates.last_step), rates):
+        them = f"the {step} steps so far were made with the rates {made_with.rates}"
+        note(f"Warning: {them}; the record, and `hnetkit show`, tell the new ones alone")
 
 
 def _write_record(parts: _SetUp, state: TrainingState | None) -> None:

@@ -23,6 +23,12 @@ def can_run(device: torch.device) -> bool:
 
 
 @functools.cache
+def multiprocessors_of(device: torch.device) -> int:
+    """Returns how many multiprocessors a CUDA device has; 1 in the interpreter."""
+    return 1 if is_interpreted() else torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
 def capability_of(device: torch.device) -> Architecture | None:
     """Returns what tables know a GPU by; None in the interpreter."""
     return None if is_interpreted() else architecture_of(device)

@@ -196,6 +196,11 @@ def tiles_for(networks: PackedMLPs, device: torch.device) -> FusedTiles | None:
     return fused_tiles(capability_of(device), normed=any(stage.is_normed for stage in networks))
 
 
+def launches(networks: PackedMLPs) -> int:
+    """Returns how many launches `run` makes."""
+    return 1
+
+
 def run(
     state: KernelState, networks: PackedMLPs, strengths: Tensor, tiles: FusedTiles, *, is_last: bool
 ) -> KernelState:

@@ -18,10 +18,18 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from hnetkit.kernels.configs import FP16_DEPTH, FP16_SUMS, NORM_ROWS, NORM_ROWS_INTERPRETED, Tiles, linear_tiles
+from hnetkit.kernels.configs import (
+    FP16_DEPTH,
+    FP16_SUMS,
+    NORM_ROWS,
+    NORM_ROWS_INTERPRETED,
+    Tiles,
+    linear_tiles,
+    wide_tiles,
+)
 from hnetkit.kernels.eager import allows_fp16_sums, allows_tf32
 from hnetkit.kernels.gpu.activations import activate
-from hnetkit.kernels.gpu.device import capability_of, is_interpreted
+from hnetkit.kernels.gpu.device import capability_of, is_interpreted, multiprocessors_of
 from hnetkit.kernels.gpu.state import KernelState, side_stride
 from hnetkit.kernels.weights import NORM_EPSILON, PackedMLPs, PackedStage, network_at
 
@@ -67,6 +75,7 @@ def add_product(sums, a, b, PRECISION: tl.constexpr):
 def linear_kernel(
     x,
     weight,
+    tail,
     bias_ptr,
     slope_ptr,
     shift_ptr,
@@ -97,6 +106,7 @@ def linear_kernel(
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    TAIL: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """``h = activation(x W^T + b)``; with a residual ``residual + strength * h``; to `out` rounded, to `total` in fp32.
@@ -105,6 +115,9 @@ def linear_kernel(
     and total [sides, rows, columns], all contiguous; `x_side` and `residual_side` are 0 where both sides share one.
     BY_DESCRIPTOR: x and weight are descriptors of them with all but the last axis merged, and tiles as boxes. What a
     box reads past the end of a side is not stored; past the end of the tensor it reads 0.
+
+    A tile has BLOCK_N columns and TAIL more, which are a product of their own: `tail` describes the weight in boxes of
+    as many. TAIL: only by descriptors, without layer norms.
 
     IS_NORMED: x has a layer norm behind it that is folded into weight, shift and bias; `normed` [sides, parts, 2, rows]
     holds the statistics of its rows by PART columns. HAS_STATS: writes those of `out`. WHOLE: depth is a multiple of
@@ -119,21 +132,28 @@ def linear_kernel(
     row_tiles = tl.cdiv(rows, BLOCK_M)
     tile = tl.program_id(0)
     column_tile = tile // row_tiles
-    m = (tile % row_tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    k = tl.arange(0, BLOCK_K)
-    # rows and columns past the end read the last one, and what they give is not stored: loads run along k, so that a
-    # mask would widen nothing
-    near_m, near_n = tl.minimum(m, rows - 1).to(tl.int64), tl.minimum(n, columns - 1).to(tl.int64)
-    sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    top, left = (tile % row_tiles) * BLOCK_M, column_tile * (BLOCK_N + TAIL)
+    m = top + tl.arange(0, BLOCK_M)
+    near_m = tl.minimum(m, rows - 1).to(tl.int64)
     end = tl.where(strength == 0, 0, depth)  # no product where nothing is added
+    sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    rest = 0.0
+    if TAIL:
+        rest = tl.zeros((BLOCK_M, TAIL), dtype=tl.float32)
     if BY_DESCRIPTOR:
-        row = ((tile % row_tiles) * BLOCK_M + tl.where(x_side == 0, 0, side * rows)).to(tl.int32)
-        column = (column_tile * BLOCK_N + side * columns).to(tl.int32)
+        row = (top + tl.where(x_side == 0, 0, side * rows)).to(tl.int32)
+        column = (left + side * columns).to(tl.int32)
         for start in range(0, end, BLOCK_K):
             a, b = x.load([row, start]), weight.load([column, start])  # [BLOCK_M, BLOCK_K], [BLOCK_N, BLOCK_K]
             sums = add_product(sums, a, b.T, PRECISION)
+            if TAIL:
+                b = tail.load([column + BLOCK_N, start])  # [TAIL, BLOCK_K]
+                rest = add_product(rest, a, b.T, PRECISION)
     else:
+        # rows and columns past the end read the last one, and what they give is not stored: loads run along k, so that
+        # a mask would widen nothing
+        k = tl.arange(0, BLOCK_K)
+        near_n = tl.minimum(left + tl.arange(0, BLOCK_N), columns - 1).to(tl.int64)
         x_tile = x + side * x_side + near_m[:, None] * depth + k[None, :]
         weight_tile = weight + side * columns * depth + near_n[None, :] * depth + k[:, None]
         for start in range(0, end, BLOCK_K):
@@ -151,13 +171,77 @@ def linear_kernel(
         stats = normed_ptr + side * tl.cdiv(normed_width, PART) * 2 * rows
         mean, variance = row_statistics(stats, near_m, rows, normed_width, PART, BLOCK_M)
         scale = 1 / tl.sqrt(variance + epsilon)
-    # the last part of a wide tile comes in pieces: with a residual, a whole one does not fit into registers
-    PIECES: tl.constexpr = BLOCK_N // 64 if HAS_RESIDUAL and BLOCK_N > 64 else 1
-    PIECE: tl.constexpr = BLOCK_N // PIECES
+    for part in tl.static_range(2 if TAIL else 1):
+        h = finish(
+            rest if part else sums,
+            side,
+            m,
+            left + part * BLOCK_N,
+            mean,
+            scale,
+            strength,
+            bias_ptr,
+            slope_ptr,
+            shift_ptr,
+            residual_ptr,
+            out_ptr,
+            total_ptr,
+            rows,
+            columns,
+            residual_side,
+            ACTIVATION,
+            IS_NORMED,
+            HAS_RESIDUAL,
+            HAS_OUT,
+            HAS_TOTAL,
+        )
+    if HAS_STATS:  # without a residual: h is the whole tile
+        kept = tl.minimum(width - left, BLOCK_N)  # columns that are not padding
+        real = (tl.arange(0, BLOCK_N) < kept)[None, :]
+        values = tl.where(real, h.to(out_ptr.dtype.element_ty).to(tl.float32), 0.0)
+        part_mean = tl.sum(values, 1) / tl.maximum(kept, 1)
+        apart = tl.where(real, values - part_mean[:, None], 0.0)
+        stored = tl.where(kept > 0, rows, 0)
+        part_ptr = stats_ptr + (side * tl.cdiv(width, BLOCK_N) + column_tile) * 2 * rows + m
+        tl.store(part_ptr, part_mean, mask=m < stored)  # [BLOCK_M]
+        tl.store(part_ptr + rows, tl.sum(apart * apart, 1), mask=m < stored)  # [BLOCK_M]
+
+
+@triton.jit
+def finish(
+    sums,
+    side,
+    m,
+    left,
+    mean,
+    scale,
+    strength,
+    bias_ptr,
+    slope_ptr,
+    shift_ptr,
+    residual_ptr,
+    out_ptr,
+    total_ptr,
+    rows,
+    columns,
+    residual_side,
+    ACTIVATION: tl.constexpr,
+    IS_NORMED: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_OUT: tl.constexpr,
+    HAS_TOTAL: tl.constexpr,
+):
+    """Makes of the sums of rows `m` and of the columns from `left` on what `linear_kernel` computes, and stores it.
+
+    Returns it, ``[BLOCK_M, PIECE]`` in fp32: the last piece of the columns. With a residual, a wide tile comes in
+    pieces, as a whole one would not fit into registers.
+    """
+    PIECES: tl.constexpr = sums.shape[1] // 64 if HAS_RESIDUAL and sums.shape[1] > 64 else 1
+    PIECE: tl.constexpr = sums.shape[1] // PIECES
     pieces = in_pieces(sums, PIECES)
     own = side * rows * columns
     for i in tl.static_range(PIECES):
-        n = column_tile * BLOCK_N + i * PIECE + tl.arange(0, PIECE)
+        n = left + i * PIECE + tl.arange(0, PIECE)
         of_column, real_n = side * columns + n, n < columns
         h = pieces[i]  # [BLOCK_M, PIECE]
         if IS_NORMED:
@@ -177,18 +261,8 @@ def linear_kernel(
         if HAS_TOTAL:
             tl.store(total_ptr + own + offsets, h, mask=inside)  # [BLOCK_M, PIECE]
         if HAS_OUT:
-            rounded = h.to(out_ptr.dtype.element_ty)
-            tl.store(out_ptr + own + offsets, rounded, mask=inside)  # [BLOCK_M, PIECE]
-            if HAS_STATS:  # without a residual: the piece is the whole tile
-                kept = tl.minimum(width - column_tile * BLOCK_N, BLOCK_N)  # columns that are not padding
-                real = (tl.arange(0, BLOCK_N) < kept)[None, :]
-                values = tl.where(real, rounded.to(tl.float32), 0.0)
-                part_mean = tl.sum(values, 1) / tl.maximum(kept, 1)
-                apart = tl.where(real, values - part_mean[:, None], 0.0)
-                stored = tl.where(kept > 0, rows, 0)
-                part_ptr = stats_ptr + (side * tl.cdiv(width, BLOCK_N) + column_tile) * 2 * rows + m
-                tl.store(part_ptr, part_mean, mask=m < stored)  # [BLOCK_M]
-                tl.store(part_ptr + rows, tl.sum(apart * apart, 1), mask=m < stored)  # [BLOCK_M]
+            tl.store(out_ptr + own + offsets, h.to(out_ptr.dtype.element_ty), mask=inside)  # [BLOCK_M, PIECE]
+    return h
 
 
 @triton.jit
@@ -272,20 +346,24 @@ def run(state: KernelState, networks: PackedMLPs, strengths: Tensor, *, is_last:
 def apply_network(state: KernelState, mlp: Sequence[PackedStage], strength: Tensor, *, is_last: bool) -> KernelState:
     """Applies one network; strength: ``[sides]``."""
     rows, sides, count = state.rows, len(strength), state.rows.shape[1]
-    tiles = linear_tiles(capability_of(rows.device), count, rows.shape[-1], rows.element_size())
-    if product_precision(rows.dtype, rows.device) == "fp16":
+    device, width_of_x = rows.device, rows.shape[-1]
+    tiles = linear_tiles(capability_of(device), multiprocessors_of(device), count, width_of_x, rows.element_size())
+    if product_precision(rows.dtype, device) == "fp16":
         tiles = tiles._replace(depth=FP16_DEPTH)
+    can_be_wide = not any(stage.is_normed for stage in mlp)
     stats, width = None, 0
     for stage in mlp[:-1]:
         out = rows.new_empty(sides, count, stage.weight.shape[1])
         parts = triton.cdiv(stage.width, tiles.columns)
         written = rows.new_empty(sides, parts, 2, count, dtype=torch.float32) if stage.is_normed else None
-        _launch_linear(state, rows, stage, strength, tiles, normed=stats, normed_width=width, out=out, stats=written)
+        own = (_wide_tiles(rows, stage) if can_be_wide else None) or tiles
+        _launch_linear(state, rows, stage, strength, own, normed=stats, normed_width=width, out=out, stats=written)
         rows, stats, width = out, written, stage.width
     last, (out, total) = mlp[-1], state.outputs(sides, is_last=is_last)
     if not last.is_normed:
         ends = {"residual": state.residual, "out": out, "total": total}
-        _launch_linear(state, rows, last, strength, tiles, normed=stats, normed_width=width, **ends)
+        own = (_wide_tiles(rows, last) if can_be_wide else None) or tiles
+        _launch_linear(state, rows, last, strength, own, normed=stats, normed_width=width, **ends)
     else:
         h = torch.empty_like(out, dtype=torch.float32)
         _launch_linear(state, rows, last, strength, tiles, normed=stats, normed_width=width, total=h)
@@ -309,13 +387,14 @@ def _launch_linear(
 ) -> None:
     sides, columns, depth = stage.weight.shape
     count = rows.shape[1]
-    grid = (triton.cdiv(count, tiles.rows) * triton.cdiv(columns, tiles.columns), sides)
-    by_descriptor = tiles.by_descriptor and _can_be_described(rows, stage.weight)
+    grid = (triton.cdiv(count, tiles.rows) * triton.cdiv(columns, tiles.columns + tiles.tail), sides)
+    by_descriptor = tiles.by_descriptor and can_be_described(rows, stage.weight)
     state.launch(
         linear_kernel,
         grid,
-        _descriptor(rows, tiles.rows, tiles.depth) if by_descriptor else rows,
-        _descriptor(stage.weight, tiles.columns, tiles.depth) if by_descriptor else stage.weight,
+        descriptor(rows, tiles.rows, tiles.depth) if by_descriptor else rows,
+        descriptor(stage.weight, tiles.columns, tiles.depth) if by_descriptor else stage.weight,
+        descriptor(stage.weight, tiles.tail, tiles.depth) if tiles.tail else None,
         stage.bias,
         stage.slope,
         stage.shift,
@@ -346,20 +425,30 @@ def _launch_linear(
         PRECISION=product_precision(rows.dtype, rows.device),
         BLOCK_M=tiles.rows,
         BLOCK_N=tiles.columns,
+        TAIL=tiles.tail,
         BLOCK_K=tiles.depth,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
     )
 
 
-def _can_be_described(*matrices: Tensor) -> bool:
+def _wide_tiles(rows: Tensor, stage: PackedStage) -> Tiles | None:
+    """Returns wide tiles for a product whose columns they divide, where there are such."""
+    columns, depth = stage.weight.shape[1:]
+    tiles = wide_tiles(capability_of(rows.device), rows.shape[1], columns, depth)
+    if tiles is None or columns % (tiles.columns + tiles.tail) or not can_be_described(rows, stage.weight):
+        return None
+    return tiles
+
+
+def can_be_described(*matrices: Tensor) -> bool:
     """Whether rows begin at 16 bytes and values have 16 bits: matrix instructions take no wider ones unconverted."""
     return all(
         matrix.data_ptr() % 16 == 0 and matrix.shape[-1] % 8 == 0 and matrix.element_size() == 2 for matrix in matrices
     )
 
 
-def _descriptor(matrices: Tensor, rows: int, columns: int) -> TensorDescriptor:
+def descriptor(matrices: Tensor, rows: int, columns: int) -> TensorDescriptor:
     """Returns ``[..., columns]``, contiguous, as a matrix that the copy engine takes tiles from.
 
     A loop over tiles of a descriptor that is made here, on the host, must not be specialized by warps

@@ -1,7 +1,7 @@
 """A stack by Triton kernels: launches of its own, or a custom op where `torch.compile` or autograd look on.
 
-Every run of networks of one build goes to the fused kernel where it fits and the path is `fused`, else to the linear
-ones. Streams and devices are the caller's: launches go to the current stream of x's device.
+Every run of networks of one build goes to the kernels of the path where these fit, else to those of the next simpler
+one: specialized, fused, linear. Streams and devices are the caller's: launches go to the current stream of x's device.
 
 A kernel that fails is replaced by a simpler path. Before a GPU's kernels are used, they compute one small stack that is
 compared with plain torch (`verified_path`). What Triton cannot compile later is not tried again in this process, and a
@@ -23,10 +23,10 @@ from triton.runtime.errors import InterpreterError
 
 from hnetkit.errors import KernelUnavailable
 from hnetkit.kernels import activations, eager, reference
-from hnetkit.kernels.configs import FALLBACKS, VARIABLE, is_forced
-from hnetkit.kernels.gpu import backward, fused, linear
+from hnetkit.kernels.configs import FALLBACKS, VARIABLE, FusedTiles, is_forced
+from hnetkit.kernels.gpu import backward, fused, linear, specialized
 from hnetkit.kernels.gpu.device import can_run, is_interpreted
-from hnetkit.kernels.gpu.plan import Plan, Recording
+from hnetkit.kernels.gpu.plan import Plan, Recording, launch
 from hnetkit.kernels.gpu.state import KernelState
 from hnetkit.kernels.weights import (
     PACKED_TENSORS,
@@ -47,6 +47,8 @@ _MOST_PLANS = 64
 _TEST_WIDTH, _TEST_ROWS, _TEST_LIMIT = 320, 65, 1e-2
 _TEST_STRENGTHS = ((0.7, -0.4), (0.3, 0.9))
 _TEST_CALLS = 1 if is_interpreted() else 2  # the interpreter has no plans
+_RACE_ROWS, _RACES, _CACHE = 8257, 200, 96 << 20
+"""Rows that keep all of a GPU busy, with some left over; runs; and bytes that no GPU's second cache holds besides."""
 
 
 class KernelStack:
@@ -54,7 +56,7 @@ class KernelStack:
 
     Args:
         networks: in stacking order, on one device, all of one dtype: the products' dtype.
-        path: ``"grouped"`` or ``"fused"``.
+        path: ``"grouped"``, ``"fused"`` or ``"specialized"``.
     """
 
     def __init__(self, networks: Iterable[PackedMLPs], path: str) -> None:
@@ -77,10 +79,7 @@ class KernelStack:
 
     def launches(self, device: torch.device) -> int:
         """Returns how many kernels `apply` launches on `device`."""
-        return sum(
-            1 if self.path == "fused" and fused.tiles_for(packed, device) else linear.launches(packed)
-            for packed in self.networks
-        )
+        return sum(_kernels_for(packed, self.path, device)[0].launches(packed) for packed in self.networks)
 
     def apply(self, x: Tensor, strengths: Tensor) -> Tensor:
         """Returns what K and V get: `x` after each ``y = y + strength * MLP(y)`` in order, for each side.
@@ -177,7 +176,7 @@ class KernelStack:
 
 def arrange(networks: Iterable[PackedMLPs], path: str) -> list[PackedMLPs]:
     """Returns a stack as the kernels of `path` take it: what the fused kernel applies in one launch becomes one."""
-    if path != "fused":
+    if "fused" not in FALLBACKS[path]:
         return list(networks)
     runs: list[PackedMLPs] = []
     for is_fused, run in groupby(networks, key=lambda packed: fused.fits(packed) and _packed_build(packed)):
@@ -193,16 +192,29 @@ def _is_watched(x: Tensor, weights: Iterable[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights))
 
 
+def _kernels_for(networks: PackedMLPs, path: str, device: torch.device) -> tuple[Any, FusedTiles | None]:
+    """Returns the module that applies networks of one build, and tiles for it; the linear one has its own."""
+    for name, module in (("specialized", specialized), ("fused", fused)):
+        tiles = module.tiles_for(networks, device) if name in FALLBACKS[path] else None
+        if tiles is not None:
+            return module, tiles
+    return linear, None
+
+
 def _launch(state: KernelState, strengths: Tensor, networks: Sequence[PackedMLPs], path: str) -> Tensor:
-    products, done, total = state.rows.dtype, 0, strengths.shape[1]
+    if path == "specialized" and state.rows.data_ptr() % 16:
+        path = "fused"  # the copy engine would not take the rows
+    if state.dtype != state.rows.dtype:
+        path = "grouped"
+    done, total = 0, strengths.shape[1]
     for packed in networks:
         before, done = done, done + len(packed[0].weight)
         numbers, is_last = strengths[:, before:done], done == total
-        tiles = fused.tiles_for(packed, strengths.device) if path == "fused" and state.dtype == products else None
+        module, tiles = _kernels_for(packed, path, strengths.device)
         if tiles is None:
             state = linear.run(state, packed, numbers, is_last=is_last)
         else:
-            state = fused.run(state, packed, numbers, tiles, is_last=is_last)
+            state = module.run(state, packed, numbers, tiles, is_last=is_last)
     return state.rows
 
 
@@ -313,13 +325,16 @@ def fault_of(path: str, device: torch.device) -> str | None:
 @functools.cache
 def _fault_of(path: str, device: torch.device, precision: str) -> str | None:
     sides = [[_small_network(10 * side + index, device) for index in range(2)] for side in range(2)]
-    x = torch.randn(_TEST_ROWS, _TEST_WIDTH, generator=torch.Generator().manual_seed(0)).to(device, torch.float16)
+    rows = _RACE_ROWS if path == "specialized" else _TEST_ROWS
+    x = torch.randn(rows, _TEST_WIDTH, generator=torch.Generator().manual_seed(0)).to(device, torch.float16)
     strengths = torch.tensor(_TEST_STRENGTHS, device=device)
     networks = [pack(pair, for_kernels=True) for pair in zip(*sides, strict=True)]
     try:
         with torch.no_grad():
             stack = KernelStack(networks, path)
             contexts = torch.cat([stack.apply(x, strengths) for _ in range(_TEST_CALLS)])
+            if path == "specialized" and not _is_steady(contexts[: len(sides)], x, networks, strengths):
+                return "compute one thing now and another then"
     except (MemoryError, torch.cuda.OutOfMemoryError):  # says nothing of the kernels, and the caller may make room
         raise
     except Exception as error:  # whatever a compiler or driver of the years to come says
@@ -329,6 +344,26 @@ def _fault_of(path: str, device: torch.device, precision: str) -> str | None:
         if not (y.float() - truth).norm() <= _TEST_LIMIT * (truth - x.float()).norm():
             return "compute something else than plain torch"
     return None
+
+
+def _is_steady(got: Tensor, x: Tensor, networks: Sequence[PackedMLPs], strengths: Tensor) -> bool:
+    """Whether specialized warps, which wait for each other by barriers of their own, give the same bits in every run.
+
+    What a run writes to holds NaN before it, and the second cache none of what it reads.
+    """
+
+    def poisoned(kernel: Any, grid: tuple[int, int], *arguments: Any, **constants: Any) -> Any:
+        dict(zip(kernel.arg_names, arguments, strict=False))["out_ptr"].fill_(torch.nan)
+        return launch(kernel, grid, *arguments, **constants)
+
+    runs, state = arrange(networks, "specialized"), KernelState.of(x, x.dtype, poisoned)
+    other = torch.empty(_CACHE, dtype=torch.int8, device=x.device)
+    is_steady = torch.ones((), dtype=torch.bool, device=x.device)
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        for _ in range(_RACES):
+            other.zero_()
+            is_steady &= (_launch(state, strengths, runs, "specialized") == got).all()
+    return bool(is_steady)
 
 
 def _small_network(seed: int, device: torch.device) -> MLPWeights:

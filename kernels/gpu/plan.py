@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
+from triton.runtime import _allocation
 from triton.runtime.driver import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -20,6 +22,20 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 def launch(kernel: Any, grid: tuple[int, int], *arguments: Any, **constants: Any) -> Any:
     """Launches a kernel by Triton's launcher; returns what it compiled, None in the interpreter."""
     return kernel[grid](*arguments, **constants, enable_fp_fusion=True)  # the default until Triton 3.9, and then not
+
+
+def require_allocator() -> None:
+    """Has Triton get memory for descriptors that are made in a kernel from torch, unless something else was chosen.
+
+    Triton keeps the choice by thread and context, so that each launch needs it.
+    """
+    if isinstance(_allocation._allocator.get(), _allocation.NullAllocator):
+        triton.set_allocator(_from_torch)
+
+
+def _from_torch(size: int, alignment: int, stream: int | None) -> Tensor:
+    """Returns memory on the current device and stream; torch's begins at a multiple of 512 bytes."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
 class Address(int):
@@ -96,7 +112,8 @@ class Recording:
                     gaps.append((number, order.index(value.piece), offset, value.descriptor))
                     arguments.append(None)
             launches.append(_Launch(compiled[(*grid, 1)], arguments, gaps))
-        return Plan(launches, list(sizes.values()), list(sizes).index(_piece(result)), result)
+        takes_memory = any(compiled.metadata.global_scratch_size for compiled, _, _ in self._made)
+        return Plan(launches, list(sizes.values()), list(sizes).index(_piece(result)), result, takes_memory)
 
 
 class Plan:
@@ -107,11 +124,14 @@ class Plan:
         sizes: of the pieces of memory, in bytes.
         result: the index of the piece that what is computed begins.
         like: a tensor of its dtype and shape.
+        takes_memory: whether Triton gets memory of its own for a launch.
     """
 
-    def __init__(self, launches: Sequence[_Launch], sizes: Sequence[int], result: int, like: Tensor) -> None:
+    def __init__(
+        self, launches: Sequence[_Launch], sizes: Sequence[int], result: int, like: Tensor, takes_memory: bool
+    ) -> None:
         self._launches, self._result, self._shape, self._count = launches, result, like.shape, like.numel()
-        self._dtype = like.dtype
+        self._dtype, self._takes_memory = like.dtype, takes_memory
         self._sizes: list[Any] = [-(-size // like.element_size()) for size in sizes]
         self._is_whole = self._sizes[result] == self._count
         if self._is_whole:
@@ -120,6 +140,8 @@ class Plan:
     def run(self, inputs: Sequence[Tensor]) -> Tensor:
         """Makes the launches on the current stream; returns what they compute."""
         device, dtype = inputs[0].device, self._dtype
+        if self._takes_memory:
+            require_allocator()
         memory = [torch.empty(size, dtype=dtype, device=device) for size in self._sizes]
         starts = [tensor.data_ptr() for tensor in (*inputs, *memory)]
         stream = driver.active.get_current_stream(driver.active.get_current_device())

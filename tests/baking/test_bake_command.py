@@ -19,7 +19,7 @@ from support.pipelines import tiny_sd
 
 import hnetkit
 from hnetkit import demo
-from hnetkit.baking.record import METADATA
+from hnetkit.baking.record import METADATA, told
 from hnetkit.cli import run
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
@@ -125,15 +125,37 @@ def test_inspect_says_what_a_file_was_baked_of(here: Path, capsys: pytest.Captur
     assert (row["kind"], row["verdict"], row["baked"]["networks"][0]["name"]) == ("diff", "other", "paper")
 
 
-@pytest.mark.parametrize("record", ["{", "[]", '{"networks": 5}', '{"networks": [{"name": "a", "strength": {}}]}'])
+LAYER = '{"networks": [], "for": "", "model": "m", "layers": {"x": {"error": %s, "origin": "exact"}}}'
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "{",
+        "[]",
+        '{"networks": 5}',
+        '{"networks": [{"name": "a", "strength": {}}]}',
+        LAYER % f"1{'0' * 400}",
+        LAYER.replace("[]", f'[{{"name": "a", "strength": {{"self_k": 1{"0" * 400}}}}}]') % 0,
+    ],
+    ids=["cut", "list", "number", "no strength", "vast error", "vast strength"],
+)
 def test_a_record_that_is_none_is_no_fault_of_the_file(
     record: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_file({"lora_unet_x.diff": torch.zeros(2, 2)}, "odd.safetensors", {METADATA: record})
-    assert run(["inspect", "odd.safetensors"]) == 0
+    save_file({"lora_unet_x.diff": torch.zeros(2, 2)}, "plain.safetensors")
+    assert run(["inspect", "odd.safetensors", "plain.safetensors"]) == 0
     out, err = capsys.readouterr()
     assert ("not understood" in out) == record.startswith('{"')
+    assert "plain.safetensors" in out
     assert err == ""
+
+
+def test_a_record_of_very_many_networks_is_told_in_a_line_of_bounded_length() -> None:
+    network = {"name": "a" * 100, "strength": {"self_k": 1}}
+    record = {"networks": [network] * 10_000, "for": "", "model": "m", "layers": {"x": {"error": 0, "origin": "exact"}}}
+    assert len(told(record)) < 3000
 
 
 def test_one_prompt_is_said_to_hold_out_other_seeds_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ def test_each_path_is_named_once_with_its_time_and_its_ratio(ink: str, capsys: p
     assert [line for line in lines if "what hnetkit uses here" in line] == [lines[WITHOUT_GPU.index("eager")]]
     assert "SD 1 at 64x64, batch 2, on cpu" in captured.err
     assert "width 320: 128 rows in 5 layers" in captured.err
-    assert "Left out: grouped and fused:" in captured.err
+    assert "Left out: grouped, fused, specialized:" in captured.err
     assert "Left out: captured: CUDA graphs are for CUDA devices" in captured.err
 
 
@@ -125,7 +125,7 @@ def test_without_a_name_it_says_what_to_type(capsys: pytest.CaptureFixture[str])
         (["INK", "--seconds", "0"], 2, "--seconds"),
         (["INK", "--path", "chain"], 1, "no such path"),
         (["INK", "--path", "eagre"], 2, "Hint: --path eager"),
-        (["INK", "--path", "auto"], 2, "reference, eager, bf16, grouped, fused, captured"),
+        (["INK", "--path", "auto"], 2, "reference, eager, bf16, grouped, fused, specialized, captured"),
         (["INK", "--path", "captured"], 1, "CUDA graphs are for CUDA devices"),
         (["INK", "--base", "sdxl"], 1, "ink is made for SD 1 or SD 2, not for SDXL"),
         (["ODD"], 1, "odd reaches no layer: its widths are 8, 12, those of SD 1 are 320, 640, 768, 1280"),
@@ -165,7 +165,7 @@ def test_a_path_that_cannot_be_timed_here_is_an_error_only_where_it_is_asked_for
     assert done.returncode == 10, done.stderr
     refused, _, measured = done.stderr.partition("SD 1 at 64x64")
     assert "run on NVIDIA and AMD GPUs" in refused
-    assert "Left out: grouped and fused: Triton's kernels run on NVIDIA and AMD GPUs" in measured
+    assert "Left out: grouped, fused, specialized: Triton's kernels run on NVIDIA and AMD GPUs" in measured
     assert done.stdout.count("ratio") == 1, "the table of the second alone"
 
 

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import time
 import unicodedata
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -578,10 +580,17 @@ def test_what_is_there_more_than_once_is_listed(copies: Path, capsys: pytest.Cap
         (["--sort", "size", "--reverse"], ["glow", "ink", "wide"]),
         (["--sort", "copies"], ["ink", "glow", "wide"]),
         (["--sort", "creator"], ["ink", "glow", "wide"]),
-        (["--sort", "added"], ["glow", "ink", "wide"]),
+        (["--sort", "added"], ["wide", "ink", "glow"]),
     ],
 )
-def test_lists_are_sorted(order: list[str], names: list[str], copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lists_are_sorted(
+    order: list[str], names: list[str], copies: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(home / "registry.db")) as connection, connection:
+        for day, name in enumerate(("glow", "ink", "wide"), 1):
+            network = "(SELECT content_hash FROM files WHERE stem = ?)"
+            added = f"UPDATE files SET first_seen = '2026-01-0{day}T00:00:00Z' WHERE content_hash IN {network}"
+            assert connection.execute(added, [name]).rowcount
     with Library() as library, library.registry.write():
         catalogue = library.registry.catalogue
         version = catalogue.put_version(catalogue.put_model("civitai", "1", LISTED, {}), "1", VERSION)

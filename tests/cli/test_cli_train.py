@@ -23,6 +23,7 @@ from support.training import make_pictures
 from support.waiting import once, wait_until
 
 import hnetkit
+from hnetkit import paths
 from hnetkit.cli import run
 
 FEW = ["--rate", "1e-2", "--max-steps", "6", "--save-every", "2", "--preview-every", "0", "--no-guards"]
@@ -66,6 +67,22 @@ def test_a_network_is_trained_and_its_path_printed(
     (shown,) = json.loads(capsys.readouterr().out)
     assert network.content_hash in json.dumps(shown)
     assert run(["generate", "a dot <hypernet:ink:0.5>", "--model", tiny, "--steps", "1", "--out", "dot.png"]) == 0
+
+
+def test_a_registry_that_takes_nothing_ends_with_the_network_and_the_same_command_enters_it(
+    tiny: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths.registry_file().mkdir(parents=True)
+    assert run(command(tiny)) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "training/ink/ink.safetensors\n"
+    assert "Error: training/ink/ink.safetensors is trained, and not in the library: " in printed.err
+    paths.registry_file().rmdir()
+    assert run(command(tiny)) == 0
+    assert "All 6 steps were made before" in capsys.readouterr().err
+    assert run(["show", "ink", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert shown["training"]["recipe"]["rates"] == "1e-2"
 
 
 def test_json_has_everything_and_the_recipe_trains_the_same_again(

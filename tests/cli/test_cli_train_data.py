@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.hostile_images import damaged_avif, large_png, postscript
+from support.pictures import different, save
 
 from hnetkit.cli import run
-from tests.support.hostile_images import damaged_avif, large_png, postscript
-from tests.support.pictures import different, save
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_captions_go_out_as_a_table_and_come_back_edited(
     training = tmp_path / "training"
     said(capsys, "prepare", pictures, "--out", training, "--size", "64")
     out, _ = said(capsys, "review", training, "--csv")
-    assert out.splitlines()[1] == "picture-00.png,64,64,picture-00,the caption is the file name"
+    assert out.splitlines()[1] == "picture-00.png,64,64,picture-00,the caption is the file name,b3:6c6cb056"
     (tmp_path / "edited.csv").write_text(out.replace("picture-01,", '"red, blue",'), encoding="utf-8")
     out, err = said(capsys, "review", training, "--apply", tmp_path / "edited.csv")
     assert out == f"{training / 'picture-01.txt'}\n"
@@ -192,5 +192,5 @@ def test_a_review_asks_for_one_thing_and_names_what_it_cannot_read(
     said(capsys, "review", tmp_path / "nowhere", exit_code=4)
     (pictures / "broken.png").write_bytes(b"no picture")
     out, err = said(capsys, "review", pictures, "--csv", exit_code=1)
-    assert out.splitlines()[1] == "broken.png,,,broken,cannot be read"
+    assert out.splitlines()[1].startswith("broken.png,,,broken,cannot be read,b3:")
     assert "1 of 4 pictures" in err

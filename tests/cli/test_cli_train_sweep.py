@@ -15,6 +15,7 @@ from support.training import make_pictures
 from support.waiting import once
 
 import hnetkit
+from hnetkit import paths
 from hnetkit.cli import run
 from hnetkit.cli.train_options import read_setting
 from hnetkit.train.recipe import make_recipe
@@ -69,6 +70,18 @@ def test_every_combination_is_a_run_of_one_table_and_one_sheet(tiny: str, capsys
     assert Path("training/ink/sweep.csv").read_text().count("\n") == 5
     assert run(["show", shown[1]["name"], "--json"]) == 0
     assert hnetkit.load(shown[1]["file"]).content_hash in capsys.readouterr().out
+
+
+def test_a_registry_that_takes_nothing_ends_no_sweep(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    paths.registry_file().mkdir(parents=True)
+    assert run(command(*RATES, "--json")) == 1
+    printed = capsys.readouterr()
+    assert [Path(row["file"]).is_file() for row in json.loads(printed.out)] == [True, True]
+    assert printed.err.count(" is trained, and not in the library: ") == 2
+    assert "Error: 2 of 2 networks are not in the library\n" in printed.err
+    paths.registry_file().rmdir()
+    assert run(command(*RATES)) == 0
+    assert run(["show", "ink-rate-1e-2"]) == 0
 
 
 def test_recipes_are_varied_by_the_names_of_their_files(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from click.shell_completion import ShellComplete
 from support import networks
 
 from hnetkit.cli import cli, run
-from hnetkit.cli.completion import complete_license, complete_name, complete_own_tag, complete_tag
+from hnetkit.cli.completion import complete_license, complete_name, complete_own_tag, complete_removed, complete_tag
 
 PLAIN = ["ink", "ink-wash_2.5+x", "ink@v2", "ink=best", "ink水彩", "inkÉté", "ink❤️"]
 HOSTILE = [
@@ -89,6 +89,9 @@ def test_tags_are_completed_by_plain_words_alone(shell: Path) -> None:
     assert offered("list", "--tag", "sh") == ["shade", "shapes", "sharp", "shiny"]
     assert offered("tag", "ink", "sh") == ["shade", "shapes", "sharp"]
     assert offered("tag", "ink", "--remove", "sh") == ["shade", "shapes", "sharp"]
+    assert run(["remove", "glow", "-y", "-q"]) == 0
+    assert (offered("remove", "gl"), offered("remove", "--undo", "gl")) == ([], ["glow"])
+    assert offered("remove", "--undo", "ink") == []
 
 
 def test_licenses_are_those_of_the_hub() -> None:
@@ -119,7 +122,7 @@ def test_every_completion_of_names_is_that_one() -> None:
         for parameter in command.params
         if parameter._custom_shell_complete is not None
     }
-    assert own - {complete_license} == {complete_name, complete_tag, complete_own_tag}
+    assert own - {complete_license} == {complete_name, complete_removed, complete_tag, complete_own_tag}
 
 
 def commands(group: click.Group, context: click.Context) -> Iterator[click.Command]:

@@ -48,6 +48,7 @@ def test_a_scanned_folder_can_be_forgotten_and_stays_forgotten(
     run(["scan", str(folder)])
     monkeypatch.chdir(folder.parent)
     assert run(["forget", "models", "-y"]) == 4  # a bare word is a network's name, not the folder beside us
+    assert "Hint: hnetkit forget ./models forgets the folder" in capsys.readouterr().err
     assert run(["forget", "./models", "-y"]) == 0
     assert listed(capsys, "--files") == []
     assert run(["scan"]) == 4

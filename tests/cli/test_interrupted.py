@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.pictures import different
 
 from hnetkit import demo
 from hnetkit.cli import COMMANDS, run
 from hnetkit.cli.signals import AFTER_INTERRUPTION
 from hnetkit.cli.train import SUBCOMMANDS
-from tests.support.pictures import different
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
 

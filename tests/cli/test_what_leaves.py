@@ -22,13 +22,13 @@ import click
 import pytest
 from support import networks
 from support.fake_sites import Sites, World
+from support.pictures import save
 
 import hnetkit.cli
 from hnetkit.cli import run
 from hnetkit.cli.output import Output, confirm, is_terminal, put_path, say, take_streams
 from hnetkit.cli.progress import Bar
 from hnetkit.errors import UsageError
-from tests.support.pictures import save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ODD = "\x1b]0;t\x07\x1b[31m\x9b32m\x7f\u202etxt\u2066\u200e\u2028\u200b\U000e0041\r\nError: b"

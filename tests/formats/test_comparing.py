@@ -127,8 +127,8 @@ def test_a_deep_copy_shares_nothing_that_changes(ink: Hypernetwork) -> None:
     other = copy.deepcopy(ink)
     other.metadata["layer_structure"].append(9)
     other.metadata["name"] = "other"
-    other.mlps[8].key.tensors.clear()
-    del other.mlps[12]
+    other.mlps[8].key.tensors.clear()  # type: ignore[attr-defined]
+    del other.mlps[12]  # type: ignore[attr-defined]
     assert ink.metadata == before
     assert ink.metadata["layer_structure"][-1] == 1
     assert ink.widths == [8, 12]

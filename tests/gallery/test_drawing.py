@@ -28,7 +28,8 @@ from hnetkit import Library, demo, settings
 from hnetkit.cli import run
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import TEMPORARY
-from hnetkit.gallery.drawing import Drawing, DrawingQueue, DrawingSettings, NamedNetwork, networks_of, suggested_prompt
+from hnetkit.gallery.drawing import Drawing, DrawingSettings, NamedNetwork, PictureToDraw
+from hnetkit.gallery.drawing_queue import DrawingQueue, networks_of, suggested_prompt
 from hnetkit.gallery.worker import Drawer, DrawingProcess, model_for
 
 pytestmark = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
@@ -40,7 +41,7 @@ LONG = DrawingSettings(strengths=(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), st
 SERVER = """
 import sys, time
 from pathlib import Path
-from hnetkit.gallery.drawing import DrawingQueue
+from hnetkit.gallery.drawing_queue import DrawingQueue
 from hnetkit.gallery.worker import DrawingProcess
 server = DrawingProcess(DrawingQueue(Path(sys.argv[1])))
 server.start()
@@ -98,7 +99,7 @@ def until(is_so: Callable[[], bool], what: str, seconds: float = 240) -> None:
 
 def stamps(drawing: Drawing) -> dict[str, int]:
     """File of a cell -> when it was written."""
-    return {path.name: path.stat().st_mtime_ns for path in map(drawing.picture, drawing.pictures().values())}
+    return {path.name: path.stat().st_mtime_ns for path in map(drawing.picture_file, drawing.pictures().values())}
 
 
 def test_a_strip_is_what_the_command_that_it_states_draws(
@@ -122,6 +123,55 @@ def test_a_strip_is_what_the_command_that_it_states_draws(
     assert Image.open("strip.png").tobytes() == Image.open(strip.sheet).tobytes()
     width, height = Image.open(strip.preview).size
     assert width == height
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of the demo model with a network of its own."""
+    out = tmp_path_factory.mktemp("outputs") / "red star.png"
+    assert run(["generate", "a large red star <hypernet:outline:0.7>", "--steps=2", "--seed=9", "--out", str(out)]) == 0
+    return out
+
+
+def of_picture(path: Path) -> PictureToDraw:
+    status = path.stat()
+    return PictureToDraw(str(path), status.st_size, status.st_mtime_ns)
+
+
+def test_a_picture_drawn_again_is_the_same_picture_and_what_its_command_draws(
+    queue: DrawingQueue,
+    demo_networks: list[NamedNetwork],
+    picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiting = queue.add_picture("0" * 24, of_picture(picture), demo_networks[:1])
+    assert (waiting.kind, waiting.state, waiting.drawn, waiting.cells) == ("picture", "waiting", 0, 1)
+    (again,) = drawn(queue, waiting)
+    assert (again.state, again.drawn, again.progress.message) == ("done", 1, "")
+    assert again.prompt == "a large red star <hypernet:outline:0.7>"
+    assert Image.open(again.sheet).tobytes() == Image.open(picture).tobytes()
+    assert again.command is not None
+    monkeypatch.chdir(tmp_path)
+    assert run(shlex.split(again.command)[1:]) == 0
+    assert Image.open("picture.png").tobytes() == Image.open(picture).tobytes()
+    assert queue.drawings_of_picture("0" * 24) == [queue.drawing(again.id)]
+    assert queue.drawings_of_picture("1" * 24) == []
+    assert queue.drawings_of([demo_networks[0].content_hash]) == []
+    assert queue.strip_of(demo_networks[0].content_hash) is None
+
+
+def test_another_picture_in_the_place_of_the_one_that_was_asked_for_is_not_drawn(
+    queue: DrawingQueue, picture: Path, tmp_path: Path
+) -> None:
+    moved, changed = (Path(shutil.copy(picture, tmp_path / name)) for name in ("moved.png", "changed.png"))
+    added = [queue.add_picture("0" * 24, of_picture(path), []) for path in (moved, changed)]
+    moved.unlink()
+    os.utime(changed, (1, 1))
+    for one, path in zip(drawn(queue, *added), (moved, changed), strict=True):
+        assert (one.state, one.drawn) == ("failed", 0)
+        assert one.progress.message == f"{path}: has changed or is gone"
+        assert one.progress.next_step == "draw it again from its page"
 
 
 def test_networks_are_compared_with_each_other_and_a_strip_is_found_under_any_name_of_its_network(
@@ -324,6 +374,7 @@ def test_a_process_that_dies_again_and_again_is_not_started_for_ever(
         ("a  black\nstar", "a black star"),
         ("lines <hypernet:dots:9>, <lora:x:1>", "lines"),
         ("<hypernet:dots:9>", ""),
+        ("lines, <hyper<hypernet:dots:9>net:other:1><lo<lora:x:1>ra:y:1>", "lines, <hyper net:other:1><lo ra:y:1>"),
         ("a\nSteps: 20, Sampler: Euler, CFG scale: 7", ""),
         (", ".join(["long"] * 300), ", ".join(["long"] * 50)),
         ("", ""),

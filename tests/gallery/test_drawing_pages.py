@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,14 +14,16 @@ import psutil
 import pytest
 from PIL import Image
 from support.accessible import faults_of
-from support.gallery import Server
+from support.gallery import Server, running
 from support.networks import network_file
 
 import hnetkit
 from hnetkit import demo
+from hnetkit.cli import run
 from hnetkit.gallery.cards import View
-from hnetkit.gallery.drawing import DrawingQueue, DrawingSettings, networks_of
+from hnetkit.gallery.drawing import DrawingSettings
 from hnetkit.gallery.drawing_page import settings_of
+from hnetkit.gallery.drawing_queue import DrawingQueue, networks_of
 from hnetkit.gallery.worker import Drawer
 
 pytestmark = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
@@ -271,3 +274,48 @@ def test_pages_of_drawings_fit_and_have_no_serious_fault_of_accessibility(
     ):
         page.goto(address)
         assert faults_of(page) == [], address
+
+
+@pytest.fixture
+def outputs(library: hnetkit.Library, tmp_path: Path) -> Path:
+    """A folder with a picture of ``outline``, and one that says nothing of itself."""
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    prompt = "a large red star <hypernet:outline:0.7>"
+    assert run(["generate", prompt, "--steps=2", "--seed=9", "--out", str(folder / "star.png")]) == 0
+    Image.new("RGB", (64, 64)).save(folder / "plain.png")
+    os.utime(folder / "plain.png", (1, 1))
+    return folder
+
+
+def test_a_picture_is_drawn_again_by_a_click_and_appears_without_reloading(
+    chromium: Any, outputs: Path, home: Path, digits: dict[str, str]
+) -> None:
+    with running("--pictures", str(outputs)) as server:
+        page = chromium.new_page(base_url=server.base)
+        page.goto(server.address)
+        page.goto("/pictures")
+        page.locator("a.picture").first.click()
+        page.get_by_role("button", name="Draw it again").wait_for()
+        page.evaluate("window.isSamePage = true")
+        page.get_by_role("button", name="Draw it again").click()
+        picture = page.locator("#drawings > li .cells img")
+        picture.wait_for(timeout=PENDING_MS)
+        assert picture.get_attribute("alt") == "star.png, drawn again"
+        assert page.evaluate("window.isSamePage")
+        (again,) = DrawingQueue(home).drawings()
+        assert Image.open(again.sheet).tobytes() == Image.open(outputs / "star.png").tobytes()
+        command = page.locator("#drawings > li code").inner_text()
+        assert command == f"hnetkit generate --from {outputs / 'star.png'} --model demo --out picture.png"
+        assert faults_of(page) == []
+        page.goto("/drawing")
+        page.get_by_role("button", name="Remove the picture of star.png").click()
+        page.locator("#drawings > li").wait_for(state="detached")
+        page.close()
+
+        seen = re.findall('<a class="picture" href="/picture/([0-9a-f]{24})', server.get("/pictures").text)
+        assert "Draw it again" not in server.get(f"/picture/{seen[1]}").text
+        answer = server.change("/drawing/add-picture", {"picture": seen[1]})
+        assert (answer.status_code, answer.json()["error"]) == (400, "the picture carries no settings")
+        assert server.change("/drawing/add-picture", {"picture": "0" * 24}).status_code == 404
+        assert DrawingQueue(home).drawings() == []

@@ -188,7 +188,7 @@ FIELDS = {
     "/network/{}/convert": ("file", "to"),
     "/network/{}/reveal": ("file",),
     "/network/{}/link": ("directory", "layout"),
-    "/networks/tags": ("view", "count", "tags", "do"),
+    "/networks/tags": ("view", "which", "tags", "do"),
     "/drawing/add": ("networks", "prompt", "negative_prompt", "seed", "strengths", "steps", "sampler", "size"),
     "/drawing/add-all": ("view",),
     "/drawing/1234567890123456789-comparison-000000/stop": ("do",),

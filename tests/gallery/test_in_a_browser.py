@@ -94,6 +94,25 @@ def test_the_order_that_was_chosen_is_remembered(page: Any) -> None:
     page.wait_for_url("**sort=size**")
 
 
+def test_a_token_that_another_site_made_up_takes_the_place_of_none(chromium: Any, server: Server) -> None:
+    """A link on any page can lead to the gallery, with anything behind its #."""
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(server.address)
+    with page.expect_response("**/token") as answered:
+        page.goto(f"{server.base}/files#token=made-up")
+    assert answered.value.status == 403
+    assert page.evaluate("[localStorage.getItem('token'), location.hash]") == [server.token, ""]
+    page.goto(f"{server.base}/")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.locator("summary", has_text="Tag").click()
+    page.fill("#tag-all", "night")
+    page.get_by_role("button", name="Add to all").click()
+    page.locator("#said:not(:empty)").wait_for()
+    assert str(page.text_content("#said")).startswith("Tagged")
+    context.close()
+
+
 def test_the_token_does_not_stay_in_the_address(page: Any, server: Server) -> None:
     assert "token" not in page.url
     assert page.evaluate("localStorage.getItem('token')") == server.token

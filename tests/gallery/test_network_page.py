@@ -331,20 +331,42 @@ def told(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["tags"], row["aliases"], row["note"], said or [(None, None)]
 
 
+def shown_by(server: Server, view: str) -> str:
+    """Which networks the page of a view shows, as it sends that with a change of all of them."""
+    (networks,) = re.findall(r'name="which" value="([^"]+)"', server.get(f"/{view}").text)
+    return str(networks)
+
+
 def test_all_that_the_filters_show_are_tagged_at_once(server: Server, library: hnetkit.Library) -> None:
-    values = {"view": "?activation=linear", "count": "2", "tags": "soft, -x", "do": "add"}
+    view = "?activation=linear"
+    values = {"view": view, "which": shown_by(server, view), "tags": "soft, -x", "do": "add"}
     answer = done(server, "/tags", **values)
     assert answer["said"] == "Tagged 2 networks: soft, -x"
     assert answer["command"] == "hnetkit tag ink soft -- -x; hnetkit tag wash soft -- -x"
     tags = {name: library.record(name)["tags"] for name in ("ink", "wash", "lines")}
     assert tags == {"ink": ["-x", "lineart", "night", "soft"], "wash": ["-x", "soft"], "lines": []}
     assert done(server, "/tags", **values)["said"].startswith("Tagged 0 networks")
-    removed = done(server, "/tags", view="?", count="3", tags="night, -x", do="remove")
+    removed = done(server, "/tags", view="?", which=shown_by(server, ""), tags="night, -x", do="remove")
     assert removed["said"] == "Untagged 2 networks: night, -x"
     assert library.record("ink")["tags"] == ["lineart", "soft"]
-    assert server.change("/tags", {**values, "count": "1"}).status_code == 409
+    assert server.change("/tags", {**values, "which": ""}).status_code == 409
     assert server.change("/tags", {**values, "tags": ","}).status_code == 400
     assert server.change("/tags", values, Origin="http://evil.example").status_code == 403
+
+
+def test_networks_that_nobody_saw_on_the_page_are_not_tagged_with_those_that_it_showed(
+    server: Server, library: hnetkit.Library
+) -> None:
+    library.tag_all([library.record(name)["content_hash"] for name in ("ink", "wash")], "chosen")
+    seen = shown_by(server, "?tag=chosen")
+    library.tag("wash", remove=["chosen"])
+    library.tag("lines", "chosen")
+    answer = server.change("/tags", {"view": "?tag=chosen", "which": seen, "tags": "soft", "do": "add"})
+    assert (answer.status_code, answer.json()["error"]) == (
+        409,
+        "these filters show other networks by now, 2 in all",
+    )
+    assert not any("soft" in library.record(name)["tags"] for name in ("ink", "wash", "lines"))
 
 
 # --- what is done with its files

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from io import BytesIO
@@ -22,6 +24,7 @@ from hnetkit.cli import run
 from hnetkit.gallery.picture_pages import PictureView
 from hnetkit.image_text import write_image
 from hnetkit.prompts import infotext
+from hnetkit.prompts.tags import split_tags
 
 SETTINGS = {"Steps": 20, "Sampler": "Euler a", "CFG scale": 7, "Seed": 42, "Size": "512x512"}
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(2)> "quoted" \u202e javascript:alert(3)'
@@ -133,6 +136,26 @@ def test_the_settings_of_a_picture_are_those_of_a_new_strip_of_its_network(serve
     assert 'name="seed" value="1"' in server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture=0").text
 
 
+def test_what_a_strip_has_not_of_a_picture_is_said(server: Server, pictures: Path, ink: str) -> None:
+    """Its seed alone is not its noise: pictures of A1111 have that of a GPU."""
+    said = "Not taken over is CFG scale 7, the noise of an NVIDIA GPU: the pictures will differ from it."
+    assert said in server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
+    more = {"Clip skip": 2, "ENSD": 31337, "RNG": "CPU", "Variation seed": 3, "Variation seed strength": 0.2}
+    text = infotext.write("a cow <hypernet:ink:1>", "", {**SETTINGS, **more, "Hires upscale": 2})
+    write_image(pictures / "new.png", Image.new("RGB", (60, 40)), text)
+    os.utime(pictures / "new.png", (1_800_000_000,) * 2)
+    text = server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
+    assert "Not taken over is CFG scale 7, clip skip 2, ENSD, variation noise, its second pass:" in text
+
+
+def test_no_network_is_drawn_with_that_a_tag_around_a_tag_hides(server: Server, pictures: Path, ink: str) -> None:
+    draw(pictures / "hiding.png", "a cat <hyper<hypernet:ink:1>net:wash:1><lo<hypernet:ink:1>ra:other:1>", -5)
+    text = server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
+    (prompt,) = re.findall(r'<textarea name="prompt"[^>]*>([^<]*)</textarea>', text)
+    tagged = split_tags(html.unescape(prompt))
+    assert (tagged.tags, tagged.loras) == ((), ())
+
+
 def test_settings_that_no_strip_can_have_are_said(server: Server, pictures: Path, ink: str) -> None:
     draw(pictures / "long.png", f"{'cat ' * 2000}<hypernet:ink:1>", -5)
     text = server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
@@ -226,6 +249,19 @@ def test_from_a_picture_to_its_settings_and_its_network_by_keys(page: Any, folde
     page.get_by_role("button", name="Show").click()
     page.wait_for_url(lambda url: "network=&" in url)
     assert page.locator(".card").count() == 4
+
+
+def test_what_is_copied_holds_nothing_that_a_terminal_obeys(page: Any, server: Server, pictures: Path) -> None:
+    draw(pictures / "x\x03\ntouch ran\x0f.png", "a cat\x03\x1b[201~\ntouch ran\x0f <hypernet:ink:1>", -5)
+    page.goto(f"/picture/{ids(server)[0]}")
+    page.click("text=Copy settings")
+    page.wait_for_function("document.getElementById('said').textContent.startsWith('Copied')")
+    settings = page.evaluate("navigator.clipboard.readText()")
+    assert settings.startswith("a cat[201~\ntouch ran <hypernet:ink:1>\n")
+    page.click("text=Copy command that draws it again")
+    page.wait_for_function("document.getElementById('said').textContent.includes('--from')")
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert command == f"hnetkit generate --from $'{pictures}/x\\003\\012touch ran\\017.png'"
 
 
 def test_a_long_look_is_followed_and_its_pictures_appear(page: Any) -> None:

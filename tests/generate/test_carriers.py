@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -111,6 +112,23 @@ def test_a_pictures_own_settings_go_before_a_text_beside_it(tmp_path: Path) -> N
     assert read_image_settings(path).seed == 3
 
 
+@pytest.mark.skipif(os.name == "nt", reason="creating symbolic links takes a privilege on Windows")
+def test_a_link_beside_a_picture_to_a_text_elsewhere_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    diary = tmp_path / "private" / "diary.txt"
+    diary.write_text("secret thoughts\nkey: secret, user: me, host: home\n")
+    path = png(tmp_path / "a.png", {})
+    path.with_suffix(".txt").symlink_to(diary)
+    with pytest.raises(FileRefused, match=r"a\.txt: a link to a file elsewhere, whose text is not taken for") as error:
+        read_image_settings(path)
+    assert "secret" not in str(error.value)
+    near = tmp_path / "near.txt"
+    near.write_text(INFOTEXT)
+    path.with_suffix(".txt").unlink()
+    path.with_suffix(".txt").symlink_to(near)
+    assert read_image_settings(path).seed == 3
+
+
 def test_the_texts_of_an_unknown_program_are_named(tmp_path: Path) -> None:
     path = png(tmp_path / "a.png", {"invokeai_metadata": '{"seed": 1}', "Software": "Invoke", "empty": ""})
     with pytest.raises(NoSettings, match=r"its texts are: invokeai_metadata, Software$") as error:
@@ -202,6 +220,16 @@ def test_fooocus_samples_as_comfyui_does(tmp_path: Path) -> None:
     read = read_image_settings(text_file(tmp_path / "a.txt", text))
     said = "its prompt has weights in round brackets, which Fooocus applies in another way than A1111"
     assert (read.options["rng"], read.warnings) == ("cpu", (said,))
+
+
+@pytest.mark.parametrize("version", ["ComfyUI", "Fooocus v2.5.5"])
+def test_what_only_a1111_reads_as_more_than_text_is_said(tmp_path: Path, version: str) -> None:
+    text = f"{STATED.replace('a star', 'a [red:blue:0.5] sign, 16:9')}, Version: {version}"
+    said = (
+        f"its prompt has square brackets and a number at its end, plain text in {version.split()[0]} and none in A1111"
+    )
+    assert warned(text_file(tmp_path / "a.txt", text)) == said
+    assert warned(text_file(tmp_path / "b.txt", f"{text}, RNG: CPU")) == ""  # of a graph, whose prompt was converted
 
 
 def test_the_unknown_noise_of_civitai_is_said(tmp_path: Path) -> None:

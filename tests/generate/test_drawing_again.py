@@ -137,6 +137,12 @@ def test_a_second_pass_is_taken_over_however_its_size_is_written(
     assert [line for line in read.warnings if "First pass" in line or "not taken over" in line] == []
 
 
+def test_the_strength_of_sdnexts_second_pass_goes_before_that_of_its_first() -> None:
+    given = {"Size": "512x512", "Hires scale": "2", "Denoising strength": "0.5", "Hires strength": "0.3"}
+    read = settings_from_infotext(Infotext("a cat", "", given))
+    assert (read.options["denoising"], read.warnings) == (0.3, ())
+
+
 def test_two_passes_of_2022_say_that_their_upscaler_is_a_guess() -> None:
     first = {"Size": "128x128", "First pass size": "64x64"}
     (warning,) = settings_from_infotext(Infotext("a cat", "", first)).warnings

@@ -461,6 +461,25 @@ def test_the_networks_of_the_settings_apply_in_a_second_pass_of_its_own_prompt(h
     assert again.image.tobytes() == plain.image.tobytes() != picture.image.tobytes()
 
 
+def test_a_network_of_the_settings_that_is_named_beside_the_prompt_is_not_added(
+    here: Path, shared_model: Model
+) -> None:
+    """By its name, with a strength of its own, 0 too, or as a file of whatever name."""
+    (half,) = shared_model.draw("a circle <hypernet:ink:0.5>", **PLAIN)
+    (plain,) = shared_model.draw("a circle", **PLAIN)
+    shutil.copy("networks/ink.pt", "other.pt")
+    settings.put("hypernetworks", "<hypernet:ink:1> <hypernet:wash:0>")
+    for network, prompt, same in (
+        ("ink:0.5", "a circle <hypernet:wash:0> <hypernet:ink:0.5>", half),
+        ("ink:0", "a circle <hypernet:wash:0> <hypernet:ink:0>", plain),
+        ("./other.pt:0.5", "a circle <hypernet:wash:0> <hypernet:other:0.5>", half),
+        ("wash:0", "a circle <hypernet:ink:1> <hypernet:wash:0>", None),
+    ):
+        (picture,) = shared_model.draw("a circle", networks=[network], **PLAIN)
+        assert picture.prompt == prompt
+        assert same is None or picture.image.tobytes() == same.image.tobytes()
+
+
 def test_several_variations_say_how_they_differ_from_a1111s(here: Path, shared_model: Model) -> None:
     """A1111 keeps the seed of all pictures where a variation strength is given."""
 

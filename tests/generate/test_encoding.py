@@ -184,7 +184,10 @@ def test_a_text_is_encoded_once(sd: Any) -> None:
 class Words:
     """Instead of an encoder: what would be encoded."""
 
-    def encode(self, text: str, *, is_negative: bool = False) -> str:
+    def chunks_of(self, text: str) -> int:
+        return 1
+
+    def encode(self, text: str, *, is_negative: bool = False, chunks: int = 1) -> str:
         return f"-{text}" if is_negative else text
 
 
@@ -196,6 +199,21 @@ def guidance(prompt: str, negative: str, calls: int, before: int | None = None) 
 def test_a_schedule_counts_calls_from_0_and_keeps_a_text_through_its_last_step() -> None:
     assert [positive[0][0] for positive, _ in guidance("[a:b:2]", "", 5)] == ["a", "a", "a", "b", "b"]
     assert [negative for _, negative in guidance("x", "[a:b:0.4]", 5)] == ["-a", "-a", "-a", "-b", "-b"]
+
+
+@pytest.mark.parametrize("make", [tiny_sd, tiny_sdxl])
+def test_the_texts_of_a_schedule_have_the_chunks_of_the_longest(make: Any) -> None:
+    """As in A1111, which encodes them together: the missing ones are empty, and not the last vector again."""
+    encoder = TextEncoder(make())
+    with torch.no_grad():
+        guided = Conditioning(encoder, "[a cat:a dog BREAK b BREAK c:0.5] AND x", "[bad:bad BREAK x:2]", 4)
+        (short, _), (other, _) = guided.at(0).positive
+        alone, empty, other_alone = (encoder.encode(text).hidden for text in ("a cat", "", "x"))
+        (long, _), _ = guided.at(3).positive
+        negatives = [len(guided.at(call).negative.hidden) for call in (0, 3)]
+    assert torch.equal(short.hidden, torch.cat([alone, empty, empty]))
+    assert torch.equal(other.hidden, other_alone)
+    assert (len(short.hidden), len(long.hidden), negatives) == (3 * WINDOW, 3 * WINDOW, [2 * WINDOW] * 2)
 
 
 def test_alternation_changes_with_every_call() -> None:

@@ -91,7 +91,17 @@ def test_a_folders_own_defaults_are_read(sd_folder: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "said",
-    ["{", "[]", '"x"', '{"stepps": 3}', '{"steps": 0}', '{"width": 20}', '{"sampler": "Eulr"}', '{"prompts": "a"}'],
+    [
+        "{",
+        "[]",
+        '"x"',
+        '{"stepps": 3}',
+        '{"steps": 0}',
+        '{"width": 20}',
+        '{"sampler": "Eulr"}',
+        '{"sampler": []}',
+        '{"prompts": "a"}',
+    ],
 )
 def test_defaults_that_cannot_be_meant_are_refused_by_name(sd_folder: Path, tmp_path: Path, said: str) -> None:
     folder = tmp_path / "model"

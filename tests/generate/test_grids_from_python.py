@@ -15,6 +15,7 @@ from support.drawing import SMALL, drawn
 from support.pipelines import tiny_sd
 
 import hnetkit
+from hnetkit import settings
 from hnetkit.cli import run
 from hnetkit.errors import BadPicture, FileChanged, HnetkitError, NotFound, OutputExists, UsageError
 from hnetkit.generate import model as models
@@ -199,6 +200,21 @@ def test_strength_0_is_not_called_none_where_a_part_of_the_network_stays(
     assert pixels(sd, "a circle") != grid.picture(grid.cells[0]).tobytes()
     drawn(sd, ["strength=0,1"], prompt="a circle <hypernet:ink:1>", overwrite=True)
     assert labels == ["0", "1", "none", "1"]
+
+
+def test_a_network_of_the_settings_is_not_added_in_the_cells_that_name_it(sd: Model, here: Path) -> None:
+    """So strength 0 of it is the picture without it, and its other strengths are its own."""
+    settings.put("hypernetworks", "<hypernet:ink:1>")
+    grid = drawn(sd, names=["ink", "wash"], strengths=[0, 0.5])
+    assert [cell["prompt"] for cell in grid.cells] == [
+        "a circle",
+        "a circle <hypernet:ink:0.5>",
+        "a circle <hypernet:ink:1>",
+        "a circle <hypernet:ink:1> <hypernet:wash:0.5>",
+    ]
+    grid = drawn(sd, {"hypernetwork": ["wash", None]}, networks=["ink:0.3"], out="beside.png")
+    prompts = [cell["prompt"] for cell in grid.cells]
+    assert prompts == ["a circle <hypernet:ink:0.3> <hypernet:wash:1>", "a circle <hypernet:ink:0.3>"]
 
 
 def test_a_network_twice_in_a_stack_is_told_where_every_order_is_wanted(sd: Model, here: Path) -> None:

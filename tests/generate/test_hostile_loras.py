@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from support.pipelines import tiny_sd
 from support.unet_truth import lora, run
 
 from hnetkit.errors import FileChanged, FileRefused, ModelNotUsable, NotFound
+from hnetkit.generate.backend_errors import quiet_libraries
 from hnetkit.generate.loading.extra_networks import (
     attach_loras,
     find_embeddings,
@@ -156,6 +158,22 @@ def test_a_lora_of_another_model_is_refused_by_its_name(tmp_path: Path) -> None:
         save_file(tensors, tmp_path / "style.safetensors")
         with pytest.raises(ModelNotUsable, match=r"style\.safetensors: cannot be put on this model"):
             put_on(tiny_sd(), tmp_path)
+
+
+@pytest.mark.parametrize("count", [300, 5000])
+def test_a_lora_of_layers_that_no_model_has_is_refused_at_once_in_one_line(
+    count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = (f"unet.down_blocks.0.x{number}.lora_{side}.weight" for number in range(count) for side in "AB")
+    save_file({name: torch.zeros(1, 1) for name in names}, tmp_path / "style.safetensors")
+    pipe = tiny_sd()
+    capfd.readouterr()
+    begun = time.process_time()
+    with quiet_libraries(), pytest.raises(ModelNotUsable, match="cannot be put on this model") as caught:
+        put_on(pipe, tmp_path)
+    assert time.process_time() - begun < 5
+    assert len(str(caught.value)) < 1000
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_folder_called_like_an_embedding_ends_no_drawing(tmp_path: Path) -> None:

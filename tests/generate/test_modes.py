@@ -15,10 +15,11 @@ from support.hostile_images import damaged_avif, large_png, postscript
 from support.odd_images import ADOBE_RGB, SRGB, color_profile
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
-from hnetkit.generate.drawing import _ImageBatch, draw
+from hnetkit.generate.drawing import _ImageBatch, _InitPixels, _scheduler_of_pass, draw, steps_of_pass
 from hnetkit.generate.model import Model, load_model
 from hnetkit.generate.request import UPSCALERS, InitImage, Request, SecondPass, covering_size, nearest_size
 from hnetkit.generate.sampling.noise import Noise
+from hnetkit.generate.sampling.samplers import prepare_scheduler
 from hnetkit.generate.sampling.vae import soft_mask
 from hnetkit.runtime.strength import Strength
 
@@ -238,12 +239,35 @@ def test_a_mask_is_blurred_at_its_own_size_as_in_a1111(inverted: bool) -> None:
     assert np.abs(halved - expected).max() < 8 < np.abs(halved - as_wide).max()
 
 
+def test_what_is_half_under_the_mask_is_drawn_whole_as_in_a1111(photo: Path, right_half: Path) -> None:
+    """Its overlay has twice the blurred mask; the latents there were sampled, not kept."""
+    init = _InitPixels.read(InitImage(photo, mask=right_half, mask_blur=3), (16, 16))
+    assert init.mask is not None
+    soft, before = np.asarray(init.mask), np.asarray(init.image).astype(int)
+    after = np.asarray(init.restore_outside_mask(Image.new("RGB", (16, 16), (255, 255, 255)))).astype(int)
+    assert 0 < soft.min() < 64 < 128 <= soft.max()
+    assert (after[soft >= 128] == 255).all()
+    share = 2 * soft[soft < 128, None] / 255
+    assert np.abs(after[soft < 128] - (before[soft < 128] * (1 - share) + 255 * share)).max() <= 1
+
+
 @pytest.mark.parametrize("content", ["original", "noise", "nothing"])
 def test_what_lies_under_the_mask_counts(sd: Model, photo: Path, right_half: Path, content: str) -> None:
     init = InitImage(photo, 0.6, mask=right_half, content=content)  # type: ignore[arg-type]
     others = {"original", "noise", "nothing"} - {content}
     drawn = one(sd, replace(REQUEST, steps=6, init_image=init))
     assert all(drawn != one(sd, replace(REQUEST, steps=6, init_image=replace(init, content=other))) for other in others)
+
+
+@pytest.mark.parametrize(("sampler", "times"), [("DDIM", 31), ("PLMS", 31), ("UniPC", 31), ("Euler", 30), ("Heun", 30)])
+def test_image_to_image_counts_its_steps_from_the_end_where_a_schedule_has_more(
+    sd: Model, photo: Path, sampler: str, times: int
+) -> None:
+    """1000 is no multiple of 30: DDIM, PLMS and UniPC make 31 steps from noise."""
+    request = replace(REQUEST, sampler=sampler, steps=30)
+    assert steps_of_pass(sd, request, request) == times
+    request = replace(request, init_image=InitImage(photo, 0.5))
+    assert steps_of_pass(sd, request, request) == 16
 
 
 # --- a second pass
@@ -321,7 +345,26 @@ def test_progress_counts_the_calls_of_both_passes(sd: Model) -> None:
     told: list[tuple[int, int]] = []
     request = replace(REQUEST, steps=4, second=second(steps=10, denoising=0.5))
     list(draw(sd, request, lambda done, total: told.append((done, total))))
-    assert told == [(call, 10) for call in range(1, 11)]
+    assert told == [(call, 14) for call in range(1, 15)]
+
+
+@pytest.mark.parametrize("denoising", [0.0, 0.001, 0.3, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M Karras", "DDIM"])
+def test_a_second_pass_makes_all_of_its_steps_at_the_end_of_a_longer_schedule(
+    sd: Model, sampler: str, denoising: float
+) -> None:
+    """A1111's ``setup_img2img_steps``, which is given the steps of a second pass."""
+    request = replace(REQUEST, sampler=sampler, steps=2, second=second(steps=10, denoising=denoising))
+    assert request.second is not None
+    assert steps_of_pass(sd, request, request.second) == 10
+    scheduler, begin = _scheduler_of_pass(sd, request, request.second)
+    if denoising >= 0.3:
+        whole = int(10 / min(denoising, 0.999))
+        times = prepare_scheduler(sampler, sd.scheduler_config, whole).timesteps
+        assert scheduler.timesteps.tolist() == times.tolist()
+        assert scheduler.timesteps[begin:].tolist() == times[-(19 if sampler == "Heun" else 10) :].tolist()
+    else:
+        assert scheduler.timesteps[begin] < 11
 
 
 # --- batches and noise
@@ -393,6 +436,62 @@ def test_a_schedule_that_changes_before_the_first_call_is_the_text_after_it(sd: 
     assert one(sd, replace(REQUEST, prompt="a [red:blue:-1] circle")) == one(
         sd, replace(REQUEST, prompt="a blue circle")
     )
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps", "first"),
+    [
+        ("Euler", 20, 11),
+        ("Heun", 20, 21),
+        ("DPM2 Karras", 20, 21),
+        ("DPM++ SDE", 6, 7),
+        ("PLMS", 30, 16),
+        ("DDIM", 60, 31),
+    ],
+)
+def test_a_text_changes_at_the_call_at_which_a1111_changes_it(sd: Model, sampler: str, steps: int, first: int) -> None:
+    """Its schedules are measured by the steps, twice as many of second order, whatever a sampler really makes."""
+    texts: list[torch.Tensor] = []
+
+    def see(unet: torch.nn.Module, arguments: Any, named: Any) -> None:
+        texts.append(named["encoder_hidden_states"][-1].clone())
+
+    handle = sd.pipe.unet.register_forward_pre_hook(see, with_kwargs=True)
+    one(sd, replace(REQUEST, prompt="a [red:blue:0.5] circle", sampler=sampler, steps=steps))
+    handle.remove()
+    assert next(number for number, text in enumerate(texts) if not torch.equal(text, texts[0])) == first
+
+
+@pytest.mark.parametrize(
+    ("sampler", "calls"), [("Euler", 3), ("Heun", 6), ("DPM++ 2S a", 6), ("PLMS", 4), ("DPM2 a Karras", 6)]
+)
+def test_a_window_has_all_calls_of_its_steps(sd: Model, network_files: Path, sampler: str, calls: int) -> None:
+    """The middle of 3 of 5 steps is before 0.6; two calls in one step are not divided."""
+    (ink,) = load_all(sd, network_files, "ink")
+    inputs: dict[str, torch.Tensor] = {}
+    applied: list[bool] = []
+    layer = sd.pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+
+    def see_v(module: torch.nn.Module, output: Any) -> None:
+        applied.append(inputs["k"] is not output[0])
+
+    handles = [
+        layer.to_k.register_forward_hook(lambda module, given, output: inputs.__setitem__("k", given[0])),
+        layer.to_v.register_forward_pre_hook(see_v),
+    ]
+    one(sd, replace(REQUEST, sampler=sampler, steps=5, stack=((ink, Strength(1.0, end=0.6)),)))
+    for handle in handles:
+        handle.remove()
+    assert applied == [True] * calls + [False] * (len(applied) - calls)
+
+
+def test_a_prompts_weight_counts_without_guidance_too(sd: Model) -> None:
+    """At a CFG scale of 1 the negative prompt is left out, unless the prompt's own weight needs it."""
+    plain, half, whole = (replace(REQUEST, prompt=f"a red circle{end}", cfg_scale=1.0) for end in ("", " :0.5", " :1"))
+    assert one(sd, plain) == one(sd, whole)
+    difference = pixels(one(sd, half)) - pixels(one(sd, replace(half, cfg_scale=1.0000001)))
+    assert np.abs(difference).max() <= 1
+    assert one(sd, half) != one(sd, plain)
 
 
 def test_a_part_of_weight_0_changes_nothing(sd: Model) -> None:

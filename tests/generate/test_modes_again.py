@@ -176,3 +176,34 @@ def test_a_second_pass_that_keeps_its_own_prompt_beside_another_one_is_said(draw
     _, (note,) = draw(again="own.png", prompt="a circle")
     assert note == "own.png: its second pass keeps its own prompt: --hires-prompt TEXT"
     assert draw(again="own.png", prompt="a circle", hires_prompt="a circle")[1] == []
+
+
+def test_a_second_pass_that_keeps_its_own_size_beside_another_one_is_said(draw: Draw) -> None:
+    picture, _ = draw(**options_of("own hires"))
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    again, notes = draw(again="own.png", width=40)
+    assert again.image.size == (32, 24)
+    assert notes[0] == "own.png: its second pass keeps its own size, 32x24: --hires-size or --hires-scale"
+    assert draw(again="own.png", width=16, hires_scale=2.0)[1] == draw(again="own.png", width=16)[1] == []
+
+
+def test_a_second_pass_that_does_not_say_how_strong_it_is_is_said(draw: Draw) -> None:
+    """As SD.Next writes it, where a picture is enlarged and not sampled again."""
+    Path("own.txt").write_text(
+        "a circle\nSteps: 2, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 16x16, Hires scale: 2, Hires size: 32x32"
+    )
+    said = "own.txt: it does not say how strongly its second pass repaints the first: 0.7 is used, --denoising N"
+    assert draw(again="own.txt")[1] == [said]
+    assert draw(again="own.txt", denoising=0.5)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "strength"),
+    [("hires", {"image": "start.png"}, "0.75"), ("start", {"hires_scale": 2.0}, "0.7"), ("hires", {}, "0.6123456789")],
+)
+def test_how_strongly_one_way_repaints_is_not_taken_over_for_the_other(
+    draw: Draw, mode: str, given: dict[str, Any], strength: str
+) -> None:
+    picture, _ = draw(**options_of(mode))
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    assert f"Denoising strength: {strength}," in draw(again="own.png", **given)[0].infotext

@@ -211,14 +211,14 @@ class Counted(OpenFile):
 
 def test_many_small_chunks_are_not_each_a_call_of_the_system(tmp_path: Path) -> None:
     path = png(tmp_path, chunk(b"teST", b"") * 30_000, chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode()))
-    with Counted(path) as file:
+    with (file := Counted(path)):
         assert read_infotext(file).prompt == "a cat"
         assert file.reads < 200
 
 
 def test_pixels_are_passed_over_unread(tmp_path: Path) -> None:
     pixels = chunk(b"IDAT", bytes(1 << 20))
-    with Counted(png(tmp_path, pixels * 20, chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode()))) as file:
+    with (file := Counted(png(tmp_path, pixels * 20, chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode())))):
         assert read_infotext(file).prompt == "a cat"
         assert file.bytes < 1 << 18
 
@@ -278,7 +278,7 @@ CHUNKS = st.lists(
 @given(CHUNKS)
 def test_no_stream_of_chunks_raises_anything_but_a_refusal(tmp_path: Path, parts: list[tuple[bytes, ...]]) -> None:
     path = png(tmp_path, *(chunk(name, key + data) for name, key, data in parts))
-    with Counted(path) as file:
+    with (file := Counted(path)):
         with contextlib.suppress(FileRefused, NoSettings):
             read_infotext(file)
         assert file.bytes <= 3 * file.size + 64

@@ -193,7 +193,7 @@ class _Draws(Draws):
         return self._noise.next().double().numpy()
 
     def along(self, start: float, end: float) -> npt.NDArray[np.float64]:
-        stretch = NoiseInterval(*self._ends, float(np.float32(start)), float(np.float32(end)))
+        stretch = NoiseInterval._make((*self._ends, float(np.float32(start)), float(np.float32(end))))
         return self._noise.between(stretch).double().numpy()
 
 

@@ -12,6 +12,6 @@ import torch
 def poisoned_memory() -> Iterator[None]:
     """Memory that was never written is NaN, so that a result that nobody computed cannot pass."""
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     yield
     torch.use_deterministic_algorithms(False)

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from hnetkit.kernels import configs
+
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "ahead_of_time.py"
 OLDEST = Path(sys.prefix) / "triton-3.6.0"
 """Where `make` puts the oldest Triton, beside the environment's own."""
@@ -25,8 +27,8 @@ OF_AMD = SCRIPT.with_name("ahead_of_time_amd.py")
 
 SHARED_KB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # that a program can have
 TENSOR_CORES = {80: "mma", 86: "mma", 89: "mma", 90: "wgmma", 100: "tcgen05", 120: "mma"}
-MATRIX_INSTRUCTIONS = {"linear": 4, "fused": 24, "gradient": 4}  # in a loop, at least: one tile of work
-OUTSIDE_LOOPS = {"linear": 0, "fused": 160, "gradient": 0, "norm": 0}  # local memory operations
+MATRIX_INSTRUCTIONS = {"linear": 4, "wide": 8, "fused": 24, "gradient": 4}  # in a loop, at least: one tile of work
+OUTSIDE_LOOPS = {"linear": 0, "wide": 0, "fused": 160, "gradient": 0, "norm": 0}  # local memory operations
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
@@ -51,10 +53,12 @@ def require_sound(kernels: list[dict[str, Any]], gpus: Collection[int], *, every
         own = [kernel for kernel in kernels if kernel["gpu"] == gpu]
         tiles = {tuple(kernel["tiles"]) for kernel in own if kernel["kernel"] == "linear"}
         assert len(tiles) == (5 if gpu in (90, 100) else 2), "all that the table gives this GPU"
-        builds, of_fused = (4, 4) if every else (2, 1)
+        builds, of_fused, of_wide = (4, 4, 3) if every else (2, 1, 1)
+        wide = [kernel for kernel in own if kernel["kernel"] == "wide"]
+        assert len(wide) == (of_wide * len(configs.WIDE) if gpu == 90 else 0)
         # the grouped kernels have all networks from 10.0 on, and those with layer norms on 9.0
         of_fused *= 0 if gpu >= 100 else 1 if gpu == 90 else 2
-        assert len(own) == builds * len(tiles) + of_fused + 2, "configurations that were compiled"
+        assert len(own) == builds * len(tiles) + of_fused + len(wide) + 2, "configurations that were compiled"
         for kernel in own:
             assert kernel["local_in_loops"] == 0, kernel
             assert kernel["local"] <= OUTSIDE_LOOPS[kernel["kernel"]], kernel
@@ -62,9 +66,12 @@ def require_sound(kernels: list[dict[str, Any]], gpus: Collection[int], *, every
             assert kernel["serialised"] == "", kernel
             if kernel["kernel"] != "norm":
                 others = {"mma", "wgmma", "tcgen05"} - {TENSOR_CORES[gpu]}
-                assert kernel["loops"] in (1, 2), kernel  # with the copy engine, also the one that waits for it
+                assert kernel["loops"] == 1, kernel
                 assert kernel[TENSOR_CORES[gpu]] >= MATRIX_INSTRUCTIONS[kernel["kernel"]], kernel
                 assert all(kernel[other] == 0 for other in others), kernel
+            if kernel["kernel"] == "wide":
+                parts = {f"64x{columns}x16" for columns in (kernel["tiles"][1], kernel["tiles"][-1])}
+                assert set(kernel["shapes"]) == parts, "one product for the head of a tile, one for its tail"
 
 
 @pytest.mark.timeout(1300)
@@ -80,6 +87,28 @@ def test_kernels_compile_and_fit_with_the_oldest_triton() -> None:
     found = compiled(OLDEST, gpus)
     assert found["triton"] == "3.6.0"
     require_sound(found["kernels"], gpus)
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)], ids=["usual", "every"])
+@pytest.mark.parametrize("folder", [None, OLDEST], ids=["installed", "oldest"])
+def test_the_specialized_kernel_has_its_warps_its_boxes_and_its_waits(folder: Path | None, every: bool) -> None:
+    """Triton has compiled it, without a word, to something else: with other boxes, or with warps that are all alike."""
+    if folder is not None and not folder.is_dir():
+        pytest.skip("the oldest supported Triton is not installed: `make test` installs it")
+    kernels = compiled(folder, (90,), "--specialized", *["--all"] * every)["kernels"]
+    assert len(kernels) == (5 if every else 1)
+    for kernel in kernels:
+        assert kernel["warps"] == 12, "four that load, and two groups of four that multiply"
+        assert kernel["boxes"] == [[64, 64]] * 2, "each group gets its own half of the rows"
+        assert kernel["freed_early"] == 0, kernel
+        assert kernel["waits"] == ["0"], kernel
+        assert kernel["loops"] == 2, kernel
+        assert kernel["local_in_loops"] == 0, kernel
+        assert kernel["local"] <= 64, kernel
+        assert kernel["shared"] <= SHARED_KB[90] << 10, kernel
+        assert kernel["serialised"] == "", kernel
+        assert kernel["wgmma"] == 48, kernel
+        assert kernel["shapes"] == ["64x256x16", "64x32x16", "64x64x16"], kernel
 
 
 @pytest.mark.long
@@ -147,3 +176,18 @@ def test_local_memory_in_a_loop_would_be_seen() -> None:
     for instruction, count in (("STL [R1]", 1), ("FADD R1", 0)):
         (body,) = innermost_loops(code.format(instruction))
         assert len(LOCAL.findall(body)) == count
+
+
+def test_a_place_that_is_given_back_too_early_would_be_seen() -> None:
+    """The reader of Triton's own code, on products that are waited for and on ones that are not."""
+    from support.ahead_of_time import freed_early
+
+    product, wait = (
+        "%1 = ttng.warp_group_dot %a, %b {isAsync = true}",
+        "ttng.warp_group_dot_wait %1 {pendings = %s : i32}",
+    )
+    free = "ttng.arrive_barrier %slot, 128"
+    assert freed_early("\n".join((product, wait.replace("%s", "0"), free))) == 0
+    assert freed_early("\n".join((product.replace("isAsync = true", ""), free))) == 0
+    assert freed_early("\n".join((product, wait.replace("%s", "1"), free))) == 1
+    assert freed_early("\n".join((product, free, free))) == 2

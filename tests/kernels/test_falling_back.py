@@ -13,12 +13,12 @@ from support.stacks import context
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
-from support.truth import DEVICE, numbers_for, random_sides, require_right, run
+from support.truth import DEVICE, for_hopper, numbers_for, random_sides, require_right, run
 from triton.runtime.errors import InterpreterError, OutOfResources
 
 from hnetkit.errors import KernelUnavailable
 from hnetkit.kernels import configs, dispatch, eager
-from hnetkit.kernels.gpu import fused, linear, op
+from hnetkit.kernels.gpu import fused, linear, op, specialized
 from hnetkit.kernels.gpu.device import architecture_of
 
 X = context(3, 320, dtype=torch.float16)
@@ -29,7 +29,8 @@ NUMBERS = numbers_for(2)
 @pytest.fixture(autouse=True)
 def nothing_left_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(op, "_failed", set())
-    monkeypatch.setattr(op, "_TEST_ROWS", 3)
+    for name, number in (("_TEST_ROWS", 3), ("_RACE_ROWS", 3), ("_RACES", 2), ("_CACHE", 16)):
+        monkeypatch.setattr(op, name, number)
     known = op._verified_path, op._fault_of
     for cached in known:
         cached.cache_clear()
@@ -42,16 +43,27 @@ def does_not_fit(*arguments: Any, **options: Any) -> None:
     raise OutOfResources(300_000, 232_448, "shared memory")
 
 
-@pytest.mark.parametrize("broken", [[fused], [fused, linear]], ids=["to grouped", "to plain torch"])
-def test_what_cannot_be_compiled_is_said_once_and_replaced(broken: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("path", "broken"),
+    [
+        pytest.param("specialized", [specialized], marks=for_hopper),
+        pytest.param("specialized", [specialized, fused], marks=for_hopper),
+        ("fused", [fused]),
+        ("fused", [fused, linear]),
+    ],
+    ids=["to fused", "from specialized to grouped", "to grouped", "to plain torch"],
+)
+def test_what_cannot_be_compiled_is_said_once_and_replaced(
+    path: str, broken: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in broken:
         monkeypatch.setattr(module, "run", does_not_fit)
     with pytest.warns(RuntimeWarning, match=r"leaves out its \w+ kernels: .*shared memory") as said:
-        require_right(run(X, SIDES, NUMBERS, "fused"), X, SIDES, NUMBERS)
+        require_right(run(X, SIDES, NUMBERS, path), X, SIDES, NUMBERS)
     assert len(said) == len(broken)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        require_right(run(X, SIDES, NUMBERS, "fused"), X, SIDES, NUMBERS)
+        require_right(run(X, SIDES, NUMBERS, path), X, SIDES, NUMBERS)
 
 
 def test_a_forced_path_that_cannot_be_compiled_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +86,7 @@ def test_no_other_error_is_hidden(error: Exception, monkeypatch: pytest.MonkeyPa
 def test_a_path_that_works_passes_its_self_test() -> None:
     assert op.verified_path("fused", torch.device(DEVICE)) == "fused"
     assert op.verified_path("grouped", torch.device(DEVICE)) == "grouped"
+    assert op.verified_path("specialized", torch.device(DEVICE)) == "specialized"
 
 
 @pytest.mark.parametrize("asked", ["cuda:0", "cuda:2", "cuda", "cpu", None])
@@ -128,13 +141,13 @@ def test_kernels_that_are_asked_for_on_an_amd_gpu_are_tried_first(monkeypatch: p
 
 
 def test_an_amd_gpu_has_its_own_tiles_or_a_word_that_it_has_none() -> None:
-    few, many = (configs.linear_tiles("gfx1100", rows, 640) for rows in (128, 4096))
+    few, many = (configs.linear_tiles("gfx1100", 1, rows, 640) for rows in (128, 4096))
     assert few.rows < many.rows
     assert not few.by_descriptor
     assert configs.gradient_tiles("gfx1100") == few
     assert configs.fused_tiles("gfx942", normed=False) is None
     with pytest.raises(KernelUnavailable, match="no tiles for gfx1030"):
-        configs.linear_tiles("gfx1030", 128, 640)
+        configs.linear_tiles("gfx1030", 1, 128, 640)
 
 
 def test_a_plan_that_differs_from_the_first_launches_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,3 +198,28 @@ def test_where_no_kernel_works_it_is_plain_torch(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(op.KernelStack, "apply", fail)
     with pytest.warns(RuntimeWarning, match="they fail"):
         assert op.verified_path("fused", torch.device(DEVICE)) == "eager"
+
+
+def writes_the_last_row_once(state: Any, out: torch.Tensor, calls: list[int]) -> None:
+    if len(calls) > 3:
+        out[:, -1] = torch.nan
+
+
+def differs_by_a_bit_at_times(state: Any, out: torch.Tensor, calls: list[int]) -> None:
+    if len(calls) == 5:
+        out[0, 0, 0] += 1e-2
+
+
+@for_hopper
+@pytest.mark.parametrize("broken", [writes_the_last_row_once, differs_by_a_bit_at_times])
+def test_warps_that_do_not_wait_for_each_other_fail_the_self_test(broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch, calls = specialized._launch, list[int]()
+
+    def races(state: Any, mlp: Any, strength: Any, out: torch.Tensor, tiles: Any) -> None:
+        calls.append(len(calls))
+        launch(state, mlp, strength, out, tiles)
+        broken(state, out, calls)
+
+    monkeypatch.setattr(specialized, "_launch", races)
+    with pytest.warns(RuntimeWarning, match="specialized kernels: .* one thing now and another then"):
+        assert op.verified_path("specialized", torch.device(DEVICE)) == "fused"

@@ -45,9 +45,10 @@ def bare_checkout(tmp_path: Path) -> Path:
 
 
 PATHS = {
-    "isolated": {"as A1111", "eager", "grouped", "fused"},
+    "isolated": {"as A1111", "eager", "grouped", "fused", "specialized"},
     "compile": {"as A1111", "torch.compile", "fused"},
-    "tiles": {"(16, 32, 32, 4, 2, True)", "(32, 32, 32, 4, 2, False)", "(16, 32, 4, 2)"},
+    "tiles": {"(16, 32, 32, 4, 2, True, 0)", "(32, 32, 32, 4, 2, False, 0)", "(16, 32, 4, 2)"},
+    "candidates": {"fused", "specialized", "grouped"},
     "default": {"no networks", "as A1111", "hnetkit"},
     "unet": {"no networks", "as A1111", "hnetkit"},
     "train": {"plain loop", "hnetkit", "hnetkit, captured"},
@@ -62,7 +63,7 @@ for part in sys.argv[1:]:
 
 @pytest.mark.parametrize(
     ("names", "missing"),
-    [(("isolated", "compile", "tiles"), ["diffusers"]), (("default", "unet", "train"), [])],
+    [(("isolated", "compile", "tiles", "candidates"), ["diffusers"]), (("default", "unet", "train"), [])],
     ids=["without diffusers", "UNets"],
 )
 def test_a_rehearsal_in_a_bare_checkout_finds_every_path_right_and_writes_nothing(
@@ -83,6 +84,10 @@ def test_a_rehearsal_in_a_bare_checkout_finds_every_path_right_and_writes_nothin
         assert {row[2] for row in rows} >= (BUILDS if name in ("isolated", "compile") else {"[1,2,1] swish"})
         assert [row for row in rows if row[-1]] == [], "a path computes something wrong"
         assert [row for row in rows if any(row[6:11])] == [], "the interpreter was timed"
+        if name == "candidates":
+            tiles = {(row[4], row[5]): row[-2] for row in rows}
+            assert tiles.pop(("candidates", "grouped")) == "16 x 32 + 8, 16 x 32 + 8"
+            assert set(tiles.values()) == {""}
     assert sorted(bare_checkout.rglob("*")) == before
 
 

@@ -16,9 +16,9 @@ TESTS = Path(__file__).resolve().parents[1]
 START = """
 import copy
 import torch
-from hnetkit.kernels.gpu import backward, fused, linear, op
+from hnetkit.kernels.gpu import backward, fused, linear, op, specialized
 from support.stub_driver import Pointer, install
-stub = install(backward, fused, linear, op)
+stub = install(backward, fused, linear, op, specialized)
 from support.stacks import context
 from support.truth import numbers_for, random_sides
 from hnetkit.kernels.weights import pack
@@ -29,7 +29,7 @@ def packed(*arguments, **build):
 
 EVERY_KERNEL = """
 x = context(5, 320, dtype=torch.float16)
-for path, norm in (("fused", False), ("grouped", True)):
+for path, norm in (("fused", False), ("grouped", True), ("specialized", False)):
     op.KernelStack(packed(1, (320, 64, 320), "relu", norm=norm), path).apply(x, numbers_for(1))
 networks = packed(1, (320, 64, 320), "relu", last=True)
 backward.gradients(torch.ones(2, 5, 320).half(), x, numbers_for(1), networks)
@@ -54,7 +54,8 @@ def require_same(theirs, ours, moved):
                     assert a == b and type(a) is type(b)
 
 for path, shapes, count, norm in (
-    ("grouped", (64, 128, 64), 3, False), ("grouped", (64, 96, 128, 64), 2, True), ("fused", (320, 64, 320), 3, False)
+    ("grouped", (64, 128, 64), 3, False), ("grouped", (64, 96, 128, 64), 2, True), ("fused", (320, 64, 320), 3, False),
+    ("specialized", (320, 64, 320), 2, False),
 ):
     stack, rows = op.KernelStack(packed(count, shapes, "relu", norm=norm), path), 40
     memory = torch.zeros(2, 8 + rows * shapes[0], dtype=torch.float16)
@@ -85,6 +86,32 @@ print("the same")
 """
 
 
+MEMORY = """
+import threading
+from triton.runtime import _allocation
+
+stack = op.KernelStack(packed(2, (320, 64, 320), "relu"), "specialized")
+x, chosen = context(5, 320, dtype=torch.float16), []
+
+def apply():
+    stack.apply(x, numbers_for(2))
+    chosen.append(_allocation._allocator.get())
+
+def apply_with_an_own_one():
+    triton.set_allocator(own)
+    apply()
+
+def own(size, alignment, stream): ...
+
+import triton
+for run in (apply, apply, apply_with_an_own_one):
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+print(*[allocator.__name__ for allocator in chosen], len(stack._plans))
+"""
+
+
 def printed(code: str, cache: Path, *options: str) -> str:
     """What code prints in a process where kernels are compiled, and every warning of Triton is an error."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
@@ -97,7 +124,14 @@ def printed(code: str, cache: Path, *options: str) -> str:
 
 def test_no_kernel_leaves_a_choice_of_the_compiler_to_triton(tmp_path: Path) -> None:
     """Where the fusion of products and sums is not chosen, Triton 3.9 warns, and 3.10 turns it off."""
-    kernels = ("derivative_kernel", "fused_kernel", "gradient_kernel", "linear_kernel", "norm_kernel")
+    kernels = (
+        "derivative_kernel",
+        "fused_kernel",
+        "gradient_kernel",
+        "linear_kernel",
+        "norm_kernel",
+        "specialized_kernel",
+    )
     assert printed(START + EVERY_KERNEL, tmp_path).split() == list(kernels)
 
 
@@ -113,3 +147,10 @@ def test_it_is_the_same_for_an_amd_gpu(tmp_path: Path) -> None:
 
 def test_a_plan_gives_the_driver_what_triton_gives_it(tmp_path: Path) -> None:
     assert printed(START + AGAIN, tmp_path).split() == ["the", "same"]
+
+
+def test_memory_for_a_descriptor_comes_from_torch_in_every_thread_unless_something_else_was_chosen(
+    tmp_path: Path,
+) -> None:
+    """By Triton's launcher and by a plan."""
+    assert printed(START + MEMORY, tmp_path).split() == ["_from_torch", "_from_torch", "own", "1"]

@@ -23,10 +23,11 @@ from hnetkit.errors import KernelUnavailable
 from hnetkit.kernels import configs
 from hnetkit.kernels.dispatch import path_on
 from hnetkit.kernels.executor import StackExecutor, pack_pair
-from hnetkit.kernels.gpu import fused, linear, op
+from hnetkit.kernels.gpu import fused, linear, op, specialized
+from hnetkit.kernels.gpu.device import is_interpreted
 from hnetkit.kernels.weights import pack
 
-SHAPES = {"grouped": (24, 40, 24), "fused": (320, 64, 320)}
+SHAPES = {"grouped": (24, 40, 24), "fused": (320, 64, 320), "specialized": (320, 64, 320)}
 paths = pytest.mark.parametrize("path", list(SHAPES))
 
 
@@ -129,15 +130,21 @@ class Counting:
 @pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
 def test_launches_are_as_many_as_it_says(path: str, norm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[Any] = []
-    for module, name in ((linear, "linear_kernel"), (linear, "norm_kernel"), (fused, "fused_kernel")):
+    for module, name in (
+        (linear, "linear_kernel"),
+        (linear, "norm_kernel"),
+        (fused, "fused_kernel"),
+        (specialized, "specialized_kernel"),
+    ):
         monkeypatch.setattr(module, name, Counting(getattr(module, name), launched))
     x, sides = stack_for(path, norm=norm)
     run(x, sides, numbers_for(3), path)
     stack = op.KernelStack([pack(pair, for_kernels=True) for pair in zip(*sides, strict=True)], path)
     assert len(launched) == stack.launches(torch.device(DEVICE))
-    is_fused = path == "fused" and fused.tiles_for(stack.networks[0], torch.device(DEVICE)) is not None
-    assert len(launched) == (1 if is_fused else 9 if norm else 6)
-    assert is_fused or path == "grouped" or norm
+    kernels, _ = op._kernels_for(stack.networks[0], path, torch.device(DEVICE))
+    assert len(launched) == {fused: 1, specialized: 3, linear: 9 if norm else 6}[kernels]
+    if is_interpreted():
+        assert kernels is {"grouped": linear, "fused": fused, "specialized": fused if norm else specialized}[path]
 
 
 @paths
@@ -187,7 +194,7 @@ def test_more_elements_than_32_bits_can_count(path: str) -> None:
 def test_builds_of_k_and_v_may_differ() -> None:
     key, value = cast([random_mlp(1, (24, 40, 24)), random_mlp(2, (24, 24), "mish", norm=True)], torch.float16)
     x, strengths = context(5, 24, dtype=torch.float16), torch.tensor([[0.7], [0.4]])
-    pair = pack_pair(*(there(mlp) for mlp in (key, value)), "grouped")
+    pair = pack_pair(there(key), there(value), "grouped")
     k, v = StackExecutor([pair], "grouped").apply(x.to(DEVICE), strengths.to(DEVICE), [[True], [True]])
     require_right(torch.stack([k, v]).cpu(), x, ([key], [value]), strengths)
 
@@ -269,8 +276,9 @@ def test_without_a_gpu_and_without_the_interpreter_the_path_is_refused() -> None
 
 
 def test_every_row_of_the_tables_says_why_and_some_row_fits_any_device() -> None:
-    assert all(row.reason and row.measured for row in (*configs.AUTO, *configs.LINEAR, *configs.FUSED))
+    for table in (configs.AUTO, configs.LINEAR, configs.WIDE, configs.FUSED):
+        assert all(row.reason and row.measured for row in table)
     for capability in ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)):
         assert configs.auto_path(capability) in ("eager", "grouped", "fused")
         for rows in (1, 256, 4096):
-            assert configs.linear_tiles(capability, rows, 640).warps in (4, 8)
+            assert configs.linear_tiles(capability, 100, rows, 640).warps in (4, 8)

@@ -20,6 +20,7 @@ from support import networks
 
 import hnetkit
 from hnetkit.errors import AmbiguousName, NotFound
+from hnetkit.formats.open_file import sha256_at
 from hnetkit.library.resolve import resolve
 from hnetkit.library.scan import recheck, scan
 from hnetkit.registry import Registry
@@ -91,6 +92,27 @@ def test_a_changed_file_is_read_again_and_a_touched_one_keeps_its_content(regist
     networks.network_file(library, "ink.pt", seed=9, activation="relu")
     os.utime(library / "glow.pt", (1, 1))
     assert changes(registry) == [("changed", "glow.pt"), ("changed", "ink.pt")]
+
+
+def test_a_file_that_was_written_anew_with_the_same_content_is_still_found_by_its_former_hash(
+    registry: Registry, library: Path
+) -> None:
+    changes(registry, library)
+    before = sha256_at(library / "ink.pt")
+    (original,) = registry.files.with_bytes(before)
+    for again in range(2):
+        hnetkit.save(hnetkit.load(library / "ink.pt"), library / "ink.pt", overwrite=True)
+        os.utime(library / "ink.pt", (again, again))
+        changes(registry)
+    now = sha256_at(library / "ink.pt")
+    assert now != before
+    (row,) = registry.files.at(str(library / "ink.pt"))
+    assert (row["sha256"], row["source_sha256"]) == (now, before)
+    assert resolve(registry, before[:10]).content_hash == original["content_hash"]
+    networks.network_file(library, "ink.pt", seed=9)
+    changes(registry)
+    (row,) = registry.files.at(str(library / "ink.pt"))
+    assert row["source_sha256"] is None
 
 
 def test_what_was_said_of_a_network_whose_file_holds_another_one_is_told(registry: Registry, library: Path) -> None:
@@ -229,6 +251,24 @@ def test_rehashing_tells_rot_from_replacement(registry: Registry, library: Path)
     found = sorted((change.what, Path(change.path).name) for change in recheck(registry))
     assert found == [("changed", "glow.pt"), ("corrupt", "ink.pt"), ("missing", "page.pt")]
     assert [Path(row["path"]).name for row in registry.files.rows() if row["state"] == "corrupt"] == ["ink.pt"]
+
+
+def test_rehashing_takes_files_that_changed_names_for_what_they_are(registry: Registry, library: Path) -> None:
+    one, other = library / "one.pt", library / "two.pt"
+    for seed, path in enumerate((one, other)):
+        networks.network_file(library, path.name, seed=seed + 20)
+        os.utime(path, (1, 1))
+    assert one.stat().st_size == other.stat().st_size
+    changes(registry, library)
+    before = {path.name: resolve(registry, path.stem).content_hash for path in (one, other)}
+    one.rename(library / "aside")
+    other.rename(one)
+    (library / "aside").rename(other)
+    assert changes(registry) == []  # size and time are what they were
+    found = sorted((change.what, Path(change.path).name) for change in recheck(registry))
+    assert found == [("changed", "one.pt"), ("changed", "two.pt")]
+    now = {path.name: resolve(registry, path.stem).content_hash for path in (one, other)}
+    assert now == {"one.pt": before["two.pt"], "two.pt": before["one.pt"]}
 
 
 def test_a_root_inside_a_root_takes_its_files_along(registry: Registry, library: Path) -> None:

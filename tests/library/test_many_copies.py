@@ -50,7 +50,7 @@ def test_what_a_killed_scan_stored_is_searched(after: int, home: Path, tmp_path:
     with Library(home) as library:
         changes = scan(library.registry, [folder])
         seen = [Path(next(changes).path).stem for _ in range(after)]
-        changes.close()
+        changes.close()  # type: ignore[attr-defined]
         library.registry.check()
         assert [row["name"] for row in library.search(seen[-1])] == [library.networks()[0]["name"]]
         assert not library.registry.networks.has_unindexed()

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,22 @@ def test_undo_brings_back_the_last_command_and_a_name_its_last_removal(library: 
     assert tree(folder) == before
     with pytest.raises(NotFound, match="nothing is in the trash"):
         library.restore()
+
+
+def test_what_was_removed_last_comes_back_first_also_where_the_clock_was_set_back(
+    library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return super().now(tz) + timedelta(days=1)
+
+    with monkeypatch.context() as ahead:
+        ahead.setattr(trash, "datetime", Tomorrow)
+        library.remove("ink")
+    library.remove("glow")
+    assert whats(library.restore()) == [("restored", "glow.pt")]
+    assert ("restored", "ink.pt") in whats(library.restore())
 
 
 def test_several_networks_of_one_command_come_back_together(library: Library, folder: Path) -> None:

@@ -168,6 +168,19 @@ def test_what_a_file_manager_deleted_is_not_in_the_library(library: Library, fol
     assert [(change.what, Path(change.path)) for change in library.scan()] == [("missing", folder / "ink.pt")]
 
 
+@pytest.mark.parametrize(
+    "place", [".stversions", ".sync/Archive", ".dropbox.cache/2026-11-29", ".snapshots/1/snapshot", "#snapshot/daily"]
+)
+def test_what_sync_tools_and_disks_keep_of_earlier_is_not_in_the_library(
+    library: Library, folder: Path, place: str
+) -> None:
+    (folder / place).mkdir(parents=True)
+    shutil.copy(folder / "glow.pt", folder / place / "glow.pt")
+    (folder / "ink.pt").rename(folder / place / "ink~20261129-101010.pt")
+    assert [(change.what, Path(change.path)) for change in library.scan()] == [("missing", folder / "ink.pt")]
+    assert library.scan(folder / place)  # unless it is asked for by name
+
+
 # --- one file under several names
 
 

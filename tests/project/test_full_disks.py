@@ -35,7 +35,8 @@ import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import DiskFull, failure_of
 from hnetkit.files import TEMPORARY
-from hnetkit.gallery.drawing import DrawingQueue, DrawingSettings, NamedNetwork, Progress
+from hnetkit.gallery.drawing import DrawingSettings, NamedNetwork, Progress
+from hnetkit.gallery.drawing_queue import DrawingQueue
 from hnetkit.generate.grids.files import FORMAT, GridFiles
 from hnetkit.image_text import write_image
 from hnetkit.images import open_image
@@ -347,7 +348,7 @@ CASES: dict[str, Case] = {
         call(lambda disk: write_image(disk / "a.png", Image.effect_noise((64, 64), 9), "a cat", overwrite=True)),
     ),
     "queue": Case(
-        tuple(f"hnetkit/gallery/drawing.py {name}" for name in ("_write_json", "DrawingQueue.stop")),
+        ("hnetkit/gallery/drawing.py write_json", "hnetkit/gallery/drawing_queue.py DrawingQueue.stop"),
         queued,
         call(drawn_and_stopped),
     ),

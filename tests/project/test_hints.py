@@ -6,6 +6,8 @@ import ast
 import os
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from hnetkit import errors
 from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, did_you_mean
-from hnetkit.text import argument
+from hnetkit.text import argument, printable
 
 PACKAGE = Path(__file__).resolve().parents[2] / "hnetkit"
 
@@ -51,10 +53,22 @@ def test_every_name_in_a_command_is_quoted() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="hints are for a POSIX shell")
-@pytest.mark.parametrize("name", ["a b", "$(touch ran)", "`ran`", "a;ran", "a'b", "-x", "", "a\nb", "猫"])
+@pytest.mark.parametrize("name", ["a b", "$(touch ran)", "`ran`", "a;ran", "a'b", "-x", "", "猫"])
 def test_a_shell_reads_an_argument_as_one_word(name: str) -> None:
     assert shlex.split(f"hnetkit show {argument(name)}")[2:] in ([name], ["--", name])
     assert shlex.split(f"hnetkit scan {argument(name, is_path=True)}")[2:] in ([name], [f"./{name}"])
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
+@pytest.mark.parametrize(
+    "name",
+    ["a\nb", "x\x03\ntouch ran\x0f", "\x1b[31m'\\", "\u202egnp.exe", "in\u200bk", "\x01234", "\udcff\udce9", "-\r"],
+)
+def test_a_name_with_invisible_characters_is_typed_and_pasted_by_visible_ones(name: str) -> None:
+    word = argument(name, is_path=True)
+    assert printable(word) == word
+    said = subprocess.run(["bash", "-c", f"printf %s {word}"], stdout=subprocess.PIPE, check=True).stdout
+    assert said == os.fsencode(f"./{name}" if name.startswith("-") else name)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="hints are for a POSIX shell")

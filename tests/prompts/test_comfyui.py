@@ -55,6 +55,37 @@ def stack(read: Any) -> list[tuple[str, float]]:
     return [(one.name, one.strength) for one in hypernetworks_of(read).networks]
 
 
+def test_a_number_at_the_end_of_a_prompt_is_no_weight() -> None:
+    """Also before the tags of its networks; a negative prompt has no weight of its own in A1111 either."""
+    graph = usual()
+    graph["6"]["inputs"]["text"], graph["7"]["inputs"]["text"] = "a sign, 16:9", "a clock, 10:30"
+    read = parse(graph)
+    assert read.prompt == "a sign, 16:9:1<hypernet:wash:0.5><hypernet:ink.v2:-1>"
+    assert read.negative_prompt == "a clock, 10:30"
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "sampler", "said"),
+    [
+        ("ddim", "karras", "Euler", ""),
+        ("dpmpp_2m_sde", "karras", "DPM++ 2M SDE", ""),
+        ("dpmpp_2m_sde_gpu", "karras", "DPM++ 2M SDE", "takes its noise from the GPU, and here from the CPU"),
+        ("dpmpp_3m_sde", "normal", "DPM++ 3M SDE", "samples at the level before the last, which A1111 leaves out"),
+        ("uni_pc", "karras", "UniPC", "samples at the levels of its scheduler, and in A1111 at its own"),
+    ],
+)
+def test_a_sampler_is_the_one_that_samples_so_or_what_it_does_otherwise_is_said(
+    name: str, scheduler: str, sampler: str, said: str
+) -> None:
+    graph = usual()
+    graph["3"]["inputs"] |= {"sampler_name": name, "scheduler": scheduler}
+    graph["6"]["inputs"]["text"] = "a cat"
+    read = parse(graph)
+    assert read.parameters["Sampler"] == sampler
+    assert read.parameters["Schedule type"] == {"karras": "Karras", "normal": "Normal"}[scheduler]
+    assert read.warnings == ((f"ComfyUI's {name} {said}: the picture will differ",) if said else ())
+
+
 def test_the_usual_graph_is_read_whole() -> None:
     read = parse(usual())
     assert read.prompt == "a (red:1.2) cat<hypernet:wash:0.5><hypernet:ink.v2:-1>"

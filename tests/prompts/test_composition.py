@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetkit.prompts.schedule import split_and
+from hnetkit.prompts.schedule import as_whole_text, plain_elsewhere, split_and
+from hnetkit.prompts.tags import split_tags
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,37 @@ def test_any_text_has_parts_with_finite_weights(text: str) -> None:
     parts = split_and(text)
     assert parts
     assert all(math.isfinite(weight) for _, weight in parts)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        ("a sign, 16:9", ["a sign, 16:9"]),
+        ("a star : 2 ", ["a star : 2"]),
+        ("a 1:2 AND b 3:4 AND c", ["a 1:2", "b 3:4", "c"]),
+        ("a sign, 16:9 <hypernet:ink:0.8>", ["a sign, 16:9"]),
+        ("a sign, 16:9<hypernet:ink:0.8><lora:glow:1>", ["a sign, 16:9"]),
+        ("16:9, a sign", ["16:9, a sign"]),
+        ("", [""]),
+    ],
+)
+def test_a_text_that_ends_like_a_weight_is_written_so_that_it_has_none(prompt: str, parts: list[str]) -> None:
+    assert [(text.strip(), weight) for text, weight in split_and(split_tags(as_whole_text(prompt)).text)] == [
+        (part, 1.0) for part in parts
+    ]
+
+
+@pytest.mark.parametrize("prompt", ["a sign", "a sign ", "a <hypernet:ink:0.8> sign", "a\nAND  b", "10:30, a clock"])
+def test_a_text_that_does_not_stays_as_it_is(prompt: str) -> None:
+    assert as_whole_text(prompt) == prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("a [b:c:0.5] AND d BREAK e", ["square brackets", "AND", "BREAK"]),
+        ("a \\[b\\] ANDROID and (c:1.2) <hypernet:ink:0.8>", []),
+    ],
+)
+def test_what_other_programs_read_as_text_is_found(prompt: str, found: list[str]) -> None:
+    assert plain_elsewhere(prompt) == found

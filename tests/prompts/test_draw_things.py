@@ -20,6 +20,12 @@ def test_the_negative_prompt_is_no_part_of_the_prompt() -> None:
     assert not {"Guidance Scale", "Strength", "Seed Mode", "Denoising strength"} & read.parameters.keys()
 
 
+def test_a_number_at_the_end_of_a_prompt_is_no_weight() -> None:
+    read = draw_things.parse(TEXT.replace("a star", "a sign, 16:9"))
+    assert read is not None
+    assert read.prompt == "a sign, 16:9:1"
+
+
 def test_a_picture_over_another_one_says_how_much_of_it_is_left() -> None:
     read = draw_things.parse(TEXT.replace("Strength: 1.0", "Strength: 0.6"))
     assert read is not None

@@ -100,3 +100,12 @@ def test_weights_that_a1111_does_not_know_are_said(prompt: str, is_said: bool) -
     read = easy_diffusion.parse({"prompt": prompt, "num_inference_steps": "4", "guidance_scale": "5"})
     assert read is not None
     assert bool(read.warnings) == is_said
+
+
+def test_what_only_a1111_reads_as_more_than_text_is_written_so_or_said() -> None:
+    read = easy_diffusion.parse({**GIVEN, "prompt": "a sign, 16:9"})
+    assert read is not None
+    assert (read.prompt, read.warnings) == ("a sign, 16:9:1<hypernet:ink:0.4>", ())
+    read = easy_diffusion.parse({**GIVEN, "prompt": "a [red:blue:0.5] star AND a dot"})
+    assert read is not None
+    assert read.warnings == ("its prompt has square brackets and AND, plain text in Easy Diffusion and none in A1111",)

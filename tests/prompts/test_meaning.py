@@ -47,7 +47,10 @@ TEXTS = st.lists(st.sampled_from([*"()[]\\:|ab  ", "3", ".5", "AND", "[a:b:3]", 
 @given(TEXTS, st.integers(1, 8))
 def test_every_step_has_the_texts_that_the_encoder_is_given(first_pass: int | None, text: str, steps: int) -> None:
     class Spy:
-        def encode(self, words: str, *, is_negative: bool = False) -> str:
+        def chunks_of(self, words: str) -> int:
+            return 1
+
+        def encode(self, words: str, *, is_negative: bool = False, chunks: int = 1) -> str:
             return words
 
     conditioning = Conditioning(Spy(), text, "", steps, first_pass)  # type: ignore[arg-type]

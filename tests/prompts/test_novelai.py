@@ -79,9 +79,9 @@ def test_brackets_become_weights(written: str, converted: str) -> None:
 
 
 def test_the_weights_are_those_that_a_prompt_of_ours_has() -> None:
-    read = novelai.parse(texts({"prompt": "a {star} (here)"}))
+    read = novelai.parse(texts({"prompt": "a {star} (here) saber \\(fate\\)\\"}))
     assert read is not None
-    assert parse_attention(read.prompt) == [("a ", 1.0), ("star", 1.05), (" (here)", 1.0)]
+    assert parse_attention(read.prompt) == [("a ", 1.0), ("star", 1.05), (" (here) saber \\(fate\\)\\", 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -124,3 +124,9 @@ def test_weights_and_mixtures_without_a_word_in_a1111_are_said(prompt: str, word
     read = novelai.parse(texts(OLD | {"prompt": prompt}))
     assert read is not None
     assert [word in said for said in read.warnings] == [True]
+
+
+def test_a_number_at_the_end_of_a_prompt_is_no_weight_and_stays_in_the_negative_one() -> None:
+    read = novelai.parse(texts({**OLD, "uc": "a clock, 10:30"}, Description="a {sign}, 16:9"))
+    assert read is not None
+    assert (read.prompt, read.negative_prompt) == ("a (sign:1.05), 16:9:1", "a clock, 10:30")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from hnetkit.errors import UsageError
 from hnetkit.prompts import infotext
-from hnetkit.prompts.tags import LoraTag, Tag, plain_number, split_comments, split_tags
+from hnetkit.prompts.tags import LoraTag, Tag, plain_number, split_comments, split_tags, without_tags
 
 CIVITAI_READS = re.compile(r"<(lora|hypernet):[A-Za-z0-9_.-]+:[0-9.]+>")
 
@@ -332,3 +333,37 @@ def test_warnings_grow_no_faster_than_the_prompt(tag: str) -> None:
     assert warnings
     assert max(map(len, warnings)) < 700
     assert sum(map(len, warnings)) < 200 * len(tag)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a <hyper<hypernet:ink:1>net:other:1> star",
+        "a <lo<lora:ink:1>ra:other:1> star",
+        "a <lo<hypernet:ink:1>ra:other:1> star",
+        "a <hyper<hypernet:ink:1><hypernet:ink:1>net:other:1> star",
+        "a <<hypernet:ink:1>hypernet:other:1> star",
+        "a <hypernet<lora:ink:1>:other:1> star",
+    ],
+)
+def test_no_tag_comes_about_where_another_one_is_taken_out(text: str) -> None:
+    plain = split_tags(without_tags(text))
+    assert (plain.tags, plain.loras, plain.unknown) == ((), (), ())
+    tagged = split_tags(text)
+    rest = split_tags(tagged.replacing([None] * len(tagged.tags)).written)
+    assert rest.tags == ()
+    assert rest.loras == tagged.loras
+
+
+def test_what_is_taken_out_of_a_word_leaves_the_word() -> None:
+    tagged = split_tags("castle<hypernet:ink:1>s <hypernet:ink:1>, a < b<hypernet:ink:1>c")
+    assert tagged.replacing([None, None, None]).written == "castles , a < bc"
+
+
+def test_tags_in_tags_take_time_by_their_length_alone() -> None:
+    depth = 4000
+    text = "<hyper" * depth + "<hypernet:ink:1>" + "net:other:1>" * depth
+    begun = time.process_time()
+    plain = without_tags(text)
+    assert time.process_time() - begun < 1
+    assert split_tags(plain).tags == ()

@@ -114,6 +114,13 @@ def test_words_of_scripts_without_spaces_are_found_inside_of_others(registry: Re
     assert found(registry, "彩水") == []
 
 
+@pytest.mark.parametrize("text", ["🔥", "☆", "🔥 ☆", "final 🔥", "fin ☆"])
+def test_signs_that_are_no_words_are_found_inside_of_others(registry: Registry, text: str) -> None:
+    list_model(registry, name="最終の☆水彩🔥")
+    assert found(registry, text) == ["final"]
+    assert found(registry, f"{text} ★") == found(registry, f"{text} other") == found(registry, "+ - ☔") == []
+
+
 @pytest.mark.parametrize("text", ["orchard", "glass orchard", "glassOrchard", "glassorchard_v10", "v10"])
 def test_words_that_are_joined_in_a_name_are_found(registry: Registry, text: str) -> None:
     put(registry, row(3, name="net"), "glassOrchard_v10.pt")

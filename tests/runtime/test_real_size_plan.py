@@ -56,6 +56,16 @@ def test_launches_of_a_step(count: int, most: int, network: Hypernetwork, monkey
     assert by_width == {320: 5, 640: 5 * 2 * count, 1280: 6 * 2 * count}
 
 
+def test_the_specialized_kernel_is_shown_with_a_launch_for_each_network_and_layer(
+    network: Hypernetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HNETKIT_KERNEL", "specialized")
+    plan = hnetkit.explain(loaded(3, network))
+    assert plan["kernel"] == "specialized"
+    assert sum(part["launches"] for part in plan["parts"] if part["width"] == 320) == 5 * 3
+    assert {part["kernel"] for part in plan["parts"] if part["width"] == 320} == {"specialized"}
+
+
 def test_flops_are_the_formula_and_bytes_are_weights_and_contexts(
     network: Hypernetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import loads_in_a1111
 from hnetkit.image_text import read_image_text, read_infotext, write_image
 from hnetkit.sharing import plan_share, share
-from hnetkit.sharing.folder import RECORD, ShareFolder
+from hnetkit.sharing.folder import CARD, RECORD, ShareFolder
 
 Capture = pytest.CaptureFixture[str]
 INFOTEXT = (
@@ -131,6 +131,26 @@ def test_without_pictures_the_previews_are_taken_and_a_bad_one_is_left_out_with_
         plan_share(library, ["ink"], pictures=[tmp_path / "none.png"])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="creating symbolic links takes a privilege on Windows")
+def test_nothing_is_shared_to_which_a_link_in_a_folder_of_strangers_leads(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    Image.new("RGB", (8, 8), "red").save(private / "photo.png")
+    (private / "diary.txt").write_text("secret thoughts\nkey: secret, user: me, host: home\n")
+    (networks_in(tmp_path) / "ink.preview.png").symlink_to(private / "photo.png")
+    library.scan()
+    plan = plan_share(library, ["ink"], license="mit")
+    assert plan.pictures == ()
+    assert any("ink.preview.png: a link to a file elsewhere" in note for note in plan.notes)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "plain.png")
+    (tmp_path / "plain.txt").symlink_to(private / "diary.txt")
+    plan = plan_share(library, ["ink"], license="mit", pictures=[tmp_path / "plain.png"])
+    assert [(picture.prompt, picture.infotext) for picture in plan.pictures] == [(None, "")]
+    assert any("plain.txt: a link to a file elsewhere" in note for note in plan.notes)
+
+
 def test_a_folder_that_is_there_is_not_touched(library: hnetkit.Library, tmp_path: Path) -> None:
     other, empty = tmp_path / "other", tmp_path / "empty"
     other.mkdir()
@@ -182,6 +202,32 @@ def test_a_file_of_a_person_s_own_is_not_replaced_by_an_update(library: hnetkit.
     assert {name: sha256(out / name) for name in names(out)} == before
 
 
+def test_a_file_that_a_person_put_in_the_place_of_a_shared_one_is_neither_replaced_nor_removed(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    out = share(library, ["ink"], tmp_path / "out", license="mit").path
+    (out / "ink.pt").write_bytes((networks_in(tmp_path) / "wash.pt").read_bytes())
+    before = {name: sha256(out / name) for name in names(out)}
+    with pytest.raises(OutputExists, match=r"ink\.pt: there, and not of an earlier share"):
+        share(library, ["ink"], out, license="mit", overwrite=True)
+    assert {name: sha256(out / name) for name in names(out)} == before
+    share(library, ["wash"], out, license="mit", overwrite=True)
+    assert sha256(out / "ink.pt") == before["ink.pt"]
+    assert ShareFolder.read(out).others() == ["ink.pt"]
+
+
+def test_an_update_that_was_killed_between_its_files_and_its_record_is_made_good_by_the_same_one(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    out = share(library, ["ink"], tmp_path / "out", license="mit").path
+    record = (out / RECORD).read_bytes()
+    earlier = json.loads(record)
+    earlier["files"]["ink.pt"] = earlier["files"]["ink.safetensors"]
+    (out / RECORD).write_text(json.dumps(earlier))
+    share(library, ["ink"], out, license="mit", overwrite=True)
+    assert (out / RECORD).read_bytes() == record
+
+
 @pytest.mark.parametrize("name", ["../no.pt", "/etc/passwd", "images/../../no", "a/b/c", "images/", "..", "a\\b"])
 def test_a_record_from_a_stranger_names_no_file_outside_of_its_folder(
     library: hnetkit.Library, tmp_path: Path, name: str
@@ -192,6 +238,32 @@ def test_a_record_from_a_stranger_names_no_file_outside_of_its_folder(
     (out / RECORD).write_text(json.dumps(record))
     with pytest.raises(OutputExists, match="did not make"):
         ShareFolder.read(out)
+
+
+def test_what_a_strangers_record_claims_of_a_persons_own_files_is_neither_uploaded_nor_removed_nor_replaced(
+    library: hnetkit.Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / CARD).write_text("---\n---\n")
+    claimed = {CARD: hashlib.sha256(b"---\n---\n").hexdigest(), ".env": "0" * 64, "ink.pt": "0" * 64}
+    record = {"format": "hnetkit.share/1", "networks": ["h1:" + "0" * 64], "files": claimed}
+    (theirs / RECORD).write_text(json.dumps(record))
+    (theirs / ".env").write_text("TOKEN=secret")
+    (theirs / "ink.pt").write_text("mine")
+    assert run(["share", "--out", str(theirs), "--upload", "me/it", "--dry-run"]) == 2
+    said = capsys.readouterr()
+    assert ".env: not the file that `hnetkit share` wrote" in said.err
+    assert ".env" not in said.out
+    with pytest.raises(OutputExists, match=r"\.env: not the file"):
+        ShareFolder.read(theirs).uploading("me/it")
+    with pytest.raises(OutputExists, match=r"ink\.pt: there, and not of an earlier share"):
+        share(library, ["ink"], theirs, license="mit", overwrite=True)
+    assert (theirs / "ink.pt").read_text() == "mine"
+    (theirs / "ink.pt").unlink()
+    share(library, ["ink"], theirs, license="mit", overwrite=True)
+    assert (theirs / ".env").read_text() == "TOKEN=secret"
+    assert ShareFolder.read(theirs).others() == [".env"]
 
 
 def test_networks_of_one_name_are_refused_and_one_network_twice_is_one(

@@ -254,6 +254,8 @@ def test_a_dry_run_of_an_upload_lists_what_would_be_uploaded_and_asks_no_site(
         assert {row["uploaded"] for row in json.loads(told.out)} == {None}
         assert "not uploaded, because `share` did not make it: diary.txt\n" in told.err
         assert told.err.endswith(" uploaded to me/ink\n")
+    (folder.path / "ink.pt").write_bytes(b"another")
+    assert run([*words, "--json"]) == 2
     assert sites.requests == []
 
 
@@ -351,6 +353,15 @@ def test_a_folder_that_lost_a_file_is_not_uploaded(sites: Sites, folder: ShareFo
         folder.upload("me/ink")
     (folder.path / "ink.pt").symlink_to(tmp_path / "secret")
     with pytest.raises(NotFound, match=r"ink\.pt"):
+        folder.upload("me/ink")
+    assert sites.requests == []
+
+
+def test_a_network_that_was_replaced_is_not_uploaded_under_the_hashes_of_another(
+    sites: Sites, folder: ShareFolder
+) -> None:
+    (folder.path / "ink.pt").write_bytes((folder.path / "ink.safetensors").read_bytes())
+    with pytest.raises(OutputExists, match=r"ink\.pt: not the file that `hnetkit share` wrote"):
         folder.upload("me/ink")
     assert sites.requests == []
 

@@ -9,6 +9,7 @@ import lzma
 import os
 import random
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +23,7 @@ import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import FileRefused, HnetkitError, NotFound
 from hnetkit.library.scan import scan
+from hnetkit.registry import dumps as database
 from hnetkit.sources.civitai_models import BadRecord
 from hnetkit.sources.dumps import MOST_NAMED, WantedHashes, find_in_dump
 from hnetkit.sources.export import export_records
@@ -332,6 +334,23 @@ def test_a_table_whose_pages_never_end_is_refused(here: FetchSession, mine: obje
     dumps.make_endless(dump, "model_files")
     with pytest.raises(FileRefused, match="reading it would never end"):
         here.identify(dump=dump)
+
+
+def test_a_long_value_that_all_rows_share_does_not_hold_a_look_up_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_SECONDS", 0.1)
+    path = dumps.write_sqlite(
+        tmp_path / "dump.sqlite", [], tables=dumps.TABLES.replace(" sha256 TEXT,", ""), indexes=""
+    )
+    with closing(sqlite3.connect(path)) as db, db:
+        rows = ((number, 7, 8, "", "") for number in range(60_000))
+        db.executemany("INSERT INTO model_files VALUES (?, ?, ?, ?, ?)", rows)
+        db.execute(f"ALTER TABLE model_files ADD COLUMN sha256 TEXT DEFAULT '{'z' * 900_000}'")
+    begun = time.thread_time()
+    with pytest.raises(FileRefused, match="reading it would never end"):
+        list(find_in_dump(path, WantedHashes(["ab" * 32]), lambda bad: None))
+    assert time.thread_time() - begun < 8
 
 
 def test_a_database_that_is_damaged_anywhere_is_read_or_refused(world: World, tmp_path: Path) -> None:

@@ -52,7 +52,6 @@ def only(site: Sites) -> dict[str, Any]:
 
 def without_token(session: FetchSession, site: Sites) -> FetchSession:
     session.civitai = Civitai(session.clock, base=site.civitai_url)
-    session.parallel = 1
     return session
 
 

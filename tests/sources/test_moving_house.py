@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 from support import networks
 from support.fake_sites import Fault, Sites, World
+from support.fast_clock import FastClock
 from support.fetching import EVERYTHING, installed
 from support.registry_rows import row
 
 import hnetkit
 from hnetkit.cli import run
-from hnetkit.errors import NotFound
+from hnetkit.errors import NotFound, OutputExists
 from hnetkit.library.library import Library
+from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.export import export_library, import_library, import_records
 from hnetkit.sources.session import FetchSession
 
@@ -57,6 +59,21 @@ def shas(session: FetchSession) -> dict[str, str]:
         for path in session.folder.iterdir()
         if path.suffix in (".pt", ".safetensors")
     }
+
+
+def test_an_export_of_an_empty_library_replaces_none_that_has_records(tmp_path: Path) -> None:
+    (tmp_path / "networks").mkdir()
+    networks.network_file(tmp_path / "networks", "ink.pt")
+    path = tmp_path / "library.jsonl"
+    with Library(tmp_path / "home") as full, Library(tmp_path / "other") as empty:
+        full.scan(tmp_path / "networks")
+        assert export_library(empty, path) == 0
+        assert export_library(empty, path, overwrite=True) == 0
+        assert export_library(full, path, overwrite=True) == 1
+        before = path.read_bytes()
+        with pytest.raises(OutputExists, match=r"the library is empty, as .*other"):
+            export_library(empty, path, overwrite=True)
+    assert path.read_bytes() == before
 
 
 def test_what_civitai_has_comes_back_byte_for_byte_under_the_names_it_had_with_all_words(
@@ -265,6 +282,24 @@ def test_a_reference_to_no_single_file_of_a_site_is_that_networks_failure(
     (result,) = here.repair()
     assert result.is_failed
     assert not here.folder.exists() or list(here.folder.rglob("*.pt")) == []
+
+
+def test_an_address_of_ones_own_machine_is_not_asked_because_an_import_names_it(
+    home: Path, tmp_path: Path, site: Sites
+) -> None:
+    """A service of this machine may do what its address says."""
+    data = networks.network_file(tmp_path, "a.pt", seed=3).read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    address = f"{site.stranger_url}/shut-down"
+    told = [{"name": "a.pt", "sha256": sha256, "reference": address, "reference_sha256": sha256}]
+    lines = [{"kind": "hnetkit", "version": 1}, {**row(1), "kind": "network", "files": told}]
+    (tmp_path / "library.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with Library(home) as library:
+        import_library(library, tmp_path / "library.jsonl")
+        (result,) = FetchSession(library, clock=FastClock(), site=Civitai(FastClock())).repair()
+    assert result.is_failed
+    assert "an import names it" in str(result.reason)
+    assert site.requests == []
 
 
 def test_a_name_from_an_import_leads_out_of_no_folder(

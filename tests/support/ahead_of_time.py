@@ -1,9 +1,9 @@
 """Compiles what the tables give GPUs, without one, and prints what came out as JSON.
 
-    python ahead_of_time.py [--all | --fp16-sums] CAPABILITY...        80 86 89 90 100 120, for instance
+    python ahead_of_time.py [--all] [--specialized | --fp16-sums] CAPABILITY...        80 86 89 90 100 120, for instance
 
 Without ``--all``, of each configuration the builds that need most: with layer norms, first in the stack, and with a sum
-in fp32.
+in fp32. With ``--specialized`` the specialized kernel, and nothing else.
 
 Run without TRITON_INTERPRET: kernels that are defined for the interpreter cannot be compiled.
 """
@@ -25,13 +25,12 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from hnetkit.kernels.configs import FP16_DEPTH, NORM_ROWS, FusedTiles, Tiles, fused_tiles, gradient_tiles, linear_tiles
+from hnetkit.kernels import configs
+from hnetkit.kernels.configs import FP16_DEPTH, NORM_ROWS, FusedTiles, Tiles, fused_tiles, gradient_tiles, linear_rows
 from hnetkit.kernels.gpu.backward import gradient_kernel
 from hnetkit.kernels.gpu.fused import fused_kernel
 from hnetkit.kernels.gpu.linear import linear_kernel, norm_kernel
-
-CONTEXTS = ((128, 1280), (512, 1280), (8192, 320), (2048, 640), (2048, 1280), (32768, 640))
-"""Rows and width of contexts, one for each row of the table at least."""
+from hnetkit.kernels.gpu.specialized import specialized_kernel
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 HALF, WIDE = "*fp16", "*fp32"
@@ -43,16 +42,19 @@ Signature: TypeAlias = "tuple[Any, Mapping[str, str], Mapping[str, Any]]"
 """A kernel, the types of its arguments, and its constants."""
 
 
-def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str, precision: str = "ieee") -> Signature:
+def linear(
+    tiles: Tiles, *, is_last: bool, norm: bool, activation: str, total: bool = True, precision: str = "ieee"
+) -> Signature:
     """A hidden stage that writes row statistics, or the last one of a network that takes them."""
     matrices = {"x": (tiles.rows, tiles.depth), "weight": (tiles.columns, tiles.depth)}
     pointers = {
         name: f"tensordesc<fp16[{rows}, {columns}]>" if tiles.by_descriptor else HALF
         for name, (rows, columns) in matrices.items()
     }
+    pointers |= {"tail": f"tensordesc<fp16[{tiles.tail}, {tiles.depth}]>"} if tiles.tail else {}
     pointers |= {"bias_ptr": WIDE, "strength_ptr": WIDE, "out_ptr": HALF}
     if is_last:
-        pointers |= {"residual_ptr": WIDE, "total_ptr": WIDE}
+        pointers |= {"residual_ptr": WIDE, "total_ptr": WIDE} if total else {"residual_ptr": HALF}
         pointers |= {"shift_ptr": WIDE, "normed_ptr": WIDE} if norm else {}
     elif norm:
         pointers |= {"stats_ptr": WIDE}
@@ -63,7 +65,7 @@ def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str, precisio
         "IS_NORMED": is_last and norm,
         "HAS_RESIDUAL": is_last,
         "HAS_OUT": True,
-        "HAS_TOTAL": is_last,
+        "HAS_TOTAL": is_last and total,
         "HAS_STATS": norm and not is_last,
         "PART": tiles.columns,
         "BY_DESCRIPTOR": tiles.by_descriptor,
@@ -71,6 +73,7 @@ def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str, precisio
         "PRECISION": precision,
         "BLOCK_M": tiles.rows,
         "BLOCK_N": tiles.columns,
+        "TAIL": tiles.tail,
         "BLOCK_K": tiles.depth,
     }
     return linear_kernel, pointers | numbers, constants
@@ -99,6 +102,23 @@ def fused(tiles: FusedTiles, *, norm: bool, total: bool, is_first: bool, activat
         "STAGES": tiles.stages,
     }
     return fused_kernel, pointers | numbers, constants
+
+
+def specialized(tiles: FusedTiles, *, activation: str) -> Signature:
+    """A network of [1, 2, 1]."""
+    boxes = {"first_head": (tiles.hidden, 256), "first_tail": (tiles.hidden, 64)}
+    boxes |= {"last_head": (256, tiles.hidden), "last_tail": (64, tiles.hidden)}
+    kinds = {name: f"tensordesc<fp16[{rows}, {columns}]>" for name, (rows, columns) in boxes.items()}
+    kinds |= {"x_ptr": HALF, "out_ptr": HALF, "first_bias_ptr": WIDE, "last_bias_ptr": WIDE, "strength_ptr": WIDE}
+    kinds |= {"rows": "i32", "x_side": "i64", "strength_side": "i32"}
+    constants = {
+        "HIDDEN": 640,
+        "ACTIVATION": activation,
+        "BLOCK_M": tiles.rows,
+        "BLOCK_H": tiles.hidden,
+        "STAGES": tiles.stages,
+    }
+    return specialized_kernel, kinds, constants
 
 
 def gradient(tiles: Tiles, *, activation: str) -> Signature:
@@ -151,6 +171,10 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
         shown = subprocess.run([CUOBJDUMP, "-sass", file.name], capture_output=True, text=True, check=True).stdout
     loops = list(innermost_loops(shown))
     return {
+        "warps": made.metadata.num_warps,
+        "boxes": boxes_of_descriptors(made.asm["ttgir"]),
+        "freed_early": freed_early(made.asm["ttgir"]),
+        "waits": sorted(set(re.findall(r"wgmma\.wait_group\.sync\.aligned (\d+)", made.asm["ptx"]))),
         "shared": made.metadata.shared,
         "local": len(LOCAL.findall(shown)),
         "local_in_loops": sum(len(LOCAL.findall(body)) for body in loops),
@@ -164,15 +188,38 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
     }
 
 
+def boxes_of_descriptors(ttgir: str) -> list[list[int]]:
+    """Returns the boxes of descriptors that the kernel makes itself, rows last."""
+    constants = {name: int(value) for name, value in re.findall(r"(%\S+) = arith\.constant (\d+) : i32", ttgir)}
+    found = re.findall(r"ttng\.tensormap_create [^\[]*\[([^\]]*)\]", ttgir)
+    return [[constants[name] for name in box.split(", ")] for box in found]
+
+
+def freed_early(ttgir: str) -> int:
+    """Returns how often a place in shared memory is given back while a product may still read it."""
+    count, running = 0, False
+    for name, rest in re.findall(r"ttng\.(warp_group_dot_wait|warp_group_dot|arrive_barrier)\b([^\n]*)", ttgir):
+        if name == "arrive_barrier":
+            count += running
+        elif name == "warp_group_dot":
+            running |= "isAsync = true" in rest
+        elif "pendings = 0 " in rest:
+            running = False
+    return count
+
+
 def innermost_loops(shown: str) -> Iterator[str]:
-    """Yields the loops that multiply matrices and hold no other such loop: from a branch's target up to the branch."""
+    """Yields the loops that multiply matrices and hold no other such loop: from a branch's target up to the branch.
+
+    What waits for the copy engine stands behind the end and branches back into its loop; that is no loop of its own.
+    """
     code = [(int(found[1], 16), found[2]) for line in shown.splitlines() if (found := INSTRUCTION.match(line))]
     spans = []
     for address, text in code:
         target = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text)
         if target and int(target[1], 16) < address:
             body = "\n".join(other for place, other in code if int(target[1], 16) <= place <= address)
-            if MATRIX.search(body):
+            if MATRIX.search(body) and not re.search(r"^EXIT", body, re.MULTILINE):
                 spans.append((int(target[1], 16), address, body))
     for start, end, body in spans:
         if not any(start <= other and last <= end and (other, last) != (start, end) for other, last, _ in spans):
@@ -193,7 +240,7 @@ def all_compiled(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]
     """Yields a row per GPU, configuration of the tables, and build: `every` one, or those that need most."""
     for gpu in gpus:
         capability = (gpu // 10, gpu % 10)
-        for tiles in dict.fromkeys(linear_tiles(capability, *context) for context in CONTEXTS):
+        for tiles in dict.fromkeys(row.tiles for row in linear_rows(capability)):
             for is_last, norm in ((False, True), (True, True), (False, False), (True, False))[: 4 if every else 2]:
                 made = compiled(
                     linear(tiles, is_last=is_last, norm=norm, activation="mish"),
@@ -203,6 +250,11 @@ def all_compiled(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]
                 )
                 yield {"kernel": "linear", "gpu": gpu, "tiles": list(tiles), "last": is_last, "norm": norm, **made}
         either = (True, False) if every else (True,)
+        for row in configs.WIDE if capability == (9, 0) else ():
+            for is_last, total in ((True, True), (True, False), (False, False))[: 3 if every else 1]:
+                what = linear(row.tiles, is_last=is_last, norm=False, activation="mish", total=total)
+                made = compiled(what, gpu, warps=row.tiles.warps, stages=row.tiles.stages)
+                yield {"kernel": "wide", "gpu": gpu, "tiles": list(row.tiles), "last": is_last, "total": total, **made}
         for is_first, norm, total in itertools.product(either, (False, True), either):
             shape = fused_tiles(capability, normed=norm)
             if shape is None:
@@ -219,7 +271,7 @@ def all_compiled(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]
 def with_fp16_sums(gpus: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Yields a row per GPU, configuration and stage of the linear kernel with sums in fp16."""
     for gpu in gpus:
-        for tiles in dict.fromkeys(linear_tiles((gpu // 10, gpu % 10), *context) for context in CONTEXTS):
+        for tiles in dict.fromkeys(row.tiles for row in linear_rows((gpu // 10, gpu % 10))):
             tiles = tiles._replace(depth=FP16_DEPTH)
             for is_last in (False, True):
                 what = linear(tiles, is_last=is_last, norm=False, activation="swish", precision="fp16")
@@ -227,11 +279,24 @@ def with_fp16_sums(gpus: Sequence[int]) -> Iterator[dict[str, Any]]:
                 yield {"kernel": "linear", "gpu": gpu, "tiles": list(tiles), "last": is_last, **made}
 
 
+def all_specialized(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]]:
+    """Yields a row per GPU and activation of the specialized kernel: `every` kind of activation, or a usual one."""
+    for gpu in gpus:
+        tiles = configs.specialized_tiles((gpu // 10, gpu % 10))
+        assert tiles is not None
+        for name in ("swish", "none", "mish", "gelu", "tanh") if every else ("swish",):
+            made = compiled(specialized(tiles, activation=name), gpu, warps=tiles.warps, stages=tiles.stages)
+            yield {"kernel": "specialized", "gpu": gpu, "tiles": list(tiles), "activation": name, **made}
+
+
 def main() -> None:
     """Prints the version of Triton and all rows."""
-    options = {option for option in sys.argv[1:] if option.startswith("--")}
-    gpus = sorted(int(gpu) for gpu in set(sys.argv[1:]) - options)
-    rows = list(with_fp16_sums(gpus) if "--fp16-sums" in options else all_compiled(gpus, every="--all" in options))
+    options = set(sys.argv[1:])
+    gpus = [int(option) for option in sorted(options) if option.isdecimal()]
+    if "--fp16-sums" in options:
+        rows = list(with_fp16_sums(gpus))
+    else:
+        rows = list((all_specialized if "--specialized" in options else all_compiled)(gpus, every="--all" in options))
     json.dump({"triton": triton.__version__, "kernels": rows}, sys.stdout)
 
 

@@ -15,7 +15,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from hnetkit.kernels.configs import gradient_tiles, linear_tiles
-from support.ahead_of_time import CONTEXTS, Signature, gradient, linear, norm_alone, source_of
+from support.ahead_of_time import Signature, gradient, linear, norm_alone, source_of
+
+CONTEXTS = ((128, 1280), (8192, 640))
+"""Rows and width of contexts, for each of the two tiles that a GPU has."""
 
 
 def compiled(what: Signature, architecture: str, *, warps: int, stages: int) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def compiled(what: Signature, architecture: str, *, warps: int, stages: int) -> 
 def all_compiled(architectures: Sequence[str], *, every: bool) -> Iterator[dict[str, Any]]:
     """Yields a row per GPU, tiles of the table, and build: `every` one, or those that need most."""
     for gpu in architectures:
-        for tiles in dict.fromkeys(linear_tiles(gpu, *context) for context in CONTEXTS):
+        for tiles in dict.fromkeys(linear_tiles(gpu, 1, *context) for context in CONTEXTS):
             for is_last, norm in ((False, True), (True, True), (False, False), (True, False))[: 4 if every else 2]:
                 what = linear(tiles, is_last=is_last, norm=norm, activation="mish")
                 made = compiled(what, gpu, warps=tiles.warps, stages=tiles.stages)

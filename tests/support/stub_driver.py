@@ -14,11 +14,12 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 HOPPER = GPUTarget("cuda", 90, 32)
 MI300 = GPUTarget("hip", "gfx942", 64)
+MULTIPROCESSORS = 132
 
 
 class _Utils:
     def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": 232_448, "multiprocessor_count": 132, "warpSize": 32}
+        return {"max_shared_mem": 232_448, "multiprocessor_count": MULTIPROCESSORS, "warpSize": 32}
 
     def load_binary(self, *arguments: Any) -> tuple[int, int, int, int, int]:
         return 1, 1, 32, 0, 1024
@@ -79,7 +80,11 @@ def install(*modules: Any, target: GPUTarget = HOPPER) -> StubDriver:
     driver.set_active(stub)
     architecture = divmod(target.arch, 10) if isinstance(target.arch, int) else target.arch
     for module in modules:
-        for name, value in (("capability_of", architecture), ("can_run", True)):
+        for name, value in (
+            ("capability_of", architecture),
+            ("multiprocessors_of", MULTIPROCESSORS),
+            ("can_run", True),
+        ):
             if hasattr(module, name):
                 setattr(module, name, lambda device, value=value: value)
     return stub

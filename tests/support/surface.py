@@ -97,8 +97,8 @@ def _errors() -> Iterator[str]:
     for name, kind in vars(errors).items():
         if inspect.isclass(kind) and issubclass(kind, errors.HnetkitError):
             yield f"error {name} exit {kind.exit_code}"
-            if getattr(kind, "code", None):
-                yield f"error {name} code {kind.code}"
+            if code := getattr(kind, "code", None):
+                yield f"error {name} code {code}"
             for base in kind.__mro__[1:]:
                 if issubclass(base, errors.HnetkitError):
                     yield f"error {name} is {base.__name__}"

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
 from hnetkit.kernels import reference
 from hnetkit.kernels.gpu import op
-from hnetkit.kernels.gpu.device import is_interpreted
+from hnetkit.kernels.gpu.device import capability_of, is_interpreted
 from hnetkit.kernels.weights import MLPWeights, StageWeights, pack
 from support.stacks import cast, context, random_mlp, relative, torch_modules
 
 DEVICE = "cpu" if is_interpreted() else "cuda"
 LIMITS = {torch.float32: 5e-6, torch.float16: 1.5e-3}
+for_hopper = pytest.mark.skipif(
+    capability_of(torch.device(DEVICE)) not in (None, (9, 0)), reason="this GPU is no Hopper, which the kernel is for"
+)
 STRENGTHS = ((0.7, -0.4, 1.1), (0.3, 0.9, -0.6))
 
 Sides = tuple[list[MLPWeights], list[MLPWeights]]

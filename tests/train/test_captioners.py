@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from support.pictures import noise
 from transformers import (
     BertTokenizer,
     BlipConfig,
@@ -23,7 +24,6 @@ from hnetkit.cli import run
 from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound
 from hnetkit.train import prepare
 from hnetkit.train.preparing.captioners import Tagger, TagSettings, load_blip, load_tagger
-from tests.support.pictures import noise
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
 BEGIN = len(WORDS)  # as in the real models, the token that a caption begins with is none of the tokenizer's

@@ -254,6 +254,32 @@ def test_another_recipe_is_refused_with_the_values_that_differ(model: Model, pic
     assert "--restart" in str(raised.value.command_hint)
 
 
+def test_a_record_that_was_edited_does_not_change_the_recipe_of_the_steps_that_were_made(
+    model: Model, pictures: Path, cut: Path
+) -> None:
+    record = json.loads((cut / "recipe.json").read_text())
+    record["recipe"] |= {"seed": 5, "rates": "1e-3"}
+    (cut / "recipe.json").write_text(json.dumps(record))
+    edited = replace(small_recipe(pictures), seed=5, rates="1e-3")
+    with pytest.raises(RunChanged, match=r"trained so far with seed 0, not 5$"):
+        run_training(edited, model, cut)
+    assert json.loads((cut / "recipe.json").read_text()) == record
+
+
+def test_rates_that_differ_from_those_of_the_steps_that_were_made_are_told(
+    model: Model, pictures: Path, cut: Path, tmp_path: Path
+) -> None:
+    before = small_recipe(pictures)
+    said: list[str] = []
+    run_training(
+        replace(before, rates=f"{before.rates}:4, 1e-7"), model, shutil.copytree(cut, tmp_path / "later"), said
+    )
+    assert not [line for line in said if "so far" in line]
+    run_training(replace(before, rates="1e-7"), model, cut, said)
+    (line,) = [line for line in said if "so far" in line]
+    assert line.startswith(f"Warning: the 4 steps so far were made with the rates {before.rates}; ")
+
+
 def test_changed_pictures_are_refused_unless_forced(model: Model, pictures: Path, cut: Path, tmp_path: Path) -> None:
     changed = shutil.copytree(pictures, tmp_path / "changed")
     (changed / "01.txt").write_text("something else")

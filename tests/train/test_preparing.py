@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageCms, ImageOps
+from support.hostile_images import large_png
 from support.killed import Killed, killed_at
 from support.odd_images import ADOBE_RGB, DISPLAY_P3, SRGB, color_profile
+from support.pictures import different, face, noise, save
+from support.training import small_recipe
 
 from hnetkit.errors import BadPicture, MissingPackage, NotFound, OutputExists, UsageError
 from hnetkit.image_formats import is_like_srgb
@@ -39,9 +42,6 @@ from hnetkit.train.preparing.folder import (
 from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings
 from hnetkit.train.preparing.quality import ImageStats, mixed_ratios, tag_counts, warnings_about
 from hnetkit.train.preparing.review import review
-from tests.support.hostile_images import large_png
-from tests.support.pictures import different, face, noise, save
-from tests.support.training import small_recipe
 
 
 @pytest.fixture
@@ -618,7 +618,7 @@ def test_a_mirrored_copy_of_a_name_that_is_no_text_has_a_caption(source: Path, o
 
 
 def test_the_colours_of_a_lab_picture_are_not_taken_for_transparency(source: Path) -> None:
-    to_lab = ImageCms.buildTransform(*map(ImageCms.createProfile, ("sRGB", "LAB")), "RGB", "LAB")
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     ImageCms.applyTransform(Image.new("RGB", (16, 16), "red"), to_lab).save(source / "scan.tif")
     image = open_with_opacity(source / "scan.tif")
     red, green, blue = image.getpixel((8, 8))  # type: ignore[misc]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.pictures import different, save
 
 from hnetkit import train
 from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, UsageError
-from tests.support.pictures import different, save
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.hostile_images import damaged_avif
+from support.pictures import different, save
 
 from hnetkit.errors import HnetkitError, NotFound, UsageError
 from hnetkit.text import to_cell
-from hnetkit.train.preparing.review import apply_captions, contact_sheet, parse_captions, review
-from tests.support.hostile_images import damaged_avif
-from tests.support.pictures import different, save
+from hnetkit.train.preparing.review import TO_EDIT, apply_captions, contact_sheet, parse_captions, review
 
 HOSTILE = "</p><script>alert(1)</script> \"quoted\" 'and' &amp; <img src=x onerror=alert(2)>"
 
@@ -57,6 +57,7 @@ def test_every_picture_is_a_row(folder: Path) -> None:
         "height": 64,
         "caption": "number 1, red",
         "warnings": [],
+        "digest": "b3:8587e2b4",
     }
 
 
@@ -128,6 +129,35 @@ def test_only_captions_that_changed_are_written(folder: Path) -> None:
     assert apply_captions(folder, captions) == [folder / "picture-01.txt"]
     assert texts(folder) == {"picture-01.txt": "a new one\n", "picture-02.txt": "number 2, red\n"}
     assert (folder / "picture-02.txt").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_what_became_of_a_caption_that_changed_since_the_table_was_made_is_told(folder: Path, form: str) -> None:
+    rows = [dict(row) for row in review(folder).rows]
+    for name in ("picture-01.txt", "picture-02.txt"):
+        (folder / name).write_text("changed by hand\n", encoding="utf-8")
+    rows[0]["caption"] = rows[2]["caption"] = "edited"
+    if form == "json":
+        table = json.dumps(rows)
+    else:
+        lines = io.StringIO()
+        writer = csv.DictWriter(lines, TO_EDIT)
+        writer.writeheader()
+        writer.writerows(rows)
+        table = lines.getvalue()
+    notes: list[str] = []
+    written = apply_captions(folder, parse_captions(table), note=notes.append)
+    assert written == [folder / "picture-00.txt", folder / "picture-02.txt"]
+    assert texts(folder) == {
+        "picture-00.txt": "edited\n",
+        "picture-01.txt": "changed by hand\n",  # the table did not change it
+        "picture-02.txt": "edited\n",
+    }
+    assert notes == [
+        f"{folder / 'picture-01.txt'}: changed since the table was made, and kept, as the table leaves it as it was",
+        f"{folder / 'picture-02.txt'}: changed since the table was made; until now it says: changed by hand",
+    ]
+    assert apply_captions(folder, parse_captions(table.replace("edited", "again"))) == written
 
 
 def test_a_caption_can_be_emptied(folder: Path) -> None:

@@ -127,7 +127,8 @@ def train(vae: AutoencoderKL, minutes: float, seed: int, checkpoints: Path) -> M
     captions, latents = draw_latents(vae, seed)
     modules = (model.unet.train(), model.text.train())
     average = Average(modules, decay=0.999)
-    smooth = Model(*average.modules, model.tokens)
+    unet, text = average.modules
+    smooth = Model(unet, text, model.tokens)
     loop = TimedLoop([p for m in modules for p in m.parameters()], rate=1e-3, minutes=minutes)
     for step in loop.steps():
         chosen = torch.randint(len(captions), (BATCH,)).tolist()

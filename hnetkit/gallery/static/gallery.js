@@ -6,8 +6,18 @@ const TOKEN = "token";
 // The token stands behind the # of the address that was printed, so it is in no log and no Referer.
 const given = new URLSearchParams(location.hash.slice(1)).get(TOKEN);
 if (given) {
-  localStorage.setItem(TOKEN, given);
   history.replaceState(null, "", location.pathname + location.search);
+  takeToken(given);
+}
+/** Keeps a token. Another site can open this page with any: a good one is replaced by one that the server takes. */
+async function takeToken(token) {
+  if (localStorage.getItem(TOKEN) !== null) {
+    const headers = { "Content-Type": "application/json", "X-Gallery-Token": token };
+    const asked = await fetch("/token", { method: "POST", headers, body: "{}" });
+    if (!asked.ok) return;
+  }
+  localStorage.setItem(TOKEN, token);
+  showToken();
 }
 function showToken() {
   document.getElementById("no-token").hidden = localStorage.getItem(TOKEN) !== null;
@@ -61,7 +71,9 @@ async function change(address, values, refused = () => {}) {
   return answer;
 }
 
-async function copy(text) {
+/** Copies a text of strangers, without what a terminal obeys: pasted there, it could end a command and begin another. */
+async function copy(given) {
+  const text = given.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, "");
   try {
     await navigator.clipboard.writeText(text);
     say(`Copied: ${text.length > 200 ? `${text.slice(0, 200)}…` : text}`);

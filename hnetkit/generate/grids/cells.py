@@ -110,6 +110,8 @@ class CellBuilder:
         finder: finds their networks.
         read: splits a prompt into text and tags.
         lora_folder: the folder of LoRAs.
+        with_defaults: adds the networks of the settings to a prompt. A cell that names one of them besides, as an
+            option or on an axis, has it once, as it is named there.
 
     Raises:
         As `NetworkFinder.networks`, `NetworkRequest.from_option`, `find_loras` and `hnetkit.prompts.tags.split_tags`.
@@ -121,6 +123,7 @@ class CellBuilder:
         finder: NetworkFinder,
         read: Callable[[str], TaggedPrompt],
         lora_folder: str | None = None,
+        with_defaults: Callable[[TaggedPrompt], TaggedPrompt] = lambda prompt: prompt,
     ) -> None:
         self._finder = finder
         self._prompts = {text: read(text) for text in dict.fromkeys(spec.prompt for spec in specs)}
@@ -131,7 +134,11 @@ class CellBuilder:
             for lora in self._loras[text]:
                 self._try(lora.path, partial(getattr, lora, "hash"))
         self._tagged = {text: [*map(NetworkRequest.from_tag, prompt.tags)] for text, prompt in self._prompts.items()}
-        requests = [request for own in self._tagged.values() for request in own]
+        self._defaults = {
+            text: [*map(NetworkRequest.from_tag, with_defaults(prompt).tags[len(prompt.tags) :])]
+            for text, prompt in self._prompts.items()
+        }
+        requests = [request for own in (*self._tagged.values(), *self._defaults.values()) for request in own]
         named = dict.fromkeys(name for spec in specs for name in (*spec.options, spec.network) if name)
         self._options = {name: NetworkRequest.from_option(name) for name in named}
         self._found: dict[tuple[str | Path, bool], ResolvedNetwork] = {}
@@ -174,10 +181,10 @@ class CellBuilder:
     def cell(self, spec: CellSpec) -> Cell:
         """Builds a cell; raises UsageError if an axis names a network that is not in the stack."""
         prompt = self._prompts[spec.prompt]
-        options = [*spec.options, *([spec.network] if spec.network else [])]
-        requests = [*self._tagged[spec.prompt], *(self._options[option] for option in options)]
-        added = [Tag(self._name(request), request.strength) for request in requests if request.tag is None]
-        tags: list[Tag | None] = [*prompt.tags, *added]
+        options = [self._options[option] for option in (*spec.options, *([spec.network] if spec.network else []))]
+        further = [*self._defaults_beside(spec, options), *options]
+        requests = [*self._tagged[spec.prompt], *further]
+        tags: list[Tag | None] = [*prompt.tags, *map(self._tag, further)]
         for name, strength in spec.strengths:
             _set_strength(tags, spec, name, strength)
         indices = _ordered(tags, spec.order) if spec.order is not None else list(range(len(tags)))
@@ -189,6 +196,18 @@ class CellBuilder:
         if failure is not None:
             return Cell(spec, final, (), (), failure)
         return Cell(spec, final, tuple(self._found[request.source, request.tag is None] for request in stack), loras)
+
+    def _defaults_beside(self, spec: CellSpec, options: Iterable[NetworkRequest]) -> list[NetworkRequest]:
+        """Returns the networks of the settings that follow those of a cell's prompt: none that an option names."""
+        named = {content for option in options if (content := self._content(option)) is not None}
+        return [request for request in self._defaults[spec.prompt] if self._content(request) not in named]
+
+    def _tag(self, request: NetworkRequest) -> Tag:
+        return replace(request.tag or Tag("", request.strength), name=self._name(request))
+
+    def _content(self, request: NetworkRequest) -> str | None:
+        found = self._found.get((request.source, request.tag is None))
+        return None if found is None else found.network.content_hash
 
     def written(self, spec: CellSpec) -> str:
         """Returns the prompt of a cell as it is stored, with its own tags and those of its options."""

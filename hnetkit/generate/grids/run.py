@@ -269,14 +269,17 @@ class GridRun:
         finder = NetworkFinder(self._bundled(cell_specs), self.registry, self.note)
 
         def read(prompt: str) -> TaggedPrompt:
-            return with_default_stack(read_prompt(prompt, self.note), finder)
+            return read_prompt(prompt, self.note)
+
+        def default(prompt: TaggedPrompt) -> TaggedPrompt:
+            return with_default_stack(prompt, finder)
 
         warn_about_negative_lines(
             (text for spec in cell_specs for text in (spec.prompt, spec.negative_prompt)), self.note
         )
         negatives = (spec.negative_prompt for spec in cell_specs)
         warn_about_negative_tags((*negatives, self.options.hires_negative_prompt), self.note)
-        self._builder = CellBuilder(cell_specs, finder, read, settings.get("loras"))
+        self._builder = CellBuilder(cell_specs, finder, read, settings.get("loras"), default)
         if self.spec.has_every_order:
             names = self._builder.stack_of(self.spec.base)
             if len(set(names)) < len(names):

@@ -25,7 +25,7 @@ def _is_allowed_size(value: Any) -> bool:
 _ALLOWED: Mapping[str, Callable[[Any], bool]] = {
     "cfg_scale": lambda value: type(value) in (int, float) and 1 <= value <= 100,
     "steps": lambda value: type(value) is int and 1 <= value <= MOST_STEPS,
-    "sampler": lambda value: value in SAMPLERS,
+    "sampler": lambda value: isinstance(value, str) and value in SAMPLERS,
     "width": _is_allowed_size,
     "height": _is_allowed_size,
     "prompts": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),

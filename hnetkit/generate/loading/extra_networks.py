@@ -325,13 +325,16 @@ def attach_loras(pipe: Any, loras: Sequence[Lora], note: Callable[[str], object]
         before, tensors = lora.hash, read_lora(lora.path)
         if Lora(lora.tag, lora.path).hash != before:  # replaced since a grid computed the keys of its images
             raise FileChanged(f"{lora.path}: the file is another one than before", hint="give the same command again")
+        layers, modules = sum(_PAIR.fullmatch(key) is not None for key in tensors), sum(1 for _ in _modules(pipe))
+        if layers > modules:  # to look for each of very many takes the libraries far longer than to read them
+            reason = f"it has {layers:,} layers, and the model {modules:,} parts"
+            raise ModelNotUsable(f"{lora.path}: cannot be put on this model ({reason})")
         try:
             pipe.load_lora_weights(tensors, adapter_name=name)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             raise ModelNotUsable(f"{lora.path}: cannot be put on this model ({first_line(error)})") from error
-        layers = sum(_PAIR.fullmatch(key) is not None for key in tensors)
         reached = _layers_with(pipe, name)
         if not reached:  # the libraries skip layers that they do not know
             raise ModelNotUsable(f"{lora.path}: cannot be put on this model (none of its layers is in it)")

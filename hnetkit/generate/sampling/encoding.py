@@ -62,18 +62,21 @@ class TextEncoder:
     def __init__(self, pipe: Any, clip_skip: int = 1, emphasis: Emphasis = "original") -> None:
         self._pipe = pipe
         self._clip_skip, self._emphasis = clip_skip, emphasis
-        self._cache: dict[tuple[str, bool], Encoded] = {}
+        self._cache: dict[tuple[str, bool, int], Encoded] = {}
         self.is_xl = getattr(pipe, "text_encoder_2", None) is not None
 
-    def encode(self, text: str, *, is_negative: bool = False) -> Encoded:
+    def encode(self, text: str, *, is_negative: bool = False, chunks: int = 1) -> Encoded:
         """Returns a text as the UNet reads it; an empty negative prompt of SDXL is zeros, as in its training.
+
+        Args:
+            chunks: a text of fewer is filled up with empty ones.
 
         Raises:
             UsageError: it has more than `MOST_CHUNKS`, or clip skip is more than the encoder's layers.
         """
-        key = text, is_negative and self.is_xl and not text
+        key = text, is_negative and self.is_xl and not text, chunks
         if key not in self._cache:
-            encoded = self._encode(text)
+            encoded = self._filled(self._encode(text), chunks)
             tokens = len(encoded.hidden) + sum(len(cached.hidden) for cached in self._cache.values())
             while self._cache and (len(self._cache) >= _MOST_CACHED or tokens > _MOST_CACHED_TOKENS):
                 tokens -= len(self._cache.pop(next(iter(self._cache))).hidden)
@@ -83,10 +86,17 @@ class TextEncoder:
             self._cache[key] = encoded
         return self._cache[key]
 
-    def require_short(self, text: str) -> None:
-        """Raises UsageError if a text has more than `MOST_CHUNKS`; it is not encoded."""
-        for _, tokenizer in self._encoders():
-            self._chunks(tokenizer, self._pieces(text))
+    def chunks_of(self, text: str) -> int:
+        """Returns how many chunks a text has, which is not encoded; raises UsageError for more than `MOST_CHUNKS`."""
+        return max(len(self._chunks(tokenizer, self._pieces(text))) for _, tokenizer in self._encoders())
+
+    def _filled(self, encoded: Encoded, chunks: int) -> Encoded:
+        """Returns a text filled up with empty chunks, of one window each."""
+        window = self._pipe.tokenizer.model_max_length
+        missing = chunks - len(encoded.hidden) // window
+        if missing <= 0:
+            return encoded
+        return Encoded(torch.cat([encoded.hidden, self._encode("").hidden.repeat(missing, 1)]), encoded.pooled)
 
     def _encode(self, text: str) -> Encoded:
         pieces = self._pieces(text)
@@ -223,13 +233,27 @@ class Conditioning:
         calls: int,
         first_pass_calls: int | None = None,
     ) -> None:
-        self._encoder = encoder
-        self._positive = [(schedule(text, calls, first_pass_calls), weight) for text, weight in split_and(prompt)]
-        self._negative = schedule(negative_prompt, calls, first_pass_calls)
+        def scheduled(text: str) -> _Scheduled:
+            return _Scheduled(encoder, schedule(text, calls, first_pass_calls))
+
+        self._positive = [(scheduled(text), weight) for text, weight in split_and(prompt)]
+        self._negative = scheduled(negative_prompt)
 
     def at(self, call: int) -> Guidance:
         """Returns the encoded prompts of the UNet's call number `call`, from 0."""
         return Guidance(
-            tuple((self._encoder.encode(text_at(texts, call)), weight) for texts, weight in self._positive),
-            self._encoder.encode(text_at(self._negative, call), is_negative=True),
+            tuple((texts.at(call), weight) for texts, weight in self._positive),
+            self._negative.at(call, is_negative=True),
         )
+
+
+class _Scheduled:
+    """The texts of a schedule. A1111 encodes them together, so all have the chunks of the longest."""
+
+    def __init__(self, encoder: TextEncoder, texts: Sequence[tuple[int, str]]) -> None:
+        self._encoder, self._texts = encoder, texts
+        several = {text for _, text in texts} if len(texts) > 1 else set()
+        self._chunks = max(map(encoder.chunks_of, several), default=1)
+
+    def at(self, call: int, *, is_negative: bool = False) -> Encoded:
+        return self._encoder.encode(text_at(self._texts, call), is_negative=is_negative, chunks=self._chunks)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hnetkit.generate.sampling.encoding import Conditioning, Encoded, Guidance
 from hnetkit.generate.sampling.noise import Noise, PerImageNoise
+from hnetkit.generate.sampling.steps import step_of_call
 from hnetkit.runtime.adapters import set_progress
 
 AfterStep = Callable[[int, int], None]
@@ -58,7 +59,7 @@ class Denoiser:
     Args:
         pipe: the UNet's pipeline.
         conditioning: the encoded prompts of each call.
-        cfg_scale: 1 leaves the negative prompt out.
+        cfg_scale: 1 leaves the negative prompt out, if the prompt is one part of weight 1.
         size: (width, height) in pixels, which SDXL reads.
         mask_channels: ``[1, 5, h, w]``, which a UNet made for inpainting reads beside the latents.
     """
@@ -80,7 +81,7 @@ class Denoiser:
     def __call__(self, latents: Tensor, timestep: Tensor, call: int) -> Tensor:
         """Returns the guided prediction for `latents` ``[images, 4, h, w]``, of the same shape."""
         guidance = self._conditioning.at(call)
-        if self._cfg_scale == 1 and len(guidance.positive) == 1:
+        if self._cfg_scale == 1 and [weight for _, weight in guidance.positive] == [1]:
             return self._predict(latents, timestep, [guidance.positive[0][0]])[0]
         negative, *positive = self._predict(latents, timestep, _padded_texts(guidance))
         result = negative
@@ -142,8 +143,9 @@ def sample(
     timesteps = scheduler.timesteps[begin:]
     scheduler.set_begin_index(begin)
     progress = StepProgress(latents.device, len(timesteps), after_step)
+    steps = step_of_call(scheduler, len(timesteps) - 1) + 1
     for call, timestep in enumerate(timesteps):
-        set_progress(denoiser.pipe, call, len(timesteps))
+        set_progress(denoiser.pipe, step_of_call(scheduler, call), steps)
         there = torch.full((), timestep.item(), dtype=timestep.dtype, device=latents.device)
         prediction = denoiser(scheduler.scale_model_input(latents, timestep), there, call)
         with PerImageNoise(noises):

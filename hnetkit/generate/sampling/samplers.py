@@ -193,8 +193,8 @@ def prepare_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
     """Returns a new diffusers scheduler for `steps` steps of a sampler; see `make_scheduler`.
 
     Its ``timesteps`` are the model's times at each call of the UNet. They are on the CPU, as all that it looks up by
-    them: it reads their values, for which the host would else wait for the device. A run may skip the first `n` steps:
-    with ``timesteps[n * order:]`` and ``set_begin_index(n * order)``.
+    them: it reads their values, for which the host would else wait for the device. A run may begin later: with
+    ``timesteps[n:]`` and ``set_begin_index(n)``, where n is what `hnetkit.generate.sampling.steps` says.
     """
     scheduler = make_scheduler(name, config)
     scheduler.set_timesteps(steps)

@@ -235,8 +235,10 @@ class UniPC(UniPCMultistepScheduler):  # type: ignore[misc]
     Its times are evenly spaced from the model's last to its first, where it ends; between two, log alpha is linear.
     """
 
+    number_of_times: int
+
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        steps = len(uniform_times(num_inference_steps))
+        steps = self.number_of_times = len(uniform_times(num_inference_steps))
         super().set_timesteps(steps, device)
         known = model_sigmas(self)
         times = np.linspace(len(known) - 1, 0, steps + 1)
@@ -250,10 +252,12 @@ class _WholeTimes:
 
     alphas_cumprod: Tensor
     timesteps: Tensor
+    number_of_times: int
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         super().set_timesteps(min(num_inference_steps, TRAINED), device)  # type: ignore[misc]
         times = uniform_times(num_inference_steps)
+        self.number_of_times = len(times)
         self._beyond = times[0] == TRAINED
         self.timesteps = torch.from_numpy(np.minimum(times, TRAINED - 1)).to(device)
         self.alphas_cumprod = torch.cat([self.alphas_cumprod[:TRAINED], self.alphas_cumprod[TRAINED - 1 : TRAINED]])
@@ -274,6 +278,8 @@ class DDIM(_WholeTimes, DDIMScheduler):  # type: ignore[misc]
 
 class PLMS(_WholeTimes, PNDMScheduler):  # type: ignore[misc]
     """A1111's ``plms``: Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models" (arXiv:2202.09778)."""
+
+    begins_twice = True
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         super().set_timesteps(num_inference_steps, device)

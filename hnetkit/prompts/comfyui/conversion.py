@@ -15,6 +15,7 @@ from hnetkit.limits import Budget
 from hnetkit.prompts.comfyui.controls import control_units
 from hnetkit.prompts.comfyui.enlarging import Enlargement, Size, enlargement_by
 from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink, file_name, read_graph
+from hnetkit.prompts.comfyui.nodes import SAMPLED_OTHERWISE
 from hnetkit.prompts.comfyui.others import warn_of_others
 from hnetkit.prompts.comfyui.passes import Made, Pass, checkpoint_of, find_passes
 from hnetkit.prompts.comfyui.wording import picture_in
@@ -123,12 +124,15 @@ def _mask(graph: Graph, nodes: Sequence[Node]) -> str | None:
 
 
 def _warn_of_parts(graph: Graph, passes: Sequence[Pass]) -> None:
-    """Warns of passes that are less than a whole run, unless another one goes on where they stop."""
+    """Warns of passes that are less than a whole run, unless another one goes on, or that sample otherwise."""
     for one, following in zip_longest(passes, passes[1:]):
         if one.stops_at is not None and not (following and following.goes_on):
             graph.warn(f"its sampling stops after step {one.stops_at} of {one.steps}; in A1111 it makes all of them")
         if not one.adds_noise and not one.goes_on:
             graph.warn("a pass of it begins without added noise; in A1111 noise is added")
+        sampler = graph.text(one.inputs.get("sampler_name"))
+        if sampler in SAMPLED_OTHERWISE:
+            graph.warn(f"ComfyUI's {sampler} {SAMPLED_OTHERWISE[sampler]}: the picture will differ")
 
 
 def _warn_of_other_checkpoints(graph: Graph, made: Made) -> None:

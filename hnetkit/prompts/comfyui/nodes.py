@@ -24,10 +24,22 @@ SAMPLERS = {
     "dpmpp_2m_sde_heun_gpu": "DPM++ 2M SDE Heun",
     "dpmpp_3m_sde": "DPM++ 3M SDE",
     "dpmpp_3m_sde_gpu": "DPM++ 3M SDE",
-    "ddim": "DDIM",
+    "ddim": "Euler",  # which it is there, on the levels of any scheduler
     "uni_pc": "UniPC",
     "lcm": "LCM",
 }
+_NOISE_OF_THE_GPU = "takes its noise from the GPU, and here from the CPU"
+_ONE_LEVEL_MORE = "samples at the level before the last, which A1111 leaves out"
+SAMPLED_OTHERWISE = {
+    "dpmpp_sde_gpu": _NOISE_OF_THE_GPU,
+    "dpmpp_2m_sde_gpu": _NOISE_OF_THE_GPU,
+    "dpmpp_2m_sde_heun_gpu": _NOISE_OF_THE_GPU,
+    "dpmpp_3m_sde": _ONE_LEVEL_MORE,
+    "dpmpp_3m_sde_gpu": f"{_NOISE_OF_THE_GPU}; it {_ONE_LEVEL_MORE}",
+    "uni_pc": "samples at the levels of its scheduler, and in A1111 at its own",
+}
+"""ComfyUI's name of a sampler -> what it does otherwise than A1111's of the name."""
+
 SCHEDULERS = {
     "normal": "Normal",
     "karras": "Karras",

@@ -12,6 +12,7 @@ from hnetkit.prompts.comfyui.graph import MOST_NODES, Graph, Node, NodeLink, ste
 from hnetkit.prompts.comfyui.hypernetworks import HYPERNETWORK_NODES, texts_with_tags
 from hnetkit.prompts.comfyui.nodes import SAMPLERS, SCHEDULERS, WIDGETS
 from hnetkit.prompts.comfyui.wording import is_lora, network_tags, prompt_of
+from hnetkit.prompts.schedule import as_whole_text
 
 LATENT = ("latent_image", "samples", "latent", "pixels", "image")
 """Inputs through which a latent or an image goes on."""
@@ -135,7 +136,8 @@ class Pass:
     @cached_property
     def prompt(self) -> str:
         """Its prompt, with the tags of its networks at the end."""
-        return prompt_of(self.graph, self.conditioning("positive"), "positive", self._tagged) + self.networks
+        written = prompt_of(self.graph, self.conditioning("positive"), "positive", self._tagged)
+        return as_whole_text(written) + self.networks
 
     @cached_property
     def negative_prompt(self) -> str:

@@ -12,6 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from blake3 import blake3
+
 from hnetkit.errors import BadPicture, DiskFull, HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.files import new_file, read_regular, refuse_all_but
 from hnetkit.images import open_rgb
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from hnetkit.library.library import AnyPath
 
 COLUMNS = ("file", "width", "height", "caption", "warnings")
+TO_EDIT = (*COLUMNS, "digest")
+"""The columns of a table that is given back: `digest` says what the caption was when the table was made."""
+
 _SEPARATORS = ",;\t"  # some spreadsheets write CSV with semicolons
 _MOST_TABLE = 16 << 20  # bytes of an edited table
 
@@ -40,7 +45,7 @@ class Review:
 
     Attributes:
         folder: of the images.
-        rows: with `COLUMNS`, one for each image; width and height are None if it or its caption cannot be read.
+        rows: with `TO_EDIT`, one for each image; width and height are None if it or its caption cannot be read.
         warnings: about the images as a whole, one line each.
         unreadable: why images or their captions cannot be read.
     """
@@ -65,10 +70,11 @@ def review(folder: AnyPath) -> Review:
     rows: list[dict[str, Any]] = []
     images, readable, unreadable = [], [], []
     for path in image_files(folder):
-        row: dict[str, Any] = {"file": path.name, "width": None, "height": None, "caption": "", "warnings": []}
+        row: dict[str, Any] = dict.fromkeys(TO_EDIT) | {"file": path.name, "caption": "", "warnings": []}
         rows.append(row)
         try:
             row["caption"] = caption_of(path)
+            row["digest"] = digest_of(row["caption"])
             image = ImageStats.of(path)
         except Exception as error:
             row["warnings"] = ["cannot be read"]
@@ -83,7 +89,24 @@ def review(folder: AnyPath) -> Review:
     return Review(folder, rows, warnings, unreadable)
 
 
-def read_captions(table: AnyPath | BinaryIO) -> dict[str, str]:
+class Captions(dict[str, str]):
+    """File name -> caption, of an edited table.
+
+    Attributes:
+        digests: file name -> `digest_of` the caption for which the table gave this one; not of every table.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.digests: dict[str, str] = {}
+
+
+def digest_of(caption: str) -> str:
+    """Returns what tells a caption from another; no spreadsheet takes it for a number."""
+    return f"b3:{blake3(caption.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def read_captions(table: AnyPath | BinaryIO) -> Captions:
     """Returns file name -> caption of an edited table in a file, see `parse_captions`.
 
     Raises:
@@ -111,7 +134,7 @@ def read_captions(table: AnyPath | BinaryIO) -> dict[str, str]:
         raise UsageError(f"{name}: not UTF-8 text", hint="save the table as CSV UTF-8") from error
 
 
-def parse_captions(text: str) -> dict[str, str]:
+def parse_captions(text: str) -> Captions:
     """Returns file name -> caption of an edited table: CSV, TSV, or JSON as `hnetkit train review` prints them.
 
     Raises:
@@ -119,7 +142,7 @@ def parse_captions(text: str) -> dict[str, str]:
     """
     text = text.removeprefix("\ufeff")
     rows: Iterable[dict[str, Any]] = _parse_json(text) if text.lstrip().startswith("[") else list(_parse_csv(text))
-    captions: dict[str, str] = {}
+    captions = Captions()
     for number, row in enumerate(rows, 1):
         name, caption = row.get("file"), row.get("caption")
         if not isinstance(name, str) or not isinstance(caption, str):
@@ -129,6 +152,8 @@ def parse_captions(text: str) -> dict[str, str]:
         captions[name] = " ".join(caption.split())
         if len(captions[name].encode("utf-8", "surrogatepass")) >= MAX_TEXT or not _is_text(captions[name]):
             raise UsageError(f"row {number} of the table has a caption that is too long, or is not text")
+        if isinstance(digest := row.get("digest"), str) and digest:
+            captions.digests[name] = digest
     return captions
 
 
@@ -137,16 +162,20 @@ def _raised(failure: HnetkitError) -> None:
 
 
 def apply_captions(
-    folder: AnyPath, captions: Mapping[str, str], failed: Callable[[HnetkitError], None] = _raised
+    folder: AnyPath,
+    captions: Mapping[str, str],
+    failed: Callable[[HnetkitError], None] = _raised,
+    note: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
     """Writes the captions that changed, each completely or not at all; returns the files that were written.
 
     All names are checked before the first file is written. A caption that comes from a file name and is unchanged gets
-    no file.
+    no file. Where the table says what a caption was, one that it leaves so stays as it is by now.
 
     Args:
         captions: file name -> caption.
         failed: called with the error if one caption could not be written; the others still are.
+        note: called with a line about each caption that somebody else changed since the table was made.
 
     Raises:
         DiskFull: there is no room for any more of them.
@@ -161,14 +190,25 @@ def apply_captions(
             raise NotFound(
                 f"{name}: no such picture in {folder}", hint=f"hnetkit train review {argument(folder, is_path=True)}"
             )
+    digests = captions.digests if isinstance(captions, Captions) else {}
     changed: dict[Path, str] = {}
+    notes: dict[Path, str] = {}
     wanted: dict[Path, str] = {}
     for name, caption in captions.items():
         beside = caption_file(pictures[name])
         if wanted.setdefault(beside, caption) != caption:
             raise UsageError(f"{name} shares {beside.name} with another picture, and the table gives both captions")
-        if caption != _current_caption(pictures[name], caption):
+        now, digest = _current_caption(pictures[name], caption), digests.get(name)
+        if caption == now:
+            continue
+        is_left_so = digest == digest_of(caption)
+        if digest is not None and now is not None and digest != digest_of(now):
+            kept = ", and kept, as the table leaves it as it was" if is_left_so else f"; until now it says: {now}"
+            notes[beside] = f"{beside}: changed since the table was made{kept}"
+        if not is_left_so:
             changed[beside] = caption
+    for line in notes.values():
+        note(line)
     written = []
     for path, caption in changed.items():
         try:
