@@ -3,14 +3,15 @@
     python benchmarks/gpu.py --part isolated --budget 500
     python benchmarks/gpu.py --part isolated --rehearse     # the same at toy sizes, without a GPU
 
-Needs this checkout, torch 2.11, Triton 3.6 and numpy or newer, and diffusers for `default` and `unet`; nothing has to
-be installed.
+Needs this checkout, torch 2.11, Triton 3.6 and numpy or newer, and diffusers for `default`, `unet` and `train`; nothing
+has to be installed.
 
     default     what `hnetkit generate` does: a step and a picture, captured by hnetkit, as called, and compiled
     candidates  contexts by rows of the tables that are passed over until they are measured, beside those chosen
     isolated    the contexts of all self-attention layers of a UNet step, with and without the text, path by path
     compile     the same work as A1111 does it, through torch.compile, between plain torch and the kernels
     unet        whole UNet steps of diffusers: called, captured, and compiled
+    train       training steps of one network: of a plain loop, of hnetkit, and captured; with the memory of each
     tiles       the kernels with other tiles than the tables give them
 
 Rows go to `results/gpu.csv` as they come, the most telling first; one that stands there for this GPU and commit is not
@@ -35,7 +36,7 @@ def main() -> None:
     """Measures until the budget is spent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--part", choices=["default", "candidates", "isolated", "compile", "unet", "tiles"], default="isolated"
+        "--part", choices=["default", "candidates", "isolated", "compile", "unet", "train", "tiles"], default="isolated"
     )
     parser.add_argument("--budget", type=float, default=500.0, help="seconds after which nothing new is begun")
     parser.add_argument("--results", type=Path, default=FOLDER / "results" / "gpu.csv", help="the CSV to go on with")
@@ -68,11 +69,15 @@ def main() -> None:
 
 
 def _part(name: str) -> Callable[..., Iterator[Mapping[str, str]]]:
-    """Returns what measures a part; only `default` and `unet` need diffusers."""
+    """Returns what measures a part; only `default`, `unet` and `train` need diffusers."""
     if name == "default":
         from gpu_parts import default
 
         return default.steps
+    if name == "train":
+        from gpu_parts import train
+
+        return train.steps
     if name == "unet":
         from gpu_parts.unet import steps
 

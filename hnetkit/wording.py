@@ -31,7 +31,7 @@ _ARGUMENT: Mapping[str, str] = {
 """Flag -> the argument of Python's verbs, or the setting of a recipe, where it has another name."""
 
 _SWITCHES = frozenset(
-    {"attention_slicing", "force", "gradient_checkpointing", "offload", "overwrite", "recursive", "restart"}
+    {"attention_slicing", "capture", "force", "gradient_checkpointing", "offload", "overwrite", "recursive", "restart"}
     | {"refill", "resume", "split"}
 )
 

@@ -11,10 +11,14 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
+from hnetkit.errors import KernelUnavailable
 from hnetkit.kernels.launch_model import microseconds
 
 Capability: TypeAlias = tuple[int, int]
 """Compute capability of a CUDA device: (8, 0) is A100, (8, 6) RTX 30, (8, 9) RTX 40, (9, 0) H100, (12, 0) RTX 50."""
+
+Architecture: TypeAlias = "Capability | str"
+"""What tables know a GPU by: its compute capability or, of AMD's, its ``gcnArchName`` without features: gfx942."""
 
 VARIABLE = "HNETKIT_KERNEL"
 """Environment variable that forces a path by its name."""
@@ -167,11 +171,46 @@ WIDE_INTERPRETED = Tiles(16, 32, 32, 4, 2, True, 8)
 
 LINEAR_INTERPRETED = Tiles(16, 32, 32, 4, 2, True)
 
+
+class AmdRow(NamedTuple):
+    """The linear kernel on AMD GPUs whose ``gcnArchName`` begins so: compiled for them, and never run on one.
+
+    Attributes:
+        prefix: of the name.
+        small: tiles for up to `AMD_FEW` values of x, and for the backward pass.
+        large: for more.
+    """
+
+    prefix: str
+    small: Tiles
+    large: Tiles
+    reason: str
+    measured: str = UNMEASURED
+
+
+AMD_FEW = 1 << 19
+_MATRIX_CORES = "compiles to MFMA without spills, with half of 64 KB of shared memory"
+_WAVE_MATRIX = "compiles to WMMA without spills; deeper tiles fill the registers"
+AMD: tuple[AmdRow, ...] = (
+    AmdRow("gfx90a", Tiles(64, 64, 64, 4, 2), Tiles(128, 128, 64, 8, 2), _MATRIX_CORES),
+    AmdRow("gfx942", Tiles(64, 64, 64, 4, 2), Tiles(128, 128, 64, 8, 2), _MATRIX_CORES),
+    AmdRow("gfx950", Tiles(64, 64, 64, 4, 2), Tiles(128, 128, 64, 8, 2), "as gfx942, in 64 of 160 KB"),
+    AmdRow("gfx11", Tiles(64, 64, 32, 4, 2), Tiles(128, 128, 32, 8, 2), _WAVE_MATRIX),
+    AmdRow("gfx12", Tiles(64, 64, 32, 4, 2), Tiles(128, 128, 32, 8, 2), _WAVE_MATRIX),
+)
+"""MI200, MI300, MI350, RX 7000 and RX 9000. Older ones have no matrix instructions that Triton uses."""
+
+FP16_SUMS = frozenset({(8, 6), (8, 9), (12, 0)})
+"""RTX 30, 40 and 50, whose matrix instructions add up fp16 in fp16 at twice the rate at which they do in fp32."""
+
+FP16_DEPTH = 32
+"""So many products are added up in fp16, and their sums in fp32: with more, the error exceeds A1111's."""
+
 NORM_ROWS, NORM_ROWS_INTERPRETED = 2, 16
 """Rows per program of the norm kernel: two of up to 2048 columns fit into the registers of 4 warps."""
 
 
-def gradient_tiles(capability: Capability | None, itemsize: int = 2) -> Tiles:
+def gradient_tiles(capability: Architecture | None, itemsize: int = 2) -> Tiles:
     """Returns the tiles of the backward pass: small ones, as an activation and its derivative need registers."""
     return linear_tiles(capability, 1, 1, 1, itemsize)
 
@@ -226,8 +265,10 @@ def is_forced(path: str) -> bool:
     return os.environ.get(VARIABLE) == path
 
 
-def auto_path(capability: Capability) -> str:
-    """Returns the path for a device where none is forced."""
+def auto_path(capability: Architecture) -> str:
+    """Returns the path for a device where none is forced: plain torch on AMD's, which no kernel has run on so far."""
+    if isinstance(capability, str):
+        return "eager"
     return next(choice.path for choice in AUTO if capability >= choice.least and _counts(choice.measured))
 
 
@@ -238,7 +279,7 @@ def linear_rows(capability: Capability) -> list[LinearRow]:
 
 
 def linear_tiles(
-    capability: Capability | None, multiprocessors: int, rows: int, width: int, itemsize: int = 2
+    capability: Architecture | None, multiprocessors: int, rows: int, width: int, itemsize: int = 2
 ) -> Tiles:
     """Returns the tiles of the linear kernel: what was measured, else what `hnetkit.kernels.launch_model` says.
 
@@ -251,6 +292,26 @@ def linear_tiles(
     """
     if capability is None:
         return LINEAR_INTERPRETED
+    if isinstance(capability, str):
+        tiles = amd_tiles(capability, rows * width)
+    else:
+        tiles = _nvidia_tiles(capability, multiprocessors, rows, width)
+    return tiles._replace(depth=tiles.depth * 2 // itemsize)
+
+
+def amd_tiles(architecture: str, values: int) -> Tiles:
+    """Returns the tiles of the linear kernel on an AMD GPU, for so many values of x.
+
+    Raises:
+        KernelUnavailable: Triton has no matrix instructions there.
+    """
+    row = next((row for row in AMD if architecture.startswith(row.prefix)), None)
+    if row is None:
+        raise KernelUnavailable(f"the kernels know no tiles for {architecture}", hint=f"unset {VARIABLE}")
+    return row.small if values <= AMD_FEW else row.large
+
+
+def _nvidia_tiles(capability: Capability, multiprocessors: int, rows: int, width: int) -> Tiles:
     known = linear_rows(capability)
     for row in known:
         if (
@@ -258,18 +319,15 @@ def linear_tiles(
             and (row.most_width is None or width <= row.most_width)
             and (row.most_values is None or rows * width <= row.most_values)
         ):
-            tiles = row.tiles
-            break
-    else:
+            return row.tiles
 
-        def predicted(tiles: Tiles) -> float:
-            return microseconds(rows, width, (tiles.rows, tiles.columns), capability, multiprocessors)
+    def predicted(tiles: Tiles) -> float:
+        return microseconds(rows, width, (tiles.rows, tiles.columns), capability, multiprocessors)
 
-        tiles = min((row.tiles for row in known), key=predicted)
-    return tiles._replace(depth=tiles.depth * 2 // itemsize)
+    return min((row.tiles for row in known), key=predicted)
 
 
-def wide_tiles(capability: Capability | None, rows: int, columns: int, depth: int) -> Tiles | None:
+def wide_tiles(capability: Architecture | None, rows: int, columns: int, depth: int) -> Tiles | None:
     """Returns wide tiles for a product of 16-bit values; None where it takes those of `linear_tiles`.
 
     Args:
@@ -292,15 +350,17 @@ def wide_tiles(capability: Capability | None, rows: int, columns: int, depth: in
     )
 
 
-def fused_tiles(capability: Capability | None, *, normed: bool) -> FusedTiles | None:
+def fused_tiles(capability: Architecture | None, *, normed: bool) -> FusedTiles | None:
     """Returns the tiles of the fused kernel, None where it does not run."""
     if capability is None:
         return FUSED_INTERPRETED
-    if capability >= (10, 0):
+    if isinstance(capability, str) or capability >= (10, 0):
         return None
     return next((row.tiles for row in FUSED if capability >= row.least and row.normed == normed), None)
 
 
-def specialized_tiles(capability: Capability | None) -> FusedTiles | None:
+def specialized_tiles(capability: Architecture | None) -> FusedTiles | None:
     """Returns the tiles of the specialized kernel, None where it does not run."""
-    return SPECIALIZED_INTERPRETED if capability is None else SPECIALIZED.get(capability)
+    if capability is None:
+        return SPECIALIZED_INTERPRETED
+    return SPECIALIZED.get(capability) if isinstance(capability, tuple) else None

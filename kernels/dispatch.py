@@ -14,13 +14,16 @@ import torch
 
 from hnetkit.errors import KernelUnavailable, UsageError, did_you_mean
 from hnetkit.kernels.configs import VARIABLE, auto_path, is_forced
-from hnetkit.kernels.eager import allows_tf32
+from hnetkit.kernels.eager import allows_tf32, bf16_obstacle
 from hnetkit.kernels.gpu import triton_obstacle
 
-FORCED = ("auto", "reference", "eager", "grouped", "fused", "specialized", "chain")
+FORCED = ("auto", "reference", "eager", "bf16", "grouped", "fused", "specialized", "chain")
 """What `HNETKIT_KERNEL` may be; ``chain`` is reserved, and an error in this version."""
 
-PLAIN = ("reference", "eager")
+BF16 = "bf16"
+"""Plain torch with products in bf16 under a sum in fp32, for processors with instructions for them; only if forced."""
+
+PLAIN = ("reference", "eager", BF16)
 KERNELS = ("grouped", "fused", "specialized")
 PATHS = (*PLAIN, *KERNELS)
 
@@ -30,7 +33,7 @@ def chosen_path(device: torch.device | None = None) -> str:
 
     Args:
         device: where stacks are computed. For None and for a CPU the path is that of the GPU that work would go to;
-            on the CPU itself plain torch stands in for a GPU's path.
+            on the CPU itself plain torch stands in for a GPU's path. `BF16` is a path of CPUs alone.
 
     Raises:
         UsageError: `HNETKIT_KERNEL` is not the name of a path.
@@ -41,9 +44,9 @@ def chosen_path(device: torch.device | None = None) -> str:
         raise UsageError(
             f"{VARIABLE}={name}: no such path", hint=f"set it to {did_you_mean(name, FORCED) or ', '.join(FORCED)}"
         )
-    if name == "auto":
+    if name == "auto" or (name == BF16 and device is not None and device.type != "cpu"):
         return _auto(device)
-    why = triton_obstacle() if name in KERNELS else None
+    why = _obstacle(name, device)
     if name not in PATHS or why is not None or (name in KERNELS and not _can_run_anywhere()):
         raise KernelUnavailable(
             f"{VARIABLE}={name}: this path cannot run here{f': {why}' if why else ''}", hint=f"unset {VARIABLE}"
@@ -55,8 +58,10 @@ def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:
     """Returns what computes a stack of weights of `dtype` on `device` where `path` was chosen.
 
     The kernels have no fp64. In fp32 at torch's highest precision they have no matrix instructions, and plain torch is
-    faster.
+    faster. The path `BF16` is for weights that are in fp32 otherwise.
     """
+    if path == BF16:
+        return path if device.type == "cpu" and dtype == torch.float32 else "eager"
     if path not in KERNELS:
         return path
     if dtype == torch.float64:
@@ -70,18 +75,39 @@ def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:
 
 
 def _auto(device: torch.device | None) -> str:
-    if not torch.cuda.is_available() or torch.version.hip is not None:
+    if not torch.cuda.is_available():
         return "eager"
     if triton_obstacle() is not None:
         _warn_once_of_an_old_triton()
         return "eager"
     gpu = _gpu_for(device)
-    path = auto_path(torch.cuda.get_device_capability(gpu))
+    from hnetkit.kernels.gpu.device import architecture_of
+
+    path = auto_path(architecture_of(gpu))
     if path in KERNELS:
         from hnetkit.kernels.gpu.op import verified_path
 
         return verified_path(path, gpu)
     return path
+
+
+def _fault_of_forced(path: str, device: torch.device | None) -> str | None:
+    """Says what is wrong with kernels that are forced on an AMD GPU, which none has run on so far; None elsewhere."""
+    if torch.version.hip is None or not torch.cuda.is_available():
+        return None
+    from hnetkit.kernels.gpu.op import fault_of
+
+    gpu = _gpu_for(device)
+    fault = fault_of(path, gpu)
+    return None if fault is None else f"on {gpu} the kernels {fault}"
+
+
+def _obstacle(path: str, device: torch.device | None) -> str | None:
+    if path == BF16:
+        return bf16_obstacle()
+    if path in KERNELS:
+        return triton_obstacle() or _fault_of_forced(path, device)
+    return None
 
 
 def _gpu_for(device: torch.device | None) -> torch.device:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hnetkit.kernels import eager, reference
-from hnetkit.kernels.dispatch import KERNELS, path_on
-from hnetkit.kernels.weights import MLPWeights, PackedMLPs, one_side, pack, same_build, unpack
+from hnetkit.kernels.dispatch import BF16, KERNELS, path_on
+from hnetkit.kernels.weights import MLPWeights, PackedMLPs, cast, is_affine, one_side, pack, same_build, unpack
 
 if TYPE_CHECKING:
     from hnetkit.kernels.gpu.op import KernelStack
@@ -23,17 +23,29 @@ _PLAIN = {"reference": reference.apply, "eager": eager.apply}
 
 def pack_pair(key: MLPWeights, value: MLPWeights, path: str) -> PackedPair:
     """Returns a network's two MLPs as `path` takes them."""
+    if path == BF16:
+        key, value = _in_bf16(key), _in_bf16(value)
     for_kernels = path in KERNELS and key[0].weight.dtype != torch.float64
     if same_build([key, value]):
         return (pack([key, value], for_kernels=for_kernels),)
     return (pack([key], for_kernels=for_kernels), pack([value], for_kernels=for_kernels))
 
 
+def packed_alike(path: str, other: str) -> bool:
+    """Whether two paths take the same weights."""
+    return (path in KERNELS, path == BF16) == (other in KERNELS, other == BF16)
+
+
+def _in_bf16(mlp: MLPWeights) -> MLPWeights:
+    """Returns an fp32 MLP in bf16, but an affine one as it is: it is cheap, and exact otherwise."""
+    return mlp if mlp[0].weight.dtype != torch.float32 or is_affine(mlp) else cast(mlp, torch.bfloat16)
+
+
 class StackExecutor:
     """Networks of one width in stacking order.
 
     Args:
-        pairs: their weights, on one device, of one dtype.
+        pairs: their weights, on one device, of one dtype; for plain torch each network may have its own.
         path: one of `hnetkit.kernels.dispatch.PATHS`.
         sides: which of K (0) and V (1) are computed.
     """

@@ -48,6 +48,23 @@ MLPWeights: TypeAlias = tuple[StageWeights, ...]
 """Stages in order of application; the first takes ``[..., d]``, the last gives ``[..., d]``."""
 
 
+def is_affine(mlp: MLPWeights) -> bool:
+    """Whether an MLP is one linear map with an offset: nothing in it has an activation or a layer norm."""
+    return all(stage.activation is None and stage.norm_weight is None for stage in mlp)
+
+
+def cast(mlp: MLPWeights, dtype: torch.dtype) -> MLPWeights:
+    """Returns an MLP in another dtype."""
+
+    def converted(stage: StageWeights) -> StageWeights:
+        tensors: dict[str, Any] = {
+            name: value.to(dtype) for name, value in stage._asdict().items() if isinstance(value, Tensor)
+        }
+        return stage._replace(**tensors)
+
+    return tuple(map(converted, mlp))
+
+
 def multiplications(mlp: MLPWeights) -> int:
     """Returns the multiply-adds of the products for one row; FLOPs are twice as many."""
     return sum(stage.weight.numel() for stage in mlp)

@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = {"hnetkit": "hnetkit", "hnetkit.kernels": "kernels", "hnetkit.registry": "registry"}
+FOLDERS = {
+    "hnetkit": "hnetkit",
+    "hnetkit.kernels": "kernels",
+    "hnetkit.registry": "registry",
+    "hnetkit.train": "hnetkit/train",
+}
+AS_FOLDERS = {"hnetkit.train"}
+"""Packages whose modules can be imported and they themselves not: they import packages that a bare machine lacks."""
 
 
 def borrow_checkout() -> None:
@@ -21,7 +28,8 @@ def borrow_checkout() -> None:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        if name not in AS_FOLDERS:
+            spec.loader.exec_module(module)
 
 
 if "hnetkit" not in sys.modules:

@@ -40,7 +40,10 @@ class Key(NamedTuple):
 
 FIGURES = ("ms", "ms_p10", "ms_p90", "tflops", "of_ceiling", "ceiling_tflops", "kernel", "wrong")
 CONDITIONS = ("gpu", "driver", "torch", "triton", "commit", "utc")
-COLUMNS = (*Key._fields, *FIGURES, *CONDITIONS)
+PEAK = "peak_mb"
+"""Of training: the last column, which rows of before do not have."""
+
+COLUMNS = (*Key._fields, *FIGURES, *CONDITIONS, PEAK)
 
 Row: TypeAlias = Mapping[str, str]
 
@@ -64,7 +67,8 @@ class Record:
 
     def add(self, row: Row) -> None:
         """Prints a row and writes it down."""
-        csv.writer(sys.stdout).writerow([row.get(name, "") for name in (*Key._fields, *FIGURES)])
+        printed = (*Key._fields, *FIGURES, *((PEAK,) if PEAK in row else ()))
+        csv.writer(sys.stdout).writerow([row.get(name, "") for name in printed])
         sys.stdout.flush()
         self._standing.add(Key(*(row[name] for name in Key._fields)))
         if self._path is None:

@@ -60,8 +60,8 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple
     multiple=True,
     metavar="PATH",
     show_default="all that can run here",
-    help="Time this path: reference (A1111's way), eager (plain torch), grouped, fused or specialized (GPU kernels), "
-    "or captured (CUDA graph). Repeatable.",
+    help="Time this path: reference (A1111's way), eager (plain torch), bf16 (with products in bf16, on a CPU), "
+    "grouped, fused or specialized (GPU kernels), or captured (CUDA graph). Repeatable.",
 )
 @option(
     "--seconds",
@@ -221,6 +221,7 @@ def _note_work(
 
 
 def _rows(results: Sequence[PathTiming], used: str, facts: Row) -> list[Row]:
+    from hnetkit.kernels.dispatch import BF16
     from hnetkit.runtime.bench import CAPTURED
 
     plain = results[0].ms
@@ -230,6 +231,8 @@ def _rows(results: Sequence[PathTiming], used: str, facts: Row) -> list[Row]:
         notes = [result.fault] if result.fault else []
         if result.path == used:
             notes.append("what hnetkit uses here")
+        elif result.path == BF16:
+            notes.append(f"less exact; HNETKIT_KERNEL={BF16} has hnetkit use it")
         if result.path == CAPTURED:
             notes.append("what hnetkit uses here, as one CUDA graph: see --capture")
         if result.path == "fused" and result.launches is not None and result.launches == grouped:
@@ -258,11 +261,11 @@ def _short(number: float | None, digits: int) -> float | None:
 
 
 def _raise_wrong(results: Sequence[PathTiming], dtype: torch.dtype) -> None:
-    from hnetkit.kernels.dispatch import PATHS
+    from hnetkit.kernels.dispatch import BF16, PATHS
 
     plain, *others = results
     wrong = [result.path for result in results if result.fault]
-    right = [result.path for result in others if not result.fault and result.path in PATHS]
+    right = [result.path for result in others if not result.fault and result.path in {*PATHS} - {BF16}]
     if not wrong:
         return
     if right and not plain.fault:

@@ -143,6 +143,11 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
             "--gradient-checkpointing/--no-gradient-checkpointing",
             "Use less memory, with slower steps.",
         ),
+        _Setting(
+            "capture",
+            "--capture/--no-capture",
+            "Make steps as CUDA graphs, on a GPU: meant to be quicker, and not yet tried on one.",
+        ),
     ),
     "Network": (
         _Setting(

@@ -19,7 +19,8 @@ from hnetkit.errors import IncompatibleNetwork, KernelUnavailable, UsageError, d
 from hnetkit.kernels import reference
 from hnetkit.kernels.activations import activate
 from hnetkit.kernels.configs import specialized_tiles
-from hnetkit.kernels.dispatch import FORCED, KERNELS, PATHS, chosen_path, path_on
+from hnetkit.kernels.dispatch import BF16, FORCED, KERNELS, PATHS, chosen_path, path_on
+from hnetkit.kernels.eager import bf16_obstacle
 from hnetkit.kernels.executor import StackExecutor, pack_pair
 from hnetkit.kernels.gpu import triton_obstacle
 from hnetkit.kernels.weights import NORM_EPSILON, MLPWeights
@@ -40,6 +41,9 @@ MOST_ROUNDS = 200
 _CHECKED_ROWS = 64
 _ROUNDING: Mapping[torch.dtype, float] = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """More than rounding explains: of the distance to the mathematics for each network, relative to the context."""
+
+_ROUNDING_OF_PRODUCTS = 1e-2
+"""The same with products in bf16 under a sum in fp32."""
 
 Contexts: TypeAlias = tuple[Tensor, Tensor]
 """What K and V get, each ``[rows, width]``."""
@@ -326,15 +330,16 @@ class _LayersBench:
     def check(self, results: Iterable[PathTiming]) -> None:
         """Notes each path's distance from the mathematics, what is wrong with it, and its launches; `AS_A1111` first.
 
-        A path may be off by twice as much as A1111's way is. This also warms all of them up.
+        A path may be off by twice as much as A1111's way is, and by more with products in bf16. This also warms all of
+        them up.
         """
         x, stack = self._x, self._stack
         sample = torch.linspace(0, len(x) - 1, min(len(x), _CHECKED_ROWS), device=x.device).long()
         rows = x[sample].float()
         truths = [reference.apply(rows, side, stack.strengths[number]) for number, side in enumerate(stack.sides)]
-        limits = [
-            _ROUNDING[x.dtype] * len(side) * _largest(rows, y) for side, y in zip(stack.sides, truths, strict=True)
-        ]
+        terms = [len(side) * _largest(rows, y) for side, y in zip(stack.sides, truths, strict=True)]
+        limits = [_ROUNDING[x.dtype] * term for term in terms]
+        of_bf16 = [_ROUNDING_OF_PRODUCTS * term for term in terms]
         for result in results:
             if result.fault is not None:
                 continue
@@ -347,10 +352,11 @@ class _LayersBench:
             if not is_finite:
                 result.fault = f"wrong: not finite at width {self.layers.width}"
                 continue
+            allowed = of_bf16 if result.path == BF16 else limits
             for side, (y, truth) in enumerate(zip(outputs, truths, strict=True)):
                 off, added = _norm(y[sample].float() - truth), _norm(truth - rows)
                 result.error = max(result.error or 0.0, off / (added or _norm(truth)) if off else 0.0)
-                if off > limits[side]:
+                if off > allowed[side]:
                     result.fault = f"wrong: off by more than rounding at width {self.layers.width}"
                 elif result.path == AS_A1111:
                     limits[side] = 2 * off + 1e-5 * added
@@ -387,15 +393,11 @@ class _WidthStack:
         self._numbers = [number for _, number in own]
         self.strengths = torch.tensor([self._numbers] * 2, dtype=torch.float32, device=device)
         mlps = [tuple(read_mlp(mlp, device, dtype, net.path) for mlp in net.mlps[width]) for net, _ in own]
-        plain = [pack_pair(key, value, "eager") for key, value in mlps]
         kinds = {path: _path_of(path, device, dtype) for path in paths}
-        for_kernels = (
-            [pack_pair(key, value, "grouped") for key, value in mlps] if {*kinds.values()} & {*KERNELS} else []
-        )
-        self._executors = {
-            path: StackExecutor(for_kernels if kind in KERNELS else plain, kind) for path, kind in kinds.items()
-        }
-        shared = StackExecutor(plain, "eager")
+        forms = {kind: "grouped" if kind in KERNELS else BF16 if kind == BF16 else "eager" for kind in kinds.values()}
+        packed = {form: [pack_pair(key, value, form) for key, value in mlps] for form in {"eager", *forms.values()}}
+        self._executors = {path: StackExecutor(packed[forms[kind]], kind) for path, kind in kinds.items()}
+        shared = StackExecutor(packed["eager"], "eager")
         self.sides = [shared.mlps(side) for side in range(2)]
         self.applies: dict[str, Apply] = {path: self._apply_by(executor) for path, executor in self._executors.items()}
         self.applies[AS_A1111] = lambda x: (self._as_a1111(x, 0), self._as_a1111(x, 1))
@@ -482,6 +484,10 @@ def _obstacle(path: str, device: torch.device, dtype: torch.dtype) -> str | None
         return None if device.type == "cuda" else "CUDA graphs are for CUDA devices"
     if path not in PATHS:
         return "this version has no such path"
+    if path == BF16:
+        if device.type != "cpu" or dtype != torch.float32:
+            return "products in bf16 are for models in fp32 on a CPU"
+        return bf16_obstacle()
     if path not in KERNELS:
         return None
     why = triton_obstacle()
@@ -492,7 +498,7 @@ def _obstacle(path: str, device: torch.device, dtype: torch.dtype) -> str | None
     if is_interpreted():
         return "Triton's kernels are interpreted here (TRITON_INTERPRET), and such times say nothing"
     if not can_run(device):
-        return "Triton's kernels run on NVIDIA GPUs alone"
+        return "Triton's kernels run on NVIDIA and AMD GPUs alone"
     if path == "specialized" and specialized_tiles(capability_of(device)) is None:
         return "this kernel is for NVIDIA GPUs of compute capability 9.0"
     return None if path_on(path, device, dtype) == path else "in fp32 plain torch is quicker, and stands in for it"

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hnetkit.kernels.dispatch import BF16
 from hnetkit.kernels.eager import sum_dtype
 from hnetkit.kernels.weights import MLPWeights, multiplications
 from hnetkit.runtime.buffers import LayerGroupStack
@@ -120,7 +121,7 @@ def _describe_side(state: UNetState, group: LayerGroup, side: Side, rows: Mappin
         "with_other_side": shared is not None and len(group.sides) == 2,
         "launches": len(applied_in) * _launches(mlps, state, group, side, shared),
         "flops": 2 * weights * work,
-        "bytes": state.dtype.itemsize * (weights * len(applied_in) + 2 * group.width * work if group_stack else 0),
+        "bytes": _bytes(mlps) * len(applied_in) + (2 * group.width * work * state.dtype.itemsize if group_stack else 0),
     }
 
 
@@ -134,7 +135,19 @@ def _path(state: UNetState, group: LayerGroup, side: Side) -> tuple[str, str]:
         return "text-once", "applied to the text once per UNet call, for all layers"
     if all(step.is_composed for step in side_plan.steps):
         return "affine", "no activation: one product per layer" + _why_not_folded(state, group, side)
-    return state.path_here, "computed in every layer, network by network"
+    return state.path_here, f"computed in every layer, network by network{_less_exact(state)}"
+
+
+def _less_exact(state: UNetState) -> str:
+    """Says how products are less exact than the UNet's dtype would have them; nothing where they are not."""
+    if state.path_here == BF16:
+        return ", with products in bf16"
+    if state.path_here == "grouped":
+        from hnetkit.kernels.gpu.linear import product_precision
+
+        if product_precision(state.dtype, state.device) == "fp16":
+            return ", with sums of 32 products in fp16, as torch allows"
+    return ""
 
 
 def _why_not_folded(state: UNetState, group: LayerGroup, side: Side) -> str:
@@ -168,8 +181,13 @@ def _launches(mlps: Sequence[MLPWeights], state: UNetState, group: LayerGroup, s
         return 0
     stages = [stage for mlp in mlps for stage in mlp]
     inside = sum(1 + (stage.activation is not None) + (stage.norm_weight is not None) for stage in stages)
-    casts = len(mlps) + 1 if sum_dtype(state.dtype) != state.dtype else 0
-    return inside + len(mlps) + casts
+    narrow = sum(mlp[0].weight.dtype != sum_dtype(state.dtype) for mlp in mlps)
+    return inside + len(mlps) + (narrow + 1 if narrow else 0)
+
+
+def _bytes(mlps: Sequence[MLPWeights]) -> int:
+    """Returns the bytes of the weights of products."""
+    return sum(stage.weight.nbytes for mlp in mlps for stage in mlp)
 
 
 def _tokens(layer: Layer, size: int | Sequence[int], levels: int) -> int:

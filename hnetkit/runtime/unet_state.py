@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hnetkit.errors import AttachError
 from hnetkit.kernels.affine import Affine
 from hnetkit.kernels.dispatch import KERNELS, chosen_path, path_on
+from hnetkit.kernels.executor import packed_alike
 from hnetkit.network import Hypernetwork
 from hnetkit.runtime import folding
 from hnetkit.runtime.buffers import LayerGroupStack, LoadedNetwork, compose_networks
@@ -33,7 +34,7 @@ class UNetState(nn.Module):
         stack: the active names with their strengths, in stacking order.
         is_enabled: False leaves the stack out without forgetting it.
         plan: what is applied where.
-        path: what computes it on a GPU, one of `hnetkit.kernels.dispatch.PATHS`.
+        path: what is chosen to compute it, one of `hnetkit.kernels.dispatch.PATHS`; `path_here` is what does.
         device, dtype: of the weights: the UNet's.
         era: another object once networks come, go or move: calls that were captured before are of no use.
     """
@@ -254,7 +255,7 @@ class UNetState(nn.Module):
         path = chosen_path(device)
         if (device, dtype) != (self.device, self.dtype):
             self._begin_era()
-        if dtype != self.dtype or (path in KERNELS) != (self.path in KERNELS):
+        if dtype != self.dtype or not packed_alike(path, self.path):
             self.device, self.dtype, self.path = device, dtype, path
             for hook in self._hooks:
                 hook.unfold()

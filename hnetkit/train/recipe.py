@@ -99,6 +99,7 @@ class Recipe:
         optimizer_options: its keyword arguments beside the rate.
         precision: of the frozen model; the network is always trained in fp32.
         gradient_checkpointing: compute activations twice instead of keeping them.
+        capture: make steps as CUDA graphs, on a GPU: not yet run on one.
         min_snr: gamma of min-SNR weighting of the loss; None for none.
         template: of prompts: the name of a built-in one, or a file; a line is drawn for each sample.
         prompt_name: what templates and captions call the network; None for its name.
@@ -139,6 +140,7 @@ class Recipe:
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     precision: Precision = "no"
     gradient_checkpointing: bool = False
+    capture: bool = False
     min_snr: float | None = None
     template: str = "style_filewords"
     prompt_name: str | None = None

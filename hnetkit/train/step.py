@@ -18,6 +18,7 @@ from hnetkit.train.frozen import PromptCache, unet_arguments
 if TYPE_CHECKING:
     from hnetkit.distributed import Processes
     from hnetkit.generate.sampling.encoding import Encoded
+    from hnetkit.train.captured_step import StepGraphs
     from hnetkit.train.data import Sample, TrainingData
     from hnetkit.train.frozen import Latents
     from hnetkit.train.network import TrainedNetwork
@@ -54,6 +55,7 @@ class Stepper:
         data, latents, beside_latents, prompts: of the run; see `hnetkit.train.frozen.FrozenInputs`.
         objective: what predictions are measured against.
         processes: that share each step.
+        graphs: that batches are made by; None makes them as they come.
     """
 
     unet: Any
@@ -67,6 +69,7 @@ class Stepper:
     prompts: PromptCache
     objective: Objective
     processes: Processes
+    graphs: StepGraphs | None = None
 
     def make_step(self, step: int, rate: float, clip_at: float | None, *, is_last: bool = False) -> StepResult:
         """Makes the step that turns `step` into `step` + 1.
@@ -76,14 +79,17 @@ class Stepper:
             clip_at: what gradients are clipped at; None leaves them.
             is_last: whether this process was asked to stop.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)
         set_rate(self.optimizer, rate)
         total = torch.zeros((), device=self.unet.device)
+        gain = self.scaler.scale(torch.ones_like(total))
         with self.stacks.on(self.unet):
             for samples, prompts in self._batches(step):
-                loss = self._losses(samples, prompts).sum() / self.data.recipe.samples_per_step
-                torch.autograd.backward(self.scaler.scale(loss))
-                total += loss.detach()
+                batch, arguments = self._batch(samples, prompts)
+                if self.graphs is None:
+                    total += self.add_gradients(gain, *batch, **arguments)
+                else:
+                    total += self.graphs.add_gradients(self.stacks.shared, (gain, *batch), arguments)
         stop = torch.full((), float(is_last), device=total.device)
         parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
         self.processes.all_reduce([total, stop, *(p.grad for p in parameters if p.grad is not None)])
@@ -117,8 +123,39 @@ class Stepper:
             samples = [sample for _, sample in batch]
             yield samples, [self.prompts.encode(sample.prompt) for sample in samples]
 
+    def add_gradients(self, gain: Tensor, *batch: Tensor | None, **arguments: Any) -> Tensor:
+        """Adds the gradients of a batch, times `gain`, to those of the parameters; returns its part of the loss."""
+        loss = self._losses_of(*batch, **arguments).sum() / self.data.recipe.samples_per_step
+        torch.autograd.backward(loss * gain)
+        return loss.detach()
+
     def _losses(self, samples: Sequence[Sample], prompts: Sequence[Encoded]) -> Tensor:
         """Returns the loss ``[n]`` of samples of one size."""
+        batch, arguments = self._batch(samples, prompts)
+        return self._losses_of(*batch, **arguments)
+
+    def _losses_of(
+        self,
+        noisy: Tensor | None,
+        times: Tensor | None,
+        target: Tensor | None,
+        weights: Tensor | None,
+        time_weights: Tensor | None,
+        **arguments: Any,
+    ) -> Tensor:
+        """Returns the loss ``[n]`` of a batch; see `_batch`."""
+        predicted = self.unet(noisy, times, return_dict=False, **arguments)[0]
+        assert target is not None
+        return weighed_losses(predicted, target, weights, time_weights)
+
+    def _batch(
+        self, samples: Sequence[Sample], prompts: Sequence[Encoded]
+    ) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
+        """Returns all that the loss of samples of one size is computed from, on the device.
+
+        That is what the UNet reads ``[n, 4 or 9, h, w]``, time steps ``[n]``, the target of its predictions ``[n, 4, h,
+        w]``, the weights of the loss in each place and of each sample, or None; and other arguments of the UNet.
+        """
         device, dtype, seed = self.unet.device, self.unet.dtype, self.data.recipe.seed
         size = self.data.images[samples[0].image].size
         drawn = [self._draw(sample, seed) for sample in samples]
@@ -130,8 +167,8 @@ class Stepper:
             beside = self.beside_latents[size].to(noisy).expand(len(noisy), -1, -1, -1)
             noisy = torch.cat([noisy, beside], dim=1)
         self.stacks.choose([sample.stack for sample in samples], device)
-        predicted = self.unet(noisy, times, return_dict=False, **arguments)[0]
-        return self.objective.losses(predicted, latents, noise, times, self._weights(samples))
+        target = self.objective.target(latents, noise, times)
+        return (noisy, times, target, self._weights(samples), self.objective.weights_of(times)), arguments
 
     def _draw(self, sample: Sample, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns latents ``[4, h, w]``, noise of the same shape, and the time step ``[]`` of a sample."""
@@ -204,11 +241,11 @@ class Objective:
             predicted: by the UNet, ``[n, 4, h, w]``.
             weights: ``[n, 1, h, w]``; None weighs everything the same.
         """
-        errors = (predicted.float() - self._target(latents, noise, times).float()).square()
-        if weights is not None:
-            errors = errors * weights
-        losses = errors.mean((1, 2, 3))
-        return losses if self._min_snr is None else losses * self.time_weights(times)
+        return weighed_losses(predicted, self.target(latents, noise, times), weights, self.weights_of(times))
+
+    def weights_of(self, times: Tensor) -> Tensor | None:
+        """Returns the weights ``[n]`` of time steps ``[n]``; None if all weigh the same."""
+        return None if self._min_snr is None else self.time_weights(times)
 
     def time_weights(self, times: Tensor) -> Tensor:
         """Returns the min-SNR weight ``[n]`` of time steps ``[n]``."""
@@ -223,13 +260,23 @@ class Objective:
         weights: Tensor = clipped.float()
         return weights
 
-    def _target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Returns what the model should predict, ``[n, 4, h, w]``."""
         if self.prediction == "epsilon":
             return noise
         if self.prediction == "sample":
             return latents
         velocity: Tensor = self._schedule.get_velocity(latents, noise, times)
         return velocity
+
+
+def weighed_losses(predicted: Tensor, target: Tensor, weights: Tensor | None, time_weights: Tensor | None) -> Tensor:
+    """Returns the loss ``[n]`` of each sample in fp32; `weights` ``[n, 1, h, w]``, `time_weights` ``[n]``."""
+    errors = (predicted.float() - target.float()).square()
+    if weights is not None:
+        errors = errors * weights
+    losses = errors.mean((1, 2, 3))
+    return losses if time_weights is None else losses * time_weights
 
 
 # --- the optimizer

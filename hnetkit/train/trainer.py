@@ -15,11 +15,13 @@ import torch
 from hnetkit.distributed import Processes
 from hnetkit.errors import DamagedFile, OutOfMemory, UsageError
 from hnetkit.generate.backend_errors import is_out_of_memory
+from hnetkit.runtime.cuda_graphs import CudaGraphs
 from hnetkit.runtime.fit import require_fit
 from hnetkit.runtime.layers import contexts_of, find_layers
 from hnetkit.runtime.stack import require_finite
 from hnetkit.text import size_text
 from hnetkit.train.callbacks import NO_CALLBACKS, Callbacks
+from hnetkit.train.captured_step import StepGraphs, obstacle_of_run
 from hnetkit.train.checkpoints import TrainingState, require_disk_space
 from hnetkit.train.data import TrainingData
 from hnetkit.train.export import save_trained, to_hypernetwork
@@ -116,10 +118,13 @@ def train(
         if state is not None and (made_with := files.require_same_steps(state)) is not None and processes.is_main:
             _say_other_rates(made_with, rates, state.step, callbacks.note)
         frozen = encode_inputs(model, data, callbacks.progress)
+        stepper = _stepper(parts, data, frozen, callbacks.note)
+        if stepper.graphs is not None:
+            stack.callback(stepper.graphs.release)
         loop = TrainingLoop(
             recipe=recipe,
             files=files,
-            stepper=_stepper(parts, data, frozen),
+            stepper=stepper,
             guards=Guards(recipe.guards, rates.last_step),
             rates=rates,
             clip_at=schedules_of(recipe)[1],
@@ -221,8 +226,8 @@ def _set_up(recipe: Recipe, model: Model, data: TrainingData, folder: Path, call
         )
 
 
-def _stepper(parts: _SetUp, data: TrainingData, frozen: FrozenInputs) -> Stepper:
-    return Stepper(
+def _stepper(parts: _SetUp, data: TrainingData, frozen: FrozenInputs, note: Callable[[str], None]) -> Stepper:
+    stepper = Stepper(
         unet=parts.unet,
         network=parts.network,
         stacks=parts.stacks,
@@ -235,6 +240,19 @@ def _stepper(parts: _SetUp, data: TrainingData, frozen: FrozenInputs) -> Stepper
         objective=parts.objective,
         processes=parts.processes,
     )
+    if data.recipe.capture:
+        stepper.graphs = _graphs(stepper, note)
+    return stepper
+
+
+def _graphs(stepper: Stepper, note: Callable[[str], None]) -> StepGraphs | None:
+    """Returns the graphs that steps are made by; None, with a note, where they cannot be."""
+    device = stepper.unet.device
+    obstacle = obstacle_of_run(stepper.data.recipe, stepper.network.build, device, CudaGraphs)
+    if obstacle is not None:
+        note(f"Steps run without CUDA graphs: {obstacle}.")
+        return None
+    return StepGraphs(CudaGraphs(device), stepper.add_gradients, list(stepper.network.parameters()), note)
 
 
 def _begin(loop: TrainingLoop, state: TrainingState | None) -> None:

@@ -61,6 +61,7 @@ class BatchStacks:
     Attributes:
         widths: of the contexts that they change.
         sides: that they change.
+        shared: the names of the networks that all samples of the batch have, at strength 1; None if they differ.
     """
 
     def __init__(self, networks: Mapping[str, TrainedNetwork]) -> None:
@@ -70,6 +71,7 @@ class BatchStacks:
             side for side in SIDES if any(side in network.build.sides for network in networks.values())
         ]
         self._groups = [_Group(torch.empty(0), [(network, None) for network in networks.values()])]
+        self.shared: tuple[str, ...] | None = tuple(networks)
         self._positions = torch.empty(0)  # of each sample, among those of all groups one after the other
         self._checked: tuple[Any, list[nn.Module]] = (None, [])  # a UNet and its attention of these widths
 
@@ -93,6 +95,8 @@ class BatchStacks:
             for names, rows in orders.items()
         ]
         self._positions = torch.cat([group.rows for group in self._groups]).argsort()
+        is_plain = len(self._groups) == 1 and all(strengths is None for _, strengths in self._groups[0].networks)
+        self.shared = next(iter(orders)) if is_plain else None
 
     def apply_to(self, x: Tensor, side: Side, casts: CastCache) -> Tensor:
         """Returns contexts ``[n, ..., width]`` after the networks of their samples.

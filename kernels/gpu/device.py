@@ -1,4 +1,4 @@
-"""Where Triton's kernels can run: on NVIDIA GPUs, and in Triton's interpreter on the CPU."""
+"""Where Triton's kernels can run: on NVIDIA and AMD GPUs, and in Triton's interpreter on the CPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 
 import torch
 
-from hnetkit.kernels.configs import Capability
+from hnetkit.kernels.configs import Architecture
 from hnetkit.kernels.gpu.activations import activate
 
 _IS_INTERPRETED = not hasattr(activate, "device_caches")  # looked up once: torch.compile cannot trace it
@@ -19,7 +19,7 @@ def is_interpreted() -> bool:
 
 def can_run(device: torch.device) -> bool:
     """Whether Triton's kernels run on `device`."""
-    return is_interpreted() or (device.type == "cuda" and torch.version.hip is None)
+    return is_interpreted() or device.type == "cuda"  # which torch for ROCm says of AMD's, too
 
 
 @functools.cache
@@ -29,6 +29,14 @@ def multiprocessors_of(device: torch.device) -> int:
 
 
 @functools.cache
-def capability_of(device: torch.device) -> Capability | None:
-    """Returns the compute capability of a CUDA device; None in the interpreter."""
-    return None if is_interpreted() else torch.cuda.get_device_capability(device)
+def capability_of(device: torch.device) -> Architecture | None:
+    """Returns what tables know a GPU by; None in the interpreter."""
+    return None if is_interpreted() else architecture_of(device)
+
+
+def architecture_of(device: torch.device) -> Architecture:
+    """Returns the compute capability of a GPU, or of AMD's the name of its architecture."""
+    if torch.version.hip is None:
+        return torch.cuda.get_device_capability(device)
+    name: str = torch.cuda.get_device_properties(device).gcnArchName  # gfx942:sramecc+:xnack-
+    return name.partition(":")[0]

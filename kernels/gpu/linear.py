@@ -18,8 +18,16 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from hnetkit.kernels.configs import NORM_ROWS, NORM_ROWS_INTERPRETED, Tiles, linear_tiles, wide_tiles
-from hnetkit.kernels.eager import allows_tf32
+from hnetkit.kernels.configs import (
+    FP16_DEPTH,
+    FP16_SUMS,
+    NORM_ROWS,
+    NORM_ROWS_INTERPRETED,
+    Tiles,
+    linear_tiles,
+    wide_tiles,
+)
+from hnetkit.kernels.eager import allows_fp16_sums, allows_tf32
 from hnetkit.kernels.gpu.activations import activate
 from hnetkit.kernels.gpu.device import capability_of, is_interpreted, multiprocessors_of
 from hnetkit.kernels.gpu.state import KernelState, side_stride
@@ -52,6 +60,15 @@ def row_statistics(stats_ptr, m, rows, width, PART: tl.constexpr, BLOCK_M: tl.co
         count, mean, squares = add_part(count, mean, squares, part_count, part_mean, part_squares)
         part_ptr += 2 * rows
     return mean, squares / width
+
+
+@triton.jit
+def add_product(sums, a, b, PRECISION: tl.constexpr):
+    """``sums + a b``; with the precision fp16 the product's own sums are in fp16, and `sums` in fp32 as ever."""
+    if PRECISION == "fp16":
+        return sums + tl.dot(a, b, out_dtype=tl.float16).to(tl.float32)
+    else:
+        return tl.dot(a, b, sums, input_precision=PRECISION)
 
 
 @triton.jit
@@ -128,10 +145,10 @@ def linear_kernel(
         column = (left + side * columns).to(tl.int32)
         for start in range(0, end, BLOCK_K):
             a, b = x.load([row, start]), weight.load([column, start])  # [BLOCK_M, BLOCK_K], [BLOCK_N, BLOCK_K]
-            sums = tl.dot(a, b.T, sums, input_precision=PRECISION)
+            sums = add_product(sums, a, b.T, PRECISION)
             if TAIL:
                 b = tail.load([column + BLOCK_N, start])  # [TAIL, BLOCK_K]
-                rest = tl.dot(a, b.T, rest, input_precision=PRECISION)
+                rest = add_product(rest, a, b.T, PRECISION)
     else:
         # rows and columns past the end read the last one, and what they give is not stored: loads run along k, so that
         # a mask would widen nothing
@@ -145,7 +162,7 @@ def linear_kernel(
             else:
                 a = tl.load(x_tile, mask=k[None, :] < depth - start, other=0.0)  # [BLOCK_M, BLOCK_K]
                 b = tl.load(weight_tile, mask=k[:, None] < depth - start, other=0.0)  # [BLOCK_K, BLOCK_N]
-            sums = tl.dot(a, b, sums, input_precision=PRECISION)
+            sums = add_product(sums, a, b, PRECISION)
             x_tile += BLOCK_K
             weight_tile += BLOCK_K
     mean = tl.zeros((BLOCK_M,), dtype=tl.float32)
@@ -331,6 +348,8 @@ def apply_network(state: KernelState, mlp: Sequence[PackedStage], strength: Tens
     rows, sides, count = state.rows, len(strength), state.rows.shape[1]
     device, width_of_x = rows.device, rows.shape[-1]
     tiles = linear_tiles(capability_of(device), multiprocessors_of(device), count, width_of_x, rows.element_size())
+    if product_precision(rows.dtype, device) == "fp16":
+        tiles = tiles._replace(depth=FP16_DEPTH)
     can_be_wide = not any(stage.is_normed for stage in mlp)
     stats, width = None, 0
     for stage in mlp[:-1]:
@@ -403,7 +422,7 @@ def _launch_linear(
         PART=tiles.columns,
         BY_DESCRIPTOR=by_descriptor,
         WHOLE=depth % tiles.depth == 0,
-        PRECISION=precision(rows.dtype),
+        PRECISION=product_precision(rows.dtype, rows.device),
         BLOCK_M=tiles.rows,
         BLOCK_N=tiles.columns,
         TAIL=tiles.tail,
@@ -464,6 +483,12 @@ def _launch_norm(
         BLOCK_N=triton.next_power_of_2(columns),
         num_warps=4,
     )
+
+
+def product_precision(dtype: torch.dtype, device: torch.device) -> str:
+    """Returns how products are computed, by torch's own settings: as `precision` says, or with sums in fp16."""
+    in_fp16 = dtype == torch.float16 and allows_fp16_sums() and capability_of(device) in FP16_SUMS
+    return "fp16" if in_fp16 else precision(dtype)
 
 
 def precision(dtype: torch.dtype) -> str:

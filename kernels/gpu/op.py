@@ -25,7 +25,7 @@ from hnetkit.errors import KernelUnavailable
 from hnetkit.kernels import activations, eager, reference
 from hnetkit.kernels.configs import FALLBACKS, VARIABLE, FusedTiles, is_forced
 from hnetkit.kernels.gpu import backward, fused, linear, specialized
-from hnetkit.kernels.gpu.device import can_run
+from hnetkit.kernels.gpu.device import can_run, is_interpreted
 from hnetkit.kernels.gpu.plan import Plan, Recording, launch
 from hnetkit.kernels.gpu.state import KernelState
 from hnetkit.kernels.weights import (
@@ -46,6 +46,7 @@ _MOST_PLANS = 64
 
 _TEST_WIDTH, _TEST_ROWS, _TEST_LIMIT = 320, 65, 1e-2
 _TEST_STRENGTHS = ((0.7, -0.4), (0.3, 0.9))
+_TEST_CALLS = 1 if is_interpreted() else 2  # the interpreter has no plans
 _RACE_ROWS, _RACES, _CACHE = 8257, 200, 96 << 20
 """Rows that keep all of a GPU busy, with some left over; runs; and bytes that no GPU's second cache holds besides."""
 
@@ -118,7 +119,7 @@ class KernelStack:
             rows.data_ptr() % 16,
             residual.data_ptr() % 16,
             strengths.data_ptr() % 16,
-            linear.precision(self._dtype),
+            linear.product_precision(self._dtype, x.device),
             *map(Tensor.data_ptr, self._tensors),
         )
         plan = self._plans.get(kind)
@@ -295,19 +296,34 @@ def _stage_of(tensors: Iterator[Tensor], activation: int, width: int, is_normed:
     return PackedStage(**own, activation=_ACTIVATIONS[activation], width=width, is_normed=bool(is_normed))
 
 
-@functools.cache
 def verified_path(path: str, device: torch.device) -> str:
     """Returns `path`, or the first simpler one that works on `device`; a path that does not is warned of, once."""
+    return _verified_path(path, device, linear.product_precision(torch.float16, device))
+
+
+@functools.cache
+def _verified_path(path: str, device: torch.device, precision: str) -> str:
     for candidate in FALLBACKS[path]:
-        fault = _fault(candidate, device)
+        fault = fault_of(candidate, device)
         if fault is None:
             return candidate
-        warnings.warn(f"hnetkit leaves out its {candidate} kernels: on {device} {fault}", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"hnetkit leaves out its {candidate} kernels: on {device} they {fault}", RuntimeWarning, stacklevel=2
+        )
     return "eager"
 
 
-def _fault(path: str, device: torch.device) -> str | None:
-    """Says what is wrong with a path on `device`; None where it computes a small stack right."""
+def fault_of(path: str, device: torch.device) -> str | None:
+    """Says what the kernels of a path do wrong on `device`; None where they compute a small stack right.
+
+    Once as it is launched first, and once by the plan that later calls take; again if torch's settings ask for another
+    way to compute products.
+    """
+    return _fault_of(path, device, linear.product_precision(torch.float16, device))
+
+
+@functools.cache
+def _fault_of(path: str, device: torch.device, precision: str) -> str | None:
     sides = [[_small_network(10 * side + index, device) for index in range(2)] for side in range(2)]
     rows = _RACE_ROWS if path == "specialized" else _TEST_ROWS
     x = torch.randn(rows, _TEST_WIDTH, generator=torch.Generator().manual_seed(0)).to(device, torch.float16)
@@ -315,17 +331,18 @@ def _fault(path: str, device: torch.device) -> str | None:
     networks = [pack(pair, for_kernels=True) for pair in zip(*sides, strict=True)]
     try:
         with torch.no_grad():
-            got = KernelStack(networks, path).apply(x, strengths)
-            if path == "specialized" and not _is_steady(got, x, networks, strengths):
-                return "they compute one thing now and another then"
+            stack = KernelStack(networks, path)
+            contexts = torch.cat([stack.apply(x, strengths) for _ in range(_TEST_CALLS)])
+            if path == "specialized" and not _is_steady(contexts[: len(sides)], x, networks, strengths):
+                return "compute one thing now and another then"
     except (MemoryError, torch.cuda.OutOfMemoryError):  # says nothing of the kernels, and the caller may make room
         raise
     except Exception as error:  # whatever a compiler or driver of the years to come says
-        return f"they fail ({type(error).__name__})"
-    for y, mlps, numbers in zip(got, sides, strengths, strict=True):
+        return f"fail ({type(error).__name__})"
+    for y, mlps, numbers in zip(contexts, sides * _TEST_CALLS, torch.cat([strengths] * _TEST_CALLS), strict=True):
         truth = reference.apply(x.float(), mlps, numbers)
         if not (y.float() - truth).norm() <= _TEST_LIMIT * (truth - x.float()).norm():
-            return "they compute something else than plain torch"
+            return "compute something else than plain torch"
     return None
 
 

@@ -23,6 +23,8 @@ SCRIPT = Path(__file__).resolve().parents[1] / "support" / "ahead_of_time.py"
 OLDEST = Path(sys.prefix) / "triton-3.6.0"
 """Where `make` puts the oldest Triton, beside the environment's own."""
 
+OF_AMD = SCRIPT.with_name("ahead_of_time_amd.py")
+
 SHARED_KB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # that a program can have
 TENSOR_CORES = {80: "mma", 86: "mma", 89: "mma", 90: "wgmma", 100: "tcgen05", 120: "mma"}
 MATRIX_INSTRUCTIONS = {"linear": 4, "wide": 8, "fused": 24, "gradient": 4}  # in a loop, at least: one tile of work
@@ -31,12 +33,13 @@ OUTSIDE_LOOPS = {"linear": 0, "wide": 0, "fused": 160, "gradient": 0, "norm": 0}
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
 
-def compiled(folder: Path | None, gpus: Collection[int], *options: str) -> dict[str, Any]:
+def compiled(
+    folder: Path | None, gpus: Collection[int] | Collection[str], *options: str, script: Path = SCRIPT
+) -> dict[str, Any]:
     """What came out with the installed Triton, or with the one in `folder`."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    if folder is not None:
-        environment["PYTHONPATH"] = str(folder)
-    command = [sys.executable, "-P", str(SCRIPT), *map(str, gpus), *options]
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, filter(None, (folder, SCRIPT.parents[1]))))
+    command = [sys.executable, "-P", str(script), *map(str, gpus), *options]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout)
@@ -112,6 +115,55 @@ def test_the_specialized_kernel_has_its_warps_its_boxes_and_its_waits(folder: Pa
 @pytest.mark.parametrize("folder", [None, OLDEST], ids=["installed", "oldest"])
 def test_every_build_of_every_configuration_compiles_and_fits(folder: Path | None) -> None:
     require_sound(compiled(folder, SHARED_KB, "--all")["kernels"], SHARED_KB, every=True)
+
+
+def require_fp16_sums(kernels: list[dict[str, Any]]) -> None:
+    assert {kernel["tiles"][2] for kernel in kernels} == {32}
+    for kernel in kernels:
+        assert kernel["mma_shapes"] == ["16816.F16"], kernel
+        assert kernel["local"] == kernel["local_in_loops"] == 0, kernel
+        assert kernel["shared"] <= SHARED_KB[kernel["gpu"]] << 10, kernel
+
+
+@pytest.mark.timeout(1300)
+def test_sums_in_fp16_take_the_matrix_instructions_that_are_twice_as_fast() -> None:
+    require_fp16_sums(compiled(None, (86, 120), "--fp16-sums")["kernels"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("folder", [None, OLDEST], ids=["installed", "oldest"])
+def test_sums_in_fp16_compile_for_every_gpu_that_has_them(folder: Path | None) -> None:
+    require_fp16_sums(compiled(folder, (86, 89, 120), "--fp16-sums")["kernels"])
+
+
+AMD_SHARED_KB = {"gfx90a": 64, "gfx942": 64, "gfx950": 160, "gfx1100": 64, "gfx1201": 64}
+
+
+def require_sound_for_amd(kernels: list[dict[str, Any]], gpus: Collection[str], *, every: bool = False) -> None:
+    assert {kernel["gpu"] for kernel in kernels} == set(gpus)
+    for gpu in gpus:
+        own = [kernel for kernel in kernels if kernel["gpu"] == gpu]
+        assert len(own) == 2 * (4 if every else 2) + 2, "two tiles of the linear kernel, and the others"
+        matrix, other = ("mfma", "wmma") if gpu.startswith("gfx9") else ("wmma", "mfma")
+        for kernel in own:
+            assert kernel["spilled"] == kernel["scratch"] == kernel[other] == 0, kernel
+            assert kernel["shared"] <= AMD_SHARED_KB[gpu] << 10, kernel
+            if kernel["kernel"] != "norm":
+                assert kernel[matrix] >= 8, kernel
+
+
+@pytest.mark.timeout(1300)
+def test_kernels_compile_for_amd_without_spills() -> None:
+    """Nobody has run them there."""
+    gpus = ("gfx1100", "gfx942")
+    require_sound_for_amd(compiled(None, gpus, script=OF_AMD)["kernels"], gpus)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("folder", [None, OLDEST], ids=["installed", "oldest"])
+def test_every_build_compiles_for_every_amd_gpu_of_the_table(folder: Path | None) -> None:
+    found = compiled(folder, AMD_SHARED_KB, "--all", script=OF_AMD)["kernels"]
+    require_sound_for_amd(found, AMD_SHARED_KB, every=True)
 
 
 def test_local_memory_in_a_loop_would_be_seen() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from support.truth import DEVICE, for_hopper, numbers_for, random_sides, require
 from triton.runtime.errors import InterpreterError, OutOfResources
 
 from hnetkit.errors import KernelUnavailable
-from hnetkit.kernels import dispatch
+from hnetkit.kernels import configs, dispatch, eager
 from hnetkit.kernels.gpu import fused, linear, op, specialized
+from hnetkit.kernels.gpu.device import architecture_of
 
 X = context(3, 320, dtype=torch.float16)
 SIDES = random_sides(2, (320, 64, 320), "relu", torch.float16)
@@ -29,10 +31,12 @@ def nothing_left_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(op, "_failed", set())
     for name, number in (("_TEST_ROWS", 3), ("_RACE_ROWS", 3), ("_RACES", 2), ("_CACHE", 16)):
         monkeypatch.setattr(op, name, number)
-    forget = op.verified_path.cache_clear
-    forget()
+    known = op._verified_path, op._fault_of
+    for cached in known:
+        cached.cache_clear()
     yield
-    forget()
+    for cached in known:
+        cached.cache_clear()
 
 
 def does_not_fit(*arguments: Any, **options: Any) -> None:
@@ -101,6 +105,62 @@ def test_the_gpu_that_is_asked_for_is_the_one_that_is_tested(
     monkeypatch.setattr(op, "verified_path", works)
     assert dispatch.chosen_path(None if asked is None else torch.device(asked)) == "fused"
     assert seen == [torch.device({"cuda:0": "cuda:0", "cuda:2": "cuda:2"}.get(str(asked), "cuda:1"))]
+
+
+@pytest.fixture
+def an_amd_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "7.1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    properties = SimpleNamespace(gcnArchName="gfx942:sramecc+:xnack-")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
+
+
+@pytest.mark.usefixtures("an_amd_gpu")
+def test_no_kernel_runs_on_an_amd_gpu_unasked() -> None:
+    assert dispatch.chosen_path() == dispatch.chosen_path(torch.device("cuda", 0)) == "eager"
+    assert architecture_of(torch.device("cuda", 0)) == "gfx942"
+    assert not eager.allows_tf32()
+
+
+@pytest.mark.usefixtures("an_amd_gpu")
+def test_kernels_that_are_asked_for_on_an_amd_gpu_are_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here in the interpreter, in which the CPU stands in for the device."""
+    monkeypatch.setenv("HNETKIT_KERNEL", "grouped")
+    whole, on_the_cpu = linear.run, op._fault_of.__wrapped__
+
+    def weaker(state: Any, networks: Any, strengths: Any, *rest: Any, **options: Any) -> Any:
+        return whole(state, networks, strengths * 0.97, *rest, **options)
+
+    monkeypatch.setattr(linear, "run", weaker)
+    monkeypatch.setattr(op, "fault_of", lambda path, device: on_the_cpu(path, torch.device(DEVICE), "ieee"))
+    with pytest.raises(KernelUnavailable, match="on cuda:0 the kernels compute something else than plain torch"):
+        dispatch.chosen_path(torch.device("cuda", 0))
+    monkeypatch.setattr(op, "fault_of", lambda path, device: None)
+    assert dispatch.chosen_path(torch.device("cuda", 0)) == "grouped"
+
+
+def test_an_amd_gpu_has_its_own_tiles_or_a_word_that_it_has_none() -> None:
+    few, many = (configs.linear_tiles("gfx1100", 1, rows, 640) for rows in (128, 4096))
+    assert few.rows < many.rows
+    assert not few.by_descriptor
+    assert configs.gradient_tiles("gfx1100") == few
+    assert configs.fused_tiles("gfx942", normed=False) is None
+    with pytest.raises(KernelUnavailable, match="no tiles for gfx1030"):
+        configs.linear_tiles("gfx1030", 1, 128, 640)
+
+
+def test_a_plan_that_differs_from_the_first_launches_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(op, "_TEST_CALLS", 2)
+    whole, calls = op.KernelStack.apply, []
+
+    def as_planned(self: Any, x: torch.Tensor, strengths: torch.Tensor) -> torch.Tensor:
+        calls.append(x)
+        return whole(self, x, strengths * (1 if len(calls) == 1 else 0.97))
+
+    monkeypatch.setattr(op.KernelStack, "apply", as_planned)
+    assert op.fault_of("grouped", torch.device(DEVICE)) == "compute something else than plain torch"
+    assert len(calls) == 2
 
 
 def test_a_path_that_computes_something_else_fails_its_self_test(monkeypatch: pytest.MonkeyPatch) -> None:

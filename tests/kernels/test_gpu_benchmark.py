@@ -19,6 +19,8 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
+from support.stand_in_graphs import StandInGraphs
+
 from hnetkit.kernels import eager
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -49,6 +51,7 @@ PATHS = {
     "candidates": {"fused", "specialized", "grouped"},
     "default": {"no networks", "as A1111", "hnetkit"},
     "unet": {"no networks", "as A1111", "hnetkit"},
+    "train": {"plain loop", "hnetkit", "hnetkit, captured"},
 }
 REHEARSE = """
 import runpy, sys
@@ -60,7 +63,7 @@ for part in sys.argv[1:]:
 
 @pytest.mark.parametrize(
     ("names", "missing"),
-    [(("isolated", "compile", "tiles", "candidates"), ["diffusers"]), (("default", "unet"), [])],
+    [(("isolated", "compile", "tiles", "candidates"), ["diffusers"]), (("default", "unet", "train"), [])],
     ids=["without diffusers", "UNets"],
 )
 def test_a_rehearsal_in_a_bare_checkout_finds_every_path_right_and_writes_nothing(
@@ -232,3 +235,26 @@ def test_tables_and_chart_give_ratios_to_the_way_of_a1111_in_the_same_part_and_c
     assert ">2.00 ms<" in chart
     assert "k is off" in chart
     assert ">1.00 ms<" not in chart
+
+
+def test_training_steps_are_captured_and_what_is_wrong_with_their_gradients_is_seen(
+    part: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the stand-in for CUDA graphs, at a toy size."""
+    train, clock = part("gpu_parts.train"), part("gpu_parts.clock")
+    bench = clock.Bench(rehearse=True)
+    monkeypatch.setattr(train, "WORKS", (("bf16", 1),))
+    StandInGraphs.begin()
+    rows = list(train.steps(bench, lambda key: key.path == "hnetkit", StandInGraphs))
+    assert [row["path"] for row in rows] == ["plain loop", "hnetkit, captured"]
+    assert all(not row.get("wrong") for row in rows), rows
+    assert StandInGraphs.recorded == 1
+    assert StandInGraphs.living == []
+    as_it_comes = lambda self, kind, arguments, options: self._run(*arguments, **options)  # noqa: E731
+    monkeypatch.setattr(train.StepGraphs, "add_gradients", as_it_comes)
+    (row,) = train.steps(bench, lambda key: key.path != "hnetkit, captured", StandInGraphs)
+    assert row["wrong"] == "nothing was captured"
+    vector = torch.ones(4)
+    assert train.error([vector], [1.2 * vector]).endswith("off those of the plain loop")
+    assert train.error([vector / 0], [vector]) == "gradients are not finite"
+    assert train.error([vector], [1.05 * vector]) is None

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hnetkit.errors import KernelUnavailable, UsageError
 from hnetkit.formats.activations import NAMES as readable_activations
 from hnetkit.kernels import activations, affine, eager, reference
-from hnetkit.kernels.dispatch import KERNELS, PATHS, chosen_path
+from hnetkit.kernels.dispatch import BF16, KERNELS, PATHS, chosen_path
 from hnetkit.kernels.weights import MLPWeights, StageWeights
 
 RELATIVE = {torch.float32: 5e-6, torch.float16: 1.5e-3, torch.bfloat16: 1.2e-2}
@@ -66,7 +66,8 @@ def test_any_shape_of_context_and_of_network(path: str, shape: tuple[int, ...], 
     truth = reference.apply(x, mlps, strengths)
     got = through(path, x.float(), cast(mlps, torch.float32), strengths)
     assert got.shape == x.shape
-    assert torch.allclose(got.double(), truth, rtol=1e-5, atol=1e-5)
+    off = 1e-1 if path == BF16 else 1e-5  # of single values: where there is much to add up, little may be left
+    assert torch.allclose(got.double(), truth, rtol=off, atol=off)
 
 
 @pytest.mark.parametrize("name", [None, *sorted(activations.NAMES)])
@@ -74,8 +75,9 @@ def test_any_shape_of_context_and_of_network(path: str, shape: tuple[int, ...], 
 def test_a_broken_context_is_not_made_whole(path: str, name: str | None) -> None:
     """NaN in, NaN out, as in torch's own modules: a picture that is broken must not look like one."""
     width = 320 if path == "fused" else 24
-    mlp = random_mlp(1, (width, 64, width), name, last=True, dtype=torch.float16)
-    x = context(3, width, dtype=torch.float16)
+    dtype = torch.float32 if path == BF16 else torch.float16
+    mlp = random_mlp(1, (width, 64, width), name, last=True, dtype=dtype)
+    x = context(3, width, dtype=dtype)
     x[1, 5] = torch.nan
     broken = torch_modules(mlp, x).isnan()
     assert broken.any(1).tolist() == [False, True, False]

@@ -1,6 +1,6 @@
 """Compiles what the tables give GPUs, without one, and prints what came out as JSON.
 
-    python ahead_of_time.py [--all] [--specialized] CAPABILITY...        80 86 89 90 100 120, for instance
+    python ahead_of_time.py [--all] [--specialized | --fp16-sums] CAPABILITY...        80 86 89 90 100 120, for instance
 
 Without ``--all``, of each configuration the builds that need most: with layer norms, first in the stack, and with a sum
 in fp32. With ``--specialized`` the specialized kernel, and nothing else.
@@ -26,7 +26,7 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from hnetkit.kernels import configs
-from hnetkit.kernels.configs import NORM_ROWS, FusedTiles, Tiles, fused_tiles, gradient_tiles, linear_rows
+from hnetkit.kernels.configs import FP16_DEPTH, NORM_ROWS, FusedTiles, Tiles, fused_tiles, gradient_tiles, linear_rows
 from hnetkit.kernels.gpu.backward import gradient_kernel
 from hnetkit.kernels.gpu.fused import fused_kernel
 from hnetkit.kernels.gpu.linear import linear_kernel, norm_kernel
@@ -42,7 +42,9 @@ Signature: TypeAlias = "tuple[Any, Mapping[str, str], Mapping[str, Any]]"
 """A kernel, the types of its arguments, and its constants."""
 
 
-def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str, total: bool = True) -> Signature:
+def linear(
+    tiles: Tiles, *, is_last: bool, norm: bool, activation: str, total: bool = True, precision: str = "ieee"
+) -> Signature:
     """A hidden stage that writes row statistics, or the last one of a network that takes them."""
     matrices = {"x": (tiles.rows, tiles.depth), "weight": (tiles.columns, tiles.depth)}
     pointers = {
@@ -68,7 +70,7 @@ def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str, total: b
         "PART": tiles.columns,
         "BY_DESCRIPTOR": tiles.by_descriptor,
         "WHOLE": True,
-        "PRECISION": "ieee",
+        "PRECISION": precision,
         "BLOCK_M": tiles.rows,
         "BLOCK_N": tiles.columns,
         "TAIL": tiles.tail,
@@ -144,21 +146,25 @@ def norm_alone() -> Signature:
     )
 
 
-def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str, Any]:
-    """Returns what the compiler made of a kernel: memory, matrix instructions, what is in its loops."""
+def source_of(what: Signature) -> ASTSource:
+    """Returns a kernel as the compiler takes it, for addresses and sizes that are multiples of 16."""
     kernel, kinds, constants = what
     names = kernel.arg_names
     held = {**{name: None for name in names if name not in kinds}, **constants}
     divisible = [name for name, kind in kinds.items() if kind.startswith("*") and name != "strength_ptr"]
     divisible += [name for name in ("columns", "depth", "x_side", "residual_side") if name in kinds]
-    source = ASTSource(
+    return ASTSource(
         kernel,
         {name: kinds.get(name, "constexpr") for name in names},
         {(names.index(name),): value for name, value in held.items()},
         {(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
     )
+
+
+def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str, Any]:
+    """Returns what the compiler made of a kernel: memory, matrix instructions, what is in its loops."""
     options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
-    made = triton.compile(source, target=GPUTarget("cuda", gpu, 32), options=options)
+    made = triton.compile(source_of(what), target=GPUTarget("cuda", gpu, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
@@ -174,6 +180,7 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
         "local_in_loops": sum(len(LOCAL.findall(body)) for body in loops),
         "loops": len(loops),
         "mma": len(re.findall(r"\bHMMA", shown)),
+        "mma_shapes": sorted(set(re.findall(r"\bHMMA\.(\S+)", shown))),
         "wgmma": len(re.findall(r"\bHGMMA", shown)),
         "tcgen05": len(re.findall(r"\bUTCHMMA", shown)),
         "shapes": sorted(set(re.findall(r"HGMMA\.(\w+)\.F", shown))),
@@ -261,6 +268,17 @@ def all_compiled(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]
         yield {"kernel": "norm", "gpu": gpu, "norm": True, **compiled(norm_alone(), gpu, warps=4, stages=2)}
 
 
+def with_fp16_sums(gpus: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yields a row per GPU, configuration and stage of the linear kernel with sums in fp16."""
+    for gpu in gpus:
+        for tiles in dict.fromkeys(row.tiles for row in linear_rows((gpu // 10, gpu % 10))):
+            tiles = tiles._replace(depth=FP16_DEPTH)
+            for is_last in (False, True):
+                what = linear(tiles, is_last=is_last, norm=False, activation="swish", precision="fp16")
+                made = compiled(what, gpu, warps=tiles.warps, stages=tiles.stages)
+                yield {"kernel": "linear", "gpu": gpu, "tiles": list(tiles), "last": is_last, **made}
+
+
 def all_specialized(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]]:
     """Yields a row per GPU and activation of the specialized kernel: `every` kind of activation, or a usual one."""
     for gpu in gpus:
@@ -275,8 +293,10 @@ def main() -> None:
     """Prints the version of Triton and all rows."""
     options = set(sys.argv[1:])
     gpus = [int(option) for option in sorted(options) if option.isdecimal()]
-    rows = (all_specialized if "--specialized" in options else all_compiled)(gpus, every="--all" in options)
-    rows = list(rows)
+    if "--fp16-sums" in options:
+        rows = list(with_fp16_sums(gpus))
+    else:
+        rows = list((all_specialized if "--specialized" in options else all_compiled)(gpus, every="--all" in options))
     json.dump({"triton": triton.__version__, "kernels": rows}, sys.stdout)
 
 

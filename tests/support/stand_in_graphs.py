@@ -72,7 +72,7 @@ class Recorder(TorchDispatchMode):
         output = func(*args, **kwargs)
         for tensor, before in others:
             tensor.copy_(before)
-        fresh = [tensor for tensor in tensors_in(output) if tensor.untyped_storage()._cdata not in inputs]
+        fresh = [tensor.detach() for tensor in tensors_in(output) if tensor.untyped_storage()._cdata not in inputs]
         for tensor in fresh:
             self.own[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         self.made += fresh
@@ -82,7 +82,7 @@ class Recorder(TorchDispatchMode):
 
     def recorded(self, value: Any) -> Any:
         def place(tensor: Tensor) -> Any:
-            return tensor if self.is_own(tensor) else Place.of(tensor)
+            return tensor.detach() if self.is_own(tensor) else Place.of(tensor)
 
         return changed(value, Tensor, place)
 
@@ -103,6 +103,7 @@ class StandInGraph:
             if tensor.is_floating_point():
                 tensor.fill_(torch.nan)
 
+    @torch.no_grad()
     def replay(self) -> None:
         assert self.operations is not None, "replayed after it was dropped"
         for func, args, kwargs, made in self.operations:

@@ -1,4 +1,4 @@
-"""Triton's way to a launch, without a GPU: kernels are compiled for a Hopper, and what the driver is given is noted.
+"""Triton's way to a launch, without a GPU: kernels are compiled for one, and what its driver is given is noted.
 
 Run without TRITON_INTERPRET: kernels that are defined for the interpreter cannot be compiled.
 """
@@ -12,7 +12,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-CAPABILITY, MULTIPROCESSORS = (9, 0), 132
+HOPPER = GPUTarget("cuda", 90, 32)
+MI300 = GPUTarget("hip", "gfx942", 64)
+MULTIPROCESSORS = 132
 
 
 class _Utils:
@@ -31,14 +33,16 @@ class Pointer(int):
 
 
 class StubDriver:
-    """Stands in for CUDA's driver.
+    """Stands in for the driver of a GPU.
 
     Attributes:
+        target: the GPU.
         launches: what each launch so far was given: the kernel's name, the grid, and the arguments, tensors as pointers
             and descriptors as tuples. None: they are not noted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
         self.launches: list[tuple[object, ...]] | None = []
         self.utils = _Utils()
 
@@ -50,7 +54,7 @@ class StubDriver:
         return launch
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", CAPABILITY[0] * 10 + CAPABILITY[1], 32)
+        return self.target
 
     def get_current_device(self) -> int:
         return 0
@@ -70,12 +74,17 @@ def _noted(argument: Any) -> Any:
     return Pointer(argument.data_ptr()) if isinstance(argument, torch.Tensor) else argument
 
 
-def install(*modules: Any) -> StubDriver:
-    """Puts a stub in place of the driver, and has modules of kernels take the CPU for a Hopper."""
-    stub = StubDriver()
+def install(*modules: Any, target: GPUTarget = HOPPER) -> StubDriver:
+    """Puts a stub in place of the driver, and has modules of kernels take the CPU for a GPU."""
+    stub = StubDriver(target)
     driver.set_active(stub)
+    architecture = divmod(target.arch, 10) if isinstance(target.arch, int) else target.arch
     for module in modules:
-        for name, value in (("capability_of", CAPABILITY), ("multiprocessors_of", MULTIPROCESSORS), ("can_run", True)):
+        for name, value in (
+            ("capability_of", architecture),
+            ("multiprocessors_of", MULTIPROCESSORS),
+            ("can_run", True),
+        ):
             if hasattr(module, name):
                 setattr(module, name, lambda device, value=value: value)
     return stub

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,18 @@ from typing import Any
 import torch
 from PIL import Image
 
+from hnetkit.distributed import Processes
+from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.model import Model
+from hnetkit.train.build import Build
 from hnetkit.train.data import read_data
+from hnetkit.train.frozen import encode_inputs, frozen_unet
 from hnetkit.train.network import TrainedNetwork
 from hnetkit.train.recipe import Recipe
+from hnetkit.train.step import Objective, Stepper, make_optimizer
 from hnetkit.train.trainer import Callbacks, TrainingResult, train
 from hnetkit.train.unet_hooks import BatchStacks
+from support.pipelines import tiny_sd
 
 CAPTIONS = ("a red circle", "a blue star, small", "a green square", "a black dot", "a white line")
 
@@ -63,3 +70,28 @@ def run_training(
     """Trains, and puts what was said into `said`."""
     callbacks = Callbacks(note=(said if said is not None else []).append)
     return train(recipe, model, read_data(recipe), folder, callbacks=callbacks, **how)
+
+
+@contextmanager
+def stepper(pictures: Path, build: Build, pipe: Any = None, **changes: Any) -> Iterator[Stepper]:
+    """A stepper over a tiny model, with plain gradient descent."""
+    recipe = small_recipe(pictures, optimizer="SGD", build=build, **changes)
+    pipe = pipe or tiny_sd(least=True)
+    model = Model(pipe, "tiny", Defaults(), Path("none"), (), pipe.scheduler.config)
+    with frozen_unet(model, recipe) as unet:
+        data = read_data(recipe)
+        network = TrainedNetwork(build, [8, 24], seed=0)
+        frozen = encode_inputs(model, data, lambda what, done, total: None)
+        yield Stepper(
+            unet=unet,
+            network=network,
+            stacks=BatchStacks({recipe.called: network}),
+            optimizer=make_optimizer("SGD", network.parameters(), {}, 1.0),
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+            data=data,
+            latents=frozen.latents,
+            beside_latents=frozen.beside_latents,
+            prompts=frozen.prompts,
+            objective=Objective(model.scheduler_config),
+            processes=Processes(),
+        )

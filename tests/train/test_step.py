@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support.pipelines import reading, tiny_sd
-from support.training import make_pictures, small_recipe
+from support.training import make_pictures, stepper
 
 import hnetkit
-from hnetkit.distributed import Processes
 from hnetkit.errors import UsageError
-from hnetkit.generate.loading.defaults import Defaults
-from hnetkit.generate.model import Model
 from hnetkit.train.build import Build
-from hnetkit.train.data import Sample, read_data
+from hnetkit.train.data import Sample
 from hnetkit.train.export import to_hypernetwork
-from hnetkit.train.frozen import encode_inputs, frozen_unet
 from hnetkit.train.network import TrainedNetwork
-from hnetkit.train.step import Objective, Stepper, make_optimizer
+from hnetkit.train.step import Stepper, make_optimizer
 from hnetkit.train.unet_hooks import BatchStacks, NamedStack
-
-
-@contextmanager
-def stepper(pictures: Path, build: Build, pipe: Any = None, **changes: Any) -> Iterator[Stepper]:
-    """A stepper over a tiny model, with plain gradient descent."""
-    recipe = small_recipe(pictures, optimizer="SGD", build=build, **changes)
-    pipe = pipe or tiny_sd(least=True)
-    model = Model(pipe, "tiny", Defaults(), Path("none"), (), pipe.scheduler.config)
-    with frozen_unet(model, recipe) as unet:
-        data = read_data(recipe)
-        network = TrainedNetwork(build, [8, 24], seed=0)
-        frozen = encode_inputs(model, data, lambda what, done, total: None)
-        yield Stepper(
-            unet=unet,
-            network=network,
-            stacks=BatchStacks({recipe.called: network}),
-            optimizer=make_optimizer("SGD", network.parameters(), {}, 1.0),
-            scaler=torch.amp.GradScaler("cpu", enabled=False),
-            data=data,
-            latents=frozen.latents,
-            beside_latents=frozen.beside_latents,
-            prompts=frozen.prompts,
-            objective=Objective(model.scheduler_config),
-            processes=Processes(),
-        )
 
 
 def test_every_sample_has_noise_and_a_time_step_of_its_own(tmp_path: Path) -> None:
