@@ -137,11 +137,11 @@ def test_no_kernel_leaves_a_choice_of_the_compiler_to_triton(tmp_path: Path) -> 
 
 def test_it_is_the_same_for_an_amd_gpu(tmp_path: Path) -> None:
     """Of AMD's GPUs this is all that is known, beside what their compiler makes of the kernels: none has run one."""
-    start = START.replace("linear, op)", "linear, op, target=MI300)").replace("import Pointer", "import MI300, Pointer")
+    start = START.replace("op, specialized)", "op, specialized, target=MI300)")
+    start = start.replace("import Pointer", "import MI300, Pointer")
     kernels = ("derivative_kernel", "gradient_kernel", "linear_kernel", "norm_kernel")
-    one_stack = AGAIN.replace('("grouped", (64, 128, 64), 3, False), ', "").replace(
-        ', ("fused", (320, 64, 320), 3, False)', ","
-    )
+    begin, end = AGAIN.index('    ("grouped", (64, 128, 64)'), AGAIN.index("):\n    stack, rows")
+    one_stack = AGAIN[:begin] + '    ("grouped", (64, 96, 128, 64), 2, True),\n' + AGAIN[end:]
     assert printed(start + EVERY_KERNEL + one_stack, tmp_path).split() == [*kernels, "the", "same"]
 
 
