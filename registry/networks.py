@@ -104,9 +104,6 @@ class Networks:
     def is_known(self, content_hash: str) -> bool:
         return self._db.execute(_ID, [content_hash]).fetchone() is not None
 
-    def has_note(self, id: int) -> bool:
-        return self._db.execute("SELECT 1 FROM notes WHERE network_id = ?", [id]).fetchone() is not None
-
     def id_of(self, content_hash: str) -> int:
         id: int = self._db.execute(_ID, [content_hash]).fetchone()[0]
         return id
@@ -289,6 +286,11 @@ class Networks:
         texts = [(id, text) for name in names for text in spellings(name)]
         table = {"tag": "tags", "alias": "aliases"}[what]
         self._db.executemany(f"DELETE FROM {table} WHERE network_id = ? AND {what} = ?", texts)
+
+    def note_of(self, id: int) -> str | None:
+        """Returns the note; None without one."""
+        row: tuple[str] | None = self._db.execute("SELECT note FROM notes WHERE network_id = ?", [id]).fetchone()
+        return None if row is None else row[0]
 
     def set_note(self, id: int, note: str) -> None:
         """Replaces the note; an empty one removes it."""

@@ -159,7 +159,7 @@ def left_without_file(registry: Registry, before: Iterable[str]) -> Iterator[str
     """
     left = sorted({*registry.networks.fileless()}.difference(before))
     for row in registry.networks.of_contents(left):
-        if row["tags"] or row["aliases"] or registry.networks.has_note(row["id"]):
+        if row["tags"] or row["aliases"] or registry.networks.note_of(row["id"]):
             short = row["content_hash"][:13]
             what = f"{short}, which no file of the library holds any more"
             yield f"Tags, notes and aliases stay with {what}: `hnetkit show {short}` lists them."

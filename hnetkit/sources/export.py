@@ -322,10 +322,10 @@ def _import_network(registry: Registry, record: Record) -> list[str]:
     for mirror in record.get("mirrors") or ():
         registry.mirrors.take_in(mirror)
     left_out = []
-    note, (known,) = record.get("note"), registry.networks.of_contents([record["content_hash"]])
-    if note and known["note"] is None:
+    note, known = record.get("note"), registry.networks.note_of(id)
+    if note and known is None:
         registry.networks.set_note(id, note)
-    elif note and text_of(note) != known["note"]:
+    elif note and text_of(note) != known:
         name = argument(PurePath(files[0]["name"]).stem if files else record["name"])
         left_out.append(f"the note of {name}, which has another one here: {note}")
     for alias in record.get("aliases") or ():

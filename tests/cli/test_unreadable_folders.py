@@ -40,7 +40,7 @@ LISTS: dict[str, str] = {
     "train.checkpoints": _OURS,
     "generate.image_files": "the next free number; an error is raised",
     "generate.grids.files": _OURS,
-    "gallery.drawing": "the queue, of hnetkit's own; an error is raised",
+    "gallery.drawing_queue": "the queue, of hnetkit's own; an error is raised",
     "generate.loading.pipeline": _PART,
     "generate.loading.diffusers_folder": _PART,
     "generate.loading.checkpoints": _OURS,

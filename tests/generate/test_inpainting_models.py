@@ -206,7 +206,7 @@ def test_grids_and_previews_tell_it_too(place: Path, tmp_path: Path, network_fil
 CALLS = {
     "generate/loading/checkpoints.py: predicts_noise",
     "generate/sampling/loop.py: _call",
-    "train/step.py: _losses",
+    "train/step.py: _losses_of",
 }
 """Every function that calls a UNet. Each is tested with one for inpainting: a new one needs such a test as well."""
 

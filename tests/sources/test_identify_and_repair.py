@@ -434,7 +434,7 @@ def test_a_network_on_many_lines_is_looked_up_by_its_hash_alone(tmp_path: Path) 
             return time.process_time() - began
 
     time_of(50)
-    assert time_of(4000) < 12 * time_of(1000)
+    assert time_of(4000) < 8 * time_of(1000)
 
 
 @pytest.mark.parametrize("lines", [[], ["\n", "  \n"]])
