@@ -18,7 +18,7 @@ from hnetkit.formats.reading import is_sparse
 from hnetkit.generate.prompt_networks import NONE_STATED, StatedHashes
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, has_room, require_prompt
 from hnetkit.generate.sampling.samplers import AUTOMATIC, sampler_of
-from hnetkit.generate.setting_keys import IDLE_VALUES, OTHER_NAMES, WITHOUT_EFFECT
+from hnetkit.generate.setting_keys import EMBEDDINGS, IDLE_VALUES, OTHER_NAMES, WITHOUT_EFFECT
 from hnetkit.hashes import sha256_of
 from hnetkit.image_text import image_format, read_infotext, read_standard_input
 from hnetkit.images import image_size, parse_size
@@ -52,6 +52,7 @@ _OLD_TIMELINES = "Old prompt editing timelines"
 _LIKE_COMFYUI = ("ComfyUI", "Fooocus")  # in `Version` of programs that sample as ComfyUI does
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")
 _WEIGHT = re.compile(r"(?<!\\)\(")
+_HASH_BEHIND = re.compile(r"\[[0-9a-f]{4,64}\]\s*$")  # of a textual inversion, behind its name
 _GRAIN = 8  # pixels of a latent: sizes are rounded to them in several ways
 _NOISY_STEPS = re.compile(r" a\b|LCM")  # in the name of a sampler that adds noise in every step
 _CIVITAI_NETWORKS = ("lora", "locon", "lycoris", "dora", "hypernet", "hypernetwork")
@@ -185,14 +186,13 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
     options["width"], options["height"] = options.pop("size", (None, None))
     seed = options.pop("seed", None)
     given = {name: value for name, value in options.items() if value is not None}
-    embeddings = tuple(key.partition(":")[2] for key in info.hashes if key.startswith("embed:"))
     return ImageSettings(
         prompt=prompts.get("prompt"),
         seed=seed,
         options=given,
         hashes=_hashes(info),
         files=files,
-        embeddings=embeddings[:MOST_MENTIONED],
+        embeddings=tuple(dict.fromkeys(_embeddings(info)))[:MOST_MENTIONED],
         warnings=tuple(warnings),
         stated=_stated(info),
     )
@@ -323,9 +323,11 @@ def _drawn_otherwise(program: str, info: Infotext, sampler: str) -> Iterator[str
     if any(map(_WEIGHT.search, texts)) and not any(weights in said for said in info.warnings):
         yield f"its prompt has {weights}, which {program} applies in another way than A1111"
     is_of_graph = "RNG" in info.parameters  # which no text states; prompts of graphs are in our language by then
-    others = plain_elsewhere(info.prompt) + ["a number at its end"] * (as_whole_text(info.prompt) != info.prompt)
-    if others and not is_of_graph:
-        yield f"its prompt has {' and '.join(others)}, plain text in {program} and none in A1111"
+    said: dict[str, None] = {}
+    for passed in filter(None, (info, info.second_pass)):
+        numbers = ["a number at its end"] * (as_whole_text(passed.prompt) != passed.prompt)
+        said |= dict.fromkeys(plain_elsewhere(program, passed.prompt, passed.negative_prompt, *numbers))
+    yield from () if is_of_graph else said
     if _NOISY_STEPS.search(sampler):
         yield f"{sampler} adds noise in every step, which {program} makes in another way: the picture will differ"
 
@@ -405,6 +407,14 @@ def _hashes(info: Infotext) -> dict[str, str]:
     found = {**info.hashes, **mentioned}
     found.setdefault("model", info.parameters.get("Model hash", ""))
     return {key: digits for key, digits in found.items() if key not in older and _SHA256.fullmatch(digits)}
+
+
+def _embeddings(info: Infotext) -> Iterator[str]:
+    """Yields the names of the textual inversions of an image, by their hashes or by name alone."""
+    yield from (key.partition(":")[2] for key in info.hashes if key.startswith("embed:"))
+    for key in EMBEDDINGS:
+        names = (_HASH_BEHIND.sub("", name).strip() for name in info.parameters.get(key, "").split(","))
+        yield from filter(None, names)
 
 
 def _checked_prompt(text: str, steps: int = 1) -> str:

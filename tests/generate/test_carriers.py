@@ -230,6 +230,9 @@ def test_what_only_a1111_reads_as_more_than_text_is_said(tmp_path: Path, version
     )
     assert warned(text_file(tmp_path / "a.txt", text)) == said
     assert warned(text_file(tmp_path / "b.txt", f"{text}, RNG: CPU")) == ""  # of a graph, whose prompt was converted
+    second = 'Hires upscale: 2, Denoising strength: 0.5, Hires prompt: "a [red:blue:0.5] sign, 16:9"'
+    text = f"{STATED}, {second}, Version: {version}"
+    assert warned(text_file(tmp_path / "c.txt", text)) == said
 
 
 def test_the_unknown_noise_of_civitai_is_said(tmp_path: Path) -> None:
