@@ -51,6 +51,7 @@ _OLD_FIRST_PASS = 512 * 512  # pixels that A1111 of 2022 drew first
 _OLD_TIMELINES = "Old prompt editing timelines"
 _LIKE_COMFYUI = ("ComfyUI", "Fooocus")  # in `Version` of programs that sample as ComfyUI does
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")
+_OLD_STEP = re.compile(r":\s*(0*[1-9][0-9]*\.[0-9]*)\s*\]")
 _WEIGHT = re.compile(r"(?<!\\)\(")
 _HASH_BEHIND = re.compile(r"\[[0-9a-f]{4,64}\]\s*$")  # of a textual inversion, behind its name
 _GRAIN = 8  # pixels of a latent: sizes are rounded to them in several ways
@@ -179,8 +180,10 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
         warnings += _drawn_otherwise(other_program, info, str(options.get("sampler", "")))
     elif is_noise_unknown and "Civitai resources" in info.parameters:
         warnings.append("Civitai drew it, and does not say with which program's noise: the picture may differ")
-    if reader.has_second_pass:
-        warnings += _changes_begun_anew(info, prompts, options)
+    if (age := _age_of_timelines(info)) is not None:
+        warnings += _times_read_otherwise(info, age)
+        if reader.has_second_pass:
+            warnings += _changes_begun_anew(age, prompts, options)
     warnings += _networks_outside(info)
     options["negative_prompt"] = prompts.get("negative prompt")
     options["width"], options["height"] = options.pop("size", (None, None))
@@ -332,13 +335,27 @@ def _drawn_otherwise(program: str, info: Infotext, sampler: str) -> Iterator[str
         yield f"{sampler} adds noise in every step, which {program} makes in another way: the picture will differ"
 
 
-def _changes_begun_anew(info: Infotext, prompts: Mapping[str, str], options: Mapping[str, Any]) -> Iterator[str]:
-    """Yields a warning if the prompt of a second pass changes, and A1111 before 1.6 made the changes in each pass."""
+def _age_of_timelines(info: Infotext) -> str | None:
+    """Returns how a warning begins that is about A1111 before 1.6; None if a later one drew the picture."""
     version = info.parameters.get("Version")
     number = _VERSION.match(version or "")
     is_old = _OLD_TIMELINES in info.parameters or (number is not None and tuple(map(int, number.groups())) < (1, 6))
     if version and not is_old:
-        return
+        return None
+    return f"{'it was drawn' if is_old else 'if it was drawn'} by A1111 before 1.6, or with its old timelines, "
+
+
+def _times_read_otherwise(info: Infotext, age: str) -> Iterator[str]:
+    """Yields a warning if a prompt changes at a number with a point that A1111 before 1.6 counted as a step."""
+    texts = (info.prompt, info.negative_prompt, info.parameters.get("Hires prompt", ""))
+    times = dict.fromkeys(time[1] for text in texts for time in _OLD_STEP.finditer(text))
+    if times:
+        named = ", ".join(map(excerpt, list(times)[:_MOST_SHOWN]))
+        yield f"{age}{named} in its prompt is a step; here it is a share of all steps: leave the point out"
+
+
+def _changes_begun_anew(age: str, prompts: Mapping[str, str], options: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a warning if the prompt of a second pass changes, and A1111 before 1.6 made the changes in each pass."""
     steps = options.get("steps", 20)
     again = options.get("hires_steps") or steps
     texts = (options.get("hires_prompt") or prompts.get("prompt"), prompts.get("negative prompt"))
@@ -348,8 +365,7 @@ def _changes_begun_anew(info: Infotext, prompts: Mapping[str, str], options: Map
         return
     if changes:
         yield (
-            f"{'it was drawn' if is_old else 'if it was drawn'} by A1111 before 1.6, or with its old timelines, the "
-            "second pass began the changes of the prompt anew; here it goes on where the first one ends. In "
+            f"{age}the second pass began the changes of the prompt anew; here it goes on where the first one ends. In "
             "--hires-prompt, times from 1 to 2 such as [a:b:1.5] begin anew"
         )
 
