@@ -53,15 +53,16 @@ class StepFollower:
         return []
 
     def __call__(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Reports the step after the one that ended; returns the tensors as they are."""
+        """Reports the step of the call that comes after the one that ended; returns the tensors as they are."""
         steps = _steps_of(pipe) or self._begun_with or step + 1
         if step == 0 and self._begun_with != steps:
             raise UsageError(
                 f"the pipeline makes {steps} steps; its first was drawn as one of {self._begun_with}",
                 hint="hnetkit.follow_progress(pipe), with the pipeline that is called",
             )
-        self._report(pipe, step + 1, steps)
-        if step + 1 >= steps:
+        is_over = step + 1 >= (_calls_of(pipe) or steps)
+        self._report(pipe, steps if is_over else (step + 1) // _calls_per_step(pipe), steps)
+        if is_over:
             self._step_aside()
         return tensors
 
@@ -134,6 +135,17 @@ def _kind_of_follower(callbacks: ModuleType | None) -> type[StepFollower]:
 
 
 def _steps_of(pipe: Any) -> int | None:
-    """Returns the steps of the sampling that runs, as the pipeline has them; None where it does not say."""
-    steps: int | None = getattr(pipe, "num_timesteps", None)
-    return steps
+    """Returns the steps of the sampling that runs; None where the pipeline does not say."""
+    calls = _calls_of(pipe)
+    return None if calls is None else -(-calls // _calls_per_step(pipe))
+
+
+def _calls_of(pipe: Any) -> int | None:
+    """Returns how often it calls the UNet, each with a timestep: what diffusers' callback counts as a step."""
+    calls: int | None = getattr(pipe, "num_timesteps", None)
+    return calls
+
+
+def _calls_per_step(pipe: Any) -> int:
+    """Returns how many of them make a step: two for Heun and others of second order, but one in their last step."""
+    return int(getattr(getattr(pipe, "scheduler", None), "order", 1))
