@@ -261,11 +261,12 @@ def _parse(root: Path, folder: Path, journal: Any) -> Entry:
     files = tuple(TrashedFile(**file) for file in journal.pop("files"))
     links, installs = tuple(journal.pop("links")), tuple(journal.pop("installs"))
     entry = Entry(root, folder, files=files, links=links, installs=installs, **journal)
-    parts: list[tuple[Any, _Shape]] = [(asdict(file), _FILE) for file in files]
-    parts += [(link, _LINK) for link in links] + [(install, _INSTALL) for install in installs]
-    parts += [({"batch": entry.batch, "name": entry.name, "content_hash": entry.content_hash}, _ENTRY)]
-    parts += [({"is_done": entry.is_done}, {"is_done": _is_flag}), (entry.words, _WORDS)]
-    if not files or not all(_has_shape(value, shape) for value, shape in parts):
+    of_entry = {key: getattr(entry, key) for key in _ENTRY}
+    are_whole = _has_shape(of_entry, _ENTRY) and _has_shape(entry.words, _WORDS)
+    are_whole &= all(_has_shape(asdict(file), _FILE) for file in files)
+    are_whole &= all(_has_shape(link, _LINK) for link in links)
+    are_whole &= all(_has_shape(install, _INSTALL) for install in installs)
+    if not files or not are_whole:
         raise ValueError("values of another kind")
     for file in files:
         parts_of_path = PurePosixPath(file.path).parts
@@ -322,22 +323,34 @@ _NUMBER = _or_none(lambda value: type(value) is int)
 _SHA256, _CONTENT = (_or_none(_like(f"{prefix}[0-9a-f]{{64}}")) for prefix in ("", "h1:"))
 _TIME = _or_none(_like(r"[0-9T:.+-]{1,40}"))
 _TEXT_OR_NONE = _or_none(_is_text)
-_ENTRY: _Shape = {"batch": _is_text, "name": _is_text, "content_hash": _CONTENT}
+_ENTRY: _Shape = {"batch": _is_text, "name": _is_text, "content_hash": _CONTENT, "is_done": _is_flag}
 _FILE: _Shape = {
-    **{"path": _is_text, "stored": _is_text, "size_bytes": _NUMBER, "mtime_ns": _NUMBER},
-    **{"sha256": _SHA256, "first_seen": _TIME, "of": _TEXT_OR_NONE},
+    "path": _is_text,
+    "stored": _is_text,
+    "size_bytes": _NUMBER,
+    "mtime_ns": _NUMBER,
+    "sha256": _SHA256,
+    "first_seen": _TIME,
+    "of": _TEXT_OR_NONE,
 }
 _LINK: _Shape = {"path": _is_text, "folder": _is_text, "layout": _is_text}
 _INSTALL: _Shape = {
-    **{"path": _is_text, "job_key": _TEXT_OR_NONE, "sha256": _SHA256},
+    "path": _is_text,
+    "job_key": _TEXT_OR_NONE,
+    "sha256": _SHA256,
     "kind": _like("network|preview|sidecar|quarantine"),
 }
 _TRAINING: _Shape = {
     "recipe": lambda value: isinstance(value, dict),
-    **{"started_from": _CONTENT, "model_name": _TEXT_OR_NONE, "model_hash": _TEXT_OR_NONE, "trained_at": _TIME},
+    "started_from": _CONTENT,
+    "model_name": _TEXT_OR_NONE,
+    "model_hash": _TEXT_OR_NONE,
+    "trained_at": _TIME,
 }
 _WORDS: _Shape = {
-    **{"tags": _or_none(_are_texts), "aliases": _or_none(_are_texts), "note": _TEXT_OR_NONE},
+    "tags": _or_none(_are_texts),
+    "aliases": _or_none(_are_texts),
+    "note": _TEXT_OR_NONE,
     "training": _or_none(_is_training),
 }
 
