@@ -201,6 +201,17 @@ def test_records_of_fetched_files_go_and_come_back(library: Library, folder: Pat
 # --- the disk is asked
 
 
+def test_sidecars_that_no_file_can_be_called_are_not_there(library: Library, folder: Path) -> None:
+    long = "n" * 250
+    (folder / "glow.pt").rename(folder / f"{long}.pt")
+    (folder / f"{long}.json").write_bytes(NOTES)
+    library.scan(folder)
+    before = tree(folder)
+    assert [change.what for change in library.remove(long)] == ["removed", "removed"]
+    assert [change.what for change in library.restore()] == ["restored", "restored"]
+    assert tree(folder) == before
+
+
 def test_a_file_that_changed_since_the_scan_is_not_removed(library: Library, folder: Path) -> None:
     networks.network_file(folder, "ink.pt", seed=9, structure=(1, 3, 1))
     changes = {Path(change.path).name: change for change in library.remove("ink")}
