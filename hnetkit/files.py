@@ -32,6 +32,7 @@ TEMPORARY = ".hnetkit.tmp"
 
 _HALF = 2**63
 _NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})  # nothing can be at such a path
+_LONGEST_NAME = 255  # bytes
 _NO_NAMES = frozenset({123, 1921})  # the same in Windows' numbers: an invalid name, a link in a circle
 _PORTS = (f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")
 _RESERVED = frozenset({"none", "con", "conin$", "conout$", "prn", "aux", "nul", *_PORTS})
@@ -228,7 +229,9 @@ def is_absent(path: str | os.PathLike[str]) -> bool:
     except ValueError:  # no path at all
         return True
     except OSError as error:
-        return is_absence(error)
+        # a path may be too long where a shorter one leads to the same file; a name that is too long is no file's
+        is_no_name = error.errno == errno.ENAMETOOLONG and len(os.fsencode(os.path.basename(path))) > _LONGEST_NAME
+        return is_absence(error) or is_no_name
     return False
 
 

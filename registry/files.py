@@ -205,6 +205,13 @@ class Files:
         """Marks files as ``present``, ``missing`` or ``corrupt``."""
         self._db.executemany("UPDATE files SET state = ? WHERE id = ?", [(state, id) for id in ids])
 
+    def counts(self) -> tuple[int, int, int]:
+        """Returns the number of files that hold a usable network, of those that are missing, and of all others."""
+        kinds = "state = 'missing' AS is_missing, content_hash NOTNULL AS is_network"
+        counted = "total(is_network AND NOT is_missing), total(is_missing), total(NOT (is_network OR is_missing))"
+        holding, missing, others = self._db.execute(f"SELECT {counted} FROM (SELECT {kinds} FROM files)").fetchone()
+        return int(holding), int(missing), int(others)
+
     # --- queries: files as rows with their full `path`, existing ones first
 
     def rows(self) -> list[Row]:

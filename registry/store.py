@@ -150,10 +150,13 @@ class Registry:
         return f"the library is empty, as {self.path} says{', which is new' if self.is_new else ''}"
 
     def summary(self) -> str:
-        """Returns the number of networks and files, in words."""
+        """Returns in words how many networks there are, in how many files, and how many files are missing or others."""
         with translated(self.path):
-            counts = [self._db.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("networks", "files")]
-        return f"{counts[0]} network{'s' * (counts[0] != 1)} in {counts[1]} file{'s' * (counts[1] != 1)}"
+            networks = self.networks.count()
+            holding, missing, others = self.files.counts()
+        total = f"{networks} network{'s' * (networks != 1)} in {holding} file{'s' * (holding != 1)}"
+        missed = f", {missing} missing" if missing else ""
+        return total + missed + (f", {others} other file{'s' * (others != 1)}" if others else "")
 
     def check(self) -> str:
         """Checks the whole database; returns `summary`.

@@ -17,7 +17,7 @@ AFTER_INTERRUPTION: Mapping[str, str] = {
     "scan": "what was indexed stays; the same command does the rest",
     "import": "what was imported stays; the same command imports the rest",
     "identify": "what the site answered stays; the same command asks about the rest",
-    "remove": "`hnetkit remove --undo` brings back what was moved; the same command does the rest",
+    "remove": "a removal that was not complete is taken back; the same command does the rest",
     "link": "what was linked stays; the same command does the rest",
     "pull": "what was received stays; the same command does the rest",
     "sync": "what was received stays; the same command does the rest",

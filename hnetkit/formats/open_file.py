@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 import threading
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 
@@ -43,10 +44,10 @@ class OpenFile:
         self._before_read = before_read
         self._lock = threading.Lock()
         self._handle = _open(self.path)
+        self._closing = weakref.finalize(self, os.close, self._handle)
         status = os.fstat(self._handle)
         if not stat.S_ISREG(status.st_mode):
-            os.close(self._handle)
-            self._handle = -1
+            self.close()
             if stat.S_ISDIR(status.st_mode):
                 raise NotFound(
                     f"{self.path}: a folder, not a file", hint=f"hnetkit scan {argument(self.path, is_path=True)}"
@@ -115,19 +116,14 @@ class OpenFile:
 
     def close(self) -> None:
         """Closes the file; closing twice is harmless."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        self._closing()
+        self._handle = -1  # the number may soon be another file's
 
     def __enter__(self) -> OpenFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            self.close()
 
 
 def sha256_at(path: str | os.PathLike[str]) -> str:

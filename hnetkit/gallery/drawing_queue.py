@@ -103,7 +103,9 @@ class DrawingQueue:
         if picture is not None:
             record["picture"] = asdict(picture)
         self.folder.mkdir(parents=True, exist_ok=True)
-        folder = self.folder / f"{time.time_ns():019}-{what}-{secrets.token_hex(3)}"
+        last = max((int(id.partition("-")[0]) for id in self._ids()), default=0)
+        moment = min(max(time.time_ns(), last + 1), 10**19 - 1)  # the clock may have been set back since the last one
+        folder = self.folder / f"{moment:019}-{what}-{secrets.token_hex(3)}"
         with new_folder(folder) as temporary:
             write_json(temporary / RECORD, record)
         return self.drawing(folder.name)

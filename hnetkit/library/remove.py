@@ -442,7 +442,7 @@ def _entries(registry: Registry) -> tuple[list[Entry], list[RemovalChange]]:
 
 
 def _names_of(entry: Entry) -> set[str]:
-    names = {entry.name, *map(str, entry.words.get("aliases") or ()), *(str(entry.place(f)) for f in entry.files)}
+    names = {entry.name, *(entry.words.get("aliases") or ()), *(str(entry.place(f)) for f in entry.files)}
     if entry.content_hash:
         names |= {entry.content_hash, label(entry.name, entry.content_hash)}
     return names
@@ -527,23 +527,22 @@ def _bring_words_back(registry: Registry, entry: Entry) -> Iterator[RemovalChang
     networks, content, words = registry.networks, entry.content_hash, entry.words
     if content is None or not networks.is_known(content):
         return
-    texts = {key: [text for text in words.get(key) or () if isinstance(text, str)] for key in ("tags", "aliases")}
     note, training = words.get("note"), words.get("training")
     told: list[str] = []
     with registry.write():
         id = networks.id_of(content)
-        networks.add_tags(id, texts["tags"])
+        networks.add_tags(id, words.get("tags") or ())
         (now,) = networks.of_contents([content])
-        if isinstance(note, str) and now["note"] is None:
+        if note is not None and now["note"] is None:
             networks.set_note(id, note)
-        elif isinstance(note, str) and note != now["note"]:
+        elif note is not None and note != now["note"]:
             told.append(f"it has another note by now; the one that did not come back: {note}")
         trained = registry.trainings.of(content)
-        if isinstance(training, Mapping) and trained is None:
+        if training is not None and trained is None:
             registry.trainings.put(id, Training(**training))
-        elif isinstance(training, Mapping) and trained != Training(**training):
+        elif training is not None and trained != Training(**training):
             told.append(f"it has another record of its training by now; the one that did not come back: {training}")
-        for alias in texts["aliases"]:
+        for alias in words.get("aliases") or ():
             try:
                 require_alias(registry, alias, content)
             except UsageError as error:
@@ -555,9 +554,9 @@ def _bring_words_back(registry: Registry, entry: Entry) -> Iterator[RemovalChang
 
 
 def _how_to_link_again(entry: Entry) -> str | None:
-    folders = {(str(link.get("folder")), str(link.get("layout"))) for link in entry.links}
+    folders = {(link["folder"], link["layout"]) for link in entry.links}
     commands = [
-        f"hnetkit link {argument(folder, is_path=True)} --layout {layout} {argument(entry.name)}"
+        f"hnetkit link {argument(folder, is_path=True)} --layout {argument(layout)} {argument(entry.name)}"
         for folder, layout in sorted(folders)
     ]
     return f"links it again: {'; '.join(commands)}" if commands else None

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.files import is_absence, is_file_at, is_link_elsewhere, mtime_of, read_regular
+from hnetkit.files import is_absence, is_absent, is_file_at, is_link_elsewhere, mtime_of, read_regular
 from hnetkit.library.layouts import folded
 from hnetkit.limits import MAX_JSON, Budget, json_size, parse_json
 from hnetkit.paths import is_state
@@ -242,7 +242,7 @@ def _may_be_file(path: Path) -> bool:
     try:
         return is_file_at(path)
     except OSError:
-        return True
+        return not is_absent(path)
 
 
 def _is_own_json(path: Path, model_file: Path) -> bool:

@@ -11,19 +11,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from hnetkit.errors import HnetkitError, OutputExists, failure_of
 from hnetkit.files import TEMPORARY, is_there, new_file, publish, sync_folder
 from hnetkit.library.placing import is_same_bytes
 from hnetkit.limits import read_json
 from hnetkit.paths import is_state
+from hnetkit.text import shorten
 
 FOLDER = ".hnetkit-trash"
 JOURNAL = "journal.json"
@@ -259,19 +261,98 @@ def _parse(root: Path, folder: Path, journal: Any) -> Entry:
     files = tuple(TrashedFile(**file) for file in journal.pop("files"))
     links, installs = tuple(journal.pop("links")), tuple(journal.pop("installs"))
     entry = Entry(root, folder, files=files, links=links, installs=installs, **journal)
-    texts = [entry.batch, entry.name, *(text for file in files for text in (file.path, file.stored))]
-    mappings = [entry.words, *entry.links, *entry.installs]
-    if not all(isinstance(text, str) for text in texts) or not all(isinstance(item, dict) for item in mappings):
+    of_entry = {key: getattr(entry, key) for key in _ENTRY}
+    are_whole = _has_shape(of_entry, _ENTRY) and _has_shape(entry.words, _WORDS)
+    are_whole &= all(_has_shape(asdict(file), _FILE) for file in files)
+    are_whole &= all(_has_shape(link, _LINK) for link in links)
+    are_whole &= all(_has_shape(install, _INSTALL) for install in installs)
+    if not files or not are_whole:
         raise ValueError("values of another kind")
     for file in files:
-        if not all(isinstance(text, str | None) for text in (file.sha256, file.first_seen, file.of)):
-            raise ValueError("values of another kind")
-        parts = PurePosixPath(file.path).parts
-        if not parts or ".." in parts or PurePosixPath(file.path).is_absolute() or PureWindowsPath(file.path).anchor:
-            raise ValueError(f"{file.path} is not below the folder")
-        if not file.stored.endswith(_SUFFIX) or set(file.stored) & set("/\\") or PureWindowsPath(file.stored).anchor:
-            raise ValueError(f"{file.stored} is not in the trash")
+        parts_of_path = PurePosixPath(file.path).parts
+        is_path = parts_of_path and ".." not in parts_of_path and not PurePosixPath(file.path).is_absolute()
+        if not is_path or PureWindowsPath(file.path).anchor or not _can_be_a_name(file.path):
+            raise ValueError(f"{shorten(file.path)} is not below the folder")
+        is_name = file.stored.endswith(_SUFFIX) and not set(file.stored) & set("/\\")
+        if not is_name or PureWindowsPath(file.stored).anchor or not _can_be_a_name(file.stored):
+            raise ValueError(f"{shorten(file.stored)} is not in the trash")
     return entry
+
+
+_Shape: TypeAlias = Mapping[str, Callable[[Any], bool]]
+"""Key -> whether it may have a value; None stands for a key that is not there."""
+
+
+def _has_shape(value: Any, shape: _Shape) -> bool:
+    return isinstance(value, Mapping) and all(fits(value.get(key)) for key, fits in shape.items())
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+def _like(pattern: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII) is not None
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_training(value: Any) -> bool:
+    return _has_shape(value, _TRAINING) and value.keys() <= _TRAINING.keys()
+
+
+def _can_be_a_name(text: str) -> bool:
+    """Whether a file system can have a path; JSON may hold others."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+_NUMBER = _or_none(lambda value: type(value) is int)
+_SHA256, _CONTENT = (_or_none(_like(f"{prefix}[0-9a-f]{{64}}")) for prefix in ("", "h1:"))
+_TIME = _or_none(_like(r"[0-9T:.+-]{1,40}"))
+_TEXT_OR_NONE = _or_none(_is_text)
+_ENTRY: _Shape = {"batch": _is_text, "name": _is_text, "content_hash": _CONTENT, "is_done": _is_flag}
+_FILE: _Shape = {
+    "path": _is_text,
+    "stored": _is_text,
+    "size_bytes": _NUMBER,
+    "mtime_ns": _NUMBER,
+    "sha256": _SHA256,
+    "first_seen": _TIME,
+    "of": _TEXT_OR_NONE,
+}
+_LINK: _Shape = {"path": _is_text, "folder": _is_text, "layout": _is_text}
+_INSTALL: _Shape = {
+    "path": _is_text,
+    "job_key": _TEXT_OR_NONE,
+    "sha256": _SHA256,
+    "kind": _like("network|preview|sidecar|quarantine"),
+}
+_TRAINING: _Shape = {
+    "recipe": lambda value: isinstance(value, dict),
+    "started_from": _CONTENT,
+    "model_name": _TEXT_OR_NONE,
+    "model_hash": _TEXT_OR_NONE,
+    "trained_at": _TIME,
+}
+_WORDS: _Shape = {
+    "tags": _or_none(_are_texts),
+    "aliases": _or_none(_are_texts),
+    "note": _TEXT_OR_NONE,
+    "training": _or_none(_is_training),
+}
 
 
 def is_inside(folder: Path, root: Path) -> bool:

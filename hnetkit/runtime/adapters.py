@@ -262,8 +262,9 @@ def follow_progress(pipe: Any, steps: int | None = None) -> StepCallback:
     """Returns a callback with which a diffusers pipeline calls `set_progress` at every step.
 
     It follows the steps that the pipeline really makes: in image-to-image, with ``denoising_end``, with timesteps of
-    your own. One callback serves many calls of Stable Diffusion's and SDXL's pipelines. A pipeline that does not
-    announce its calls (latent consistency, PAG), and a function of yours around the callback, take a new one each time.
+    your own, with schedulers of second order, which call the UNet twice in a step. One callback serves many calls of
+    Stable Diffusion's and SDXL's pipelines. A pipeline that does not announce its calls (latent consistency, PAG), and
+    a function of yours around the callback, take a new one each time.
 
     Args:
         pipe: the pipeline that is called with it.

@@ -53,15 +53,16 @@ class StepFollower:
         return []
 
     def __call__(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Reports the step after the one that ended; returns the tensors as they are."""
-        steps = _calls_of(pipe) or self._begun_with or step + 1
+        """Reports the step of the call that comes after the one that ended; returns the tensors as they are."""
+        steps = _steps_of(pipe) or self._begun_with or step + 1
         if step == 0 and self._begun_with != steps:
             raise UsageError(
                 f"the pipeline makes {steps} steps; its first was drawn as one of {self._begun_with}",
                 hint="hnetkit.follow_progress(pipe), with the pipeline that is called",
             )
-        self._report_call(pipe, step + 1, steps)
-        if step + 1 >= steps:
+        is_over = step + 1 >= (_calls_of(pipe) or steps)
+        self._report(pipe, steps if is_over else step_of_call(getattr(pipe, "scheduler", None), step + 1), steps)
+        if is_over:
             self._step_aside()
         return tensors
 
@@ -107,16 +108,10 @@ class StepFollower:
             self._report(self._pipe, 1, 1)
             return
         self._is_waiting = False
-        self._begun_with = _calls_of(self._pipe) or self._stated or asked_for
+        self._begun_with = _steps_of(self._pipe) or self._stated or asked_for
         if self._begun_with is not None:
-            self._report_call(self._pipe, 0, self._begun_with)
+            self._report(self._pipe, 0, self._begun_with)
         self._stand_before_bar()
-
-    def _report_call(self, pipe: Any, call: int, calls: int) -> None:
-        """Reports the step of the call that comes next: diffusers' pipelines count each call of the UNet."""
-        scheduler = getattr(pipe, "scheduler", None)
-        steps = step_of_call(scheduler, calls - 1) + 1
-        self._report(pipe, step_of_call(scheduler, call) if call < calls else steps, steps)
 
 
 def _put_back(pipe: Any, before: Any) -> None:
@@ -142,14 +137,20 @@ def _kind_of_follower(callbacks: ModuleType | None) -> type[StepFollower]:
 def step_of_call(scheduler: Any, call: int) -> int:
     """Returns the step that a call of the UNet belongs to, both counted from 0 where sampling begins.
 
-    Diffusers' schedulers of second order call it twice in each step, PLMS in its first one.
+    Diffusers' schedulers of second order call it twice in each step, but once in the last; PLMS twice in its first one.
     """
     if hasattr(scheduler, "step_plms") and scheduler.config.skip_prk_steps:
         return max(call - 1, 0)
     return call // int(getattr(scheduler, "order", 1))
 
 
+def _steps_of(pipe: Any) -> int | None:
+    """Returns the steps of the sampling that runs; None where the pipeline does not say."""
+    calls = _calls_of(pipe)
+    return None if calls is None else step_of_call(getattr(pipe, "scheduler", None), calls - 1) + 1
+
+
 def _calls_of(pipe: Any) -> int | None:
-    """Returns the calls of the sampling that runs, as the pipeline has them; None where it does not say."""
+    """Returns how often it calls the UNet, each with a timestep: what diffusers' callback counts as a step."""
     calls: int | None = getattr(pipe, "num_timesteps", None)
     return calls

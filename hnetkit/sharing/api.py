@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,9 @@ Progress = Callable[[int, int], None]
 
 _CHUNK = 4 << 20  # bytes
 _LONGEST_IN_JPEG = 30_000  # letters of an infotext; its segment has 64 kB
+# the folders of a path that programs note among the settings: of a web address, and of a hub's name, it is none
+_FOLDERS = re.compile(r"(?<![\w:/\\~.])(?:~?/(?:[^/\s\"][^/\"]*/)+|(?:[A-Za-z]:[\\/]|\\\\)(?:[^\\/\"]*[\\/])*)")
+_PROMPTS = ("Hires prompt", "Hires negative prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +274,11 @@ def _settings(path: Path, notes: list[str]) -> tuple[str | None, str]:
     except FileRefused as error:
         notes.append(f"without its prompt: {error}")
         return None, ""
-    text = as_infotext(found)
+    named = found.parameters
+    bare = {key: text if key in _PROMPTS else _FOLDERS.sub("", text) for key, text in named.items()}
+    if bare != named:
+        notes.append(f"{path}: its settings name files, which are shared without their folders")
+    text = as_infotext(found._replace(parameters=bare))
     if not is_text(text):
         notes.append(f"{path}: without its prompt, which is not text")
         return None, ""

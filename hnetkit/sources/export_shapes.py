@@ -10,6 +10,7 @@ from typing import Any
 from hnetkit.errors import NetworkFailed
 from hnetkit.formats.a1111 import MAX_METADATA_TEXT
 from hnetkit.registry.mirrors import SOURCES, STATES
+from hnetkit.sources.huggingface import is_file_path
 from hnetkit.sources.trust import Origin, redact
 
 MOST_TOLD = 1000
@@ -84,7 +85,7 @@ def _are_hub_files(value: Any) -> bool:
     """Whether it is a list of what `export_records` tells of the files of a repository."""
     kinds: dict[str, Callable[[Any], bool]] = {
         "commit": lambda text: isinstance(text, str) and _COMMIT.fullmatch(text) is not None,
-        "path": lambda path: _is_text(path) and len(path) <= MOST_REFERENCE,
+        "path": lambda path: _is_text(path) and len(path) <= MOST_REFERENCE and is_file_path(path),
         "sha256": lambda text: text is None or is_sha256(text),
         "size_bytes": lambda size: size is None or _is_count(size),
     }

@@ -32,7 +32,7 @@ from hnetkit.sources.civitai_models import BadRecord, parse_int
 from hnetkit.sources.http import Clock, HttpClient, JsonAnswer, RateLimiter
 from hnetkit.sources.references import Reference
 from hnetkit.sources.trust import Origin, SitePolicy, require_no_secret
-from hnetkit.text import argument, counted
+from hnetkit.text import argument, counted, shorten
 
 SOURCE = "huggingface"
 _NAME = re.compile(REPO, re.ASCII)
@@ -284,7 +284,7 @@ def _is_folder(entry: Any) -> bool:
 
 
 def _file(path: Any, size: Any, sha256: Any, blob: Any) -> HubFile | None:
-    if not isinstance(path, str):
+    if not isinstance(path, str) or not is_file_path(path):
         return None
     path = text_of(path)  # JSON may hold lone surrogates, SQLite may not
     known = str(sha256).lower() if re.fullmatch(r"[0-9a-fA-F]{64}", str(sha256)) else None
@@ -309,8 +309,19 @@ def _cursor(headers: Mapping[str, str]) -> str | None:
     return None
 
 
+def is_file_path(path: str) -> bool:
+    """Whether a path can be that of a file in a repository: one with `..` would be another address of the hub."""
+    return set(path.split("/")).isdisjoint({"", ".", ".."})
+
+
 def file_url(repo: Repo, path: str) -> str:
-    """Returns the address of a file's bytes, which never change."""
+    """Returns the address of a file's bytes, which never change.
+
+    Raises:
+        UsageError: no repository has such a file.
+    """
+    if not is_file_path(path):
+        raise UsageError(f"{shorten(path)}: not the path of a file in a repository")
     return f"{endpoint()}/{repo.at}/resolve/{repo.commit}/{quote(path)}"
 
 

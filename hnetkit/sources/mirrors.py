@@ -291,7 +291,7 @@ class SecondSource:
                 yield Mirror(CIVITAI, url, f"Civitai, model {row['model_id']}")
         for row in rows:
             if row["source"] == HUB:
-                with suppress(ModuleNotFoundError):  # the hub's own package
+                with suppress(ModuleNotFoundError, UsageError):  # the hub's own package; or no path, of an older import
                     repo = Repo(repo_of(row["model_id"]), row["version_id"], (), None)
                     url = file_url(repo, row["file_name"])
                     yield Mirror(HUB, url, f"hf:{repo.name}")

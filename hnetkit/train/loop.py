@@ -267,8 +267,9 @@ class TrainingLoop:
             self._load(state)
             restore_guards(state.content["guards"])
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            why = "" if "\n" in str(error) else f" ({error})"  # torch lists each tensor on a line of its own
             raise RunChanged(
-                f"{self.files.folder}: a checkpoint of another version of hnetkit ({error})",
+                f"{self.files.folder}: a checkpoint of other layers, or of another version of hnetkit{why}",
                 hint="--restart starts over",
             ) from error
 

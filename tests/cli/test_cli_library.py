@@ -52,8 +52,11 @@ def test_scan_says_what_changed_on_stdout_and_the_sum_on_stderr(
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()] == ["new", "new", "new"]
     assert "a web page" in out
-    assert err == "3 changes; 2 networks in 3 files\n"
+    assert err == "3 changes; 2 networks in 2 files, 1 other file\n"
     assert rows(capsys, "scan") == []
+    (library / "ink.pt").unlink()
+    assert run(["scan"]) == 0
+    assert capsys.readouterr().err == "1 change; 2 networks in 1 file, 1 missing, 1 other file\n"
 
 
 def test_scan_without_any_folder_says_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,6 +79,18 @@ def names(folder: str, pattern: str) -> list[str]:
 
 
 @needs_demo
+def test_a_removal_is_taken_back_and_an_earlier_one_stays_in_the_trash(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["scan", "lib"]) == 0
+    assert run(["remove", "dots", "-y"]) == 0
+    said = interrupted(monkeypatch, capsys, "rename", 1, ["remove", "outline", "-y"])
+    assert said == AFTER_INTERRUPTION["remove"]
+    assert "--undo" not in said
+    assert sorted(path.name for path in Path("lib").glob("*.pt")) == ["outline.pt", "paper.pt"]
+
+
+@needs_demo
 def test_a_scan_is_finished_by_the_same_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

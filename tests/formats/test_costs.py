@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -251,6 +253,18 @@ def test_a_small_file_with_holes_is_read_and_hashed(tmp_path: Path) -> None:
     os.truncate(path, 3 << 20)
     assert path.stat().st_size < MAX_FILE
     assert examine(path).hashes is not None
+
+
+def test_a_file_that_is_open_when_python_ends_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    ends = (
+        "import ctypes, sys, hnetkit.formats.open_file as module; module.kept = module.OpenFile(sys.argv[1]); "
+        "ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))"  # so its names are emptied first
+    )
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", ends, str(tmp_path / "a")], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stderr == ""
 
 
 def test_a_header_that_nobody_would_read_again_is_not_written(tmp_path: Path) -> None:

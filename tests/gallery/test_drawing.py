@@ -301,6 +301,18 @@ def _is_alive(pid: int) -> bool:
     return False
 
 
+def test_the_last_strip_is_the_latest_also_where_the_clock_was_set_back(
+    queue: DrawingQueue, demo_networks: list[NamedNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time_ns()
+    with monkeypatch.context() as patched:
+        patched.setattr("time.time_ns", lambda: now + 86_400 * 10**9)
+        first = queue.add(demo_networks[:1], QUICK)
+    last = queue.add(demo_networks[:1], replace(QUICK, seed=7))
+    assert [one.id for one in queue.drawings()] == [first.id, last.id]
+    assert queue.drawings_of([demo_networks[0].content_hash])[0].id == last.id
+
+
 def test_a_damaged_record_is_said_and_ends_no_other(queue: DrawingQueue, demo_networks: list[NamedNetwork]) -> None:
     torn, foreign, state, sound = (queue.add(demo_networks[:1], QUICK) for _ in range(4))
     (torn.folder / "drawing.json").write_bytes(b'{"format": "hnetkit.drawing/1", "netw')

@@ -253,6 +253,7 @@ def test_every_scheduler_on_the_list_is_there() -> None:
         ("text_encoder/config.json", {"hidden_act": "os.system"}),
         ("text_encoder/config.json", {"vocab_size": 1 << 40}),
         ("text_encoder/config.json", {"vocab_size": 1 << 20, "hidden_size": 1 << 20}),
+        ("unet/config.json", {"time_embedding_dim": 1 << 20}),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 500_000_000}),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 0}),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": "many"}),
@@ -389,6 +390,17 @@ def test_a_folder_may_not_choose_huge_pictures(folder: Path, side: int) -> None:
     (folder / "hnetkit.json").write_text(json.dumps({"width": side, "height": side}))
     with pytest.raises(ModelNotUsable, match=f"'width' cannot be {side}"):
         load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a <hypernet:ink:1> star", "a <lora:ink:1> star", "<hypernet:ink", "\ud800", "star " * 1000, 5]
+)
+def test_a_folder_s_own_prompts_choose_no_network(tmp_path: Path, prompt: Any) -> None:
+    change(tmp_path / "hnetkit.json", prompts=["a star", prompt])
+    with pytest.raises(ModelNotUsable, match="without tags of networks"):
+        read_defaults(tmp_path)
+    change(tmp_path / "hnetkit.json", prompts=["a <3 star"])
+    assert read_defaults(tmp_path).prompts == ("a <3 star",)
 
 
 def test_a_key_without_meaning_does_no_harm(folder: Path) -> None:

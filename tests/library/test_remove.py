@@ -18,6 +18,7 @@ from hnetkit.cli import run
 from hnetkit.errors import NotFound
 from hnetkit.library import trash
 from hnetkit.library.library import Library
+from hnetkit.library.remove import trashed
 
 NOTES = b'{"preferred weight": 0.7, "notes": "a brush"}'
 
@@ -198,6 +199,17 @@ def test_records_of_fetched_files_go_and_come_back(library: Library, folder: Pat
 
 
 # --- the disk is asked
+
+
+def test_sidecars_that_no_file_can_be_called_are_not_there(library: Library, folder: Path) -> None:
+    long = "n" * 250
+    (folder / "glow.pt").rename(folder / f"{long}.pt")
+    (folder / f"{long}.json").write_bytes(NOTES)
+    library.scan(folder)
+    before = tree(folder)
+    assert [change.what for change in library.remove(long)] == ["removed", "removed"]
+    assert [change.what for change in library.restore()] == ["restored", "restored"]
+    assert tree(folder) == before
 
 
 def test_a_file_that_changed_since_the_scan_is_not_removed(library: Library, folder: Path) -> None:
@@ -527,7 +539,12 @@ def planted(folder: Path, **file: Any) -> Path:
         {"path": 3},
         {"unknown": 1},
         {"first_seen": ["2026"]},
+        {"first_seen": "\x1b[2J"},
         {"sha256": 7},
+        {"sha256": "\ud800"},
+        {"size_bytes": "1"},
+        {"path": "x\0.txt"},
+        {"path": "\ud800.txt"},
     ],
 )
 def test_a_journal_that_names_something_else_is_refused(library: Library, folder: Path, file: Any) -> None:
@@ -537,6 +554,52 @@ def test_a_journal_that_names_something_else_is_refused(library: Library, folder
         library.restore()
     assert tree(folder.parent) == before
     assert entry.exists()
+
+
+INSTALL = {"path": "/x.pt", "job_key": None, "kind": "network", "sha256": None}
+ODD = [
+    {"content_hash": {}},
+    {"content_hash": "ink"},
+    {"batch": 9},
+    {"is_done": "no"},
+    {"files": []},
+    {"files": {}},
+    {"words": []},
+    {"words": {"tags": 5}},
+    {"words": {"aliases": [{}]}},
+    {"words": {"note": 7}},
+    {"words": {"training": "x"}},
+    {"words": {"training": {"recipe": {}, "unknown": 1}}},
+    {"words": {"training": {"recipe": {}, "started_from": []}}},
+    {"links": [{"path": 5}]},
+    {"links": [5]},
+    {"installs": [{}]},
+    {"installs": [INSTALL | {"job_key": {}}]},
+    {"installs": [INSTALL | {"kind": "other"}]},
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_a_stranger_s_journal_ends_no_command(library: Library, folder: Path, odd: dict[str, Any]) -> None:
+    library.remove("ink")
+    entry = planted(folder)
+    journal = json.loads((entry / trash.JOURNAL).read_text())
+    (entry / trash.JOURNAL).write_text(json.dumps(journal | odd))
+    assert trashed(library.registry)  # which `sync`, `pull` and `repair` ask
+    library.remove("glow")
+    changes = library.restore("ink")
+    assert {change.what for change in changes} == {"skipped", "restored"}
+    assert (entry / "0.trash").read_bytes() == b"hostile"
+
+
+def test_what_a_stranger_s_journal_has_typed_is_quoted(library: Library, folder: Path) -> None:
+    entry = planted(folder, path="sub/x.pt", of=None)
+    journal = json.loads((entry / trash.JOURNAL).read_text())
+    journal["links"] = [{"path": "/x", "folder": "/webui", "layout": "a1111; touch MARKED"}]
+    content = library.record("ink")["content_hash"]
+    (entry / trash.JOURNAL).write_text(json.dumps(journal | {"content_hash": content}))
+    (command,) = (change.reason for change in library.restore("x") if change.what == "restored")
+    assert command == "links it again: hnetkit link /webui --layout 'a1111; touch MARKED' x"
 
 
 def test_no_file_is_brought_back_through_a_link(library: Library, folder: Path, tmp_path: Path) -> None:

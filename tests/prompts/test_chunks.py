@@ -98,6 +98,37 @@ def test_a_tokenizer_in_one_file_is_the_same(folder: Path, tmp_path: Path) -> No
     assert mine.tokens("stars aaa") == read_counting_tokenizer(str(folder)).tokens("stars aaa")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"added_tokens": 5},
+        {"added_tokens": [5]},
+        {"added_tokens": [{"content": "x"}]},
+        {"added_tokens": [{"id": "9" * 5000, "content": "x"}]},
+        {"added_tokens": [{"id": float("nan"), "content": "x"}]},
+        {"model": {"vocab": {"a": 0}, "merges": [5]}},
+        {"model": {"vocab": {"a": 0}, "merges": [["a", 5]]}},
+    ],
+    ids=str,
+)
+def test_a_tokenizer_that_makes_no_sense_is_refused_in_words(tmp_path: Path, odd: dict[str, Any]) -> None:
+    whole = {"model": {"vocab": {"a": 0}, "merges": []}} | odd
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(ModelNotUsable, match="no tokenizer of CLIP"):
+        read_counting_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "\u00b2", "-1"], ids=["long", "not decimal", "negative"])
+def test_an_added_token_without_a_number_is_left_out(folder: Path, tmp_path: Path, number: str) -> None:
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    settings = {"added_tokens_decoder": {number: {"content": "x"}}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert read_counting_tokenizer(str(tmp_path)).tokens("a star") == read_counting_tokenizer(str(folder)).tokens(
+        "a star"
+    )
+
+
 def test_a_model_without_a_tokenizer_is_told_and_a_hostile_one_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelNotUsable, match="no tokenizer"):
         read_counting_tokenizer(str(tmp_path))

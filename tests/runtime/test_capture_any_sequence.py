@@ -29,7 +29,7 @@ NETWORKS: list[dict[str, Any]] = [
     {"activation": None},
     {"activation": "linear", "structure": (1, 1, 2, 1)},
 ]
-SEQUENCES, CHANGES = 200, 6
+CHANGES = 6  # in a sequence
 
 
 @pytest.fixture
@@ -156,12 +156,13 @@ KINDS = (
 )
 
 
+@pytest.mark.parametrize("sequences", [50, pytest.param(1000, marks=pytest.mark.long)])
 def test_each_call_gives_the_bits_of_the_unet_without_a_capture(
-    networks: list[Hypernetwork], monkeypatch: pytest.MonkeyPatch
+    networks: list[Hypernetwork], monkeypatch: pytest.MonkeyPatch, sequences: int
 ) -> None:
     StandInGraphs.begin()
     changes = Changes(networks, monkeypatch)
-    for number in range(SEQUENCES):
+    for number in range(sequences):
         changes.begin(number)
         changes.capture()
         for _ in range(CHANGES):
@@ -174,5 +175,5 @@ def test_each_call_gives_the_bits_of_the_unet_without_a_capture(
                 raise
         changes.end()
     assert not StandInGraphs.living
-    assert StandInGraphs.replayed > SEQUENCES
-    assert StandInGraphs.recorded > SEQUENCES / 4
+    assert StandInGraphs.replayed > sequences
+    assert StandInGraphs.recorded > sequences / 4

@@ -18,6 +18,7 @@ from hnetkit.errors import BadPicture, FileChanged, NotFound, OutputExists, Usag
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import loads_in_a1111
 from hnetkit.image_text import read_image_text, read_infotext, write_image
+from hnetkit.prompts import infotext
 from hnetkit.sharing import plan_share, share
 from hnetkit.sharing.folder import CARD, RECORD, ShareFolder
 
@@ -114,6 +115,31 @@ def test_a_picture_is_shared_as_it_is_seen_with_its_infotext_and_nothing_else(
     for source, path in zip(files[1:], shared[1:], strict=True):
         with OpenFile(source) as before, OpenFile(path) as after:
             assert read_infotext(before)[:3] == read_infotext(after)[:3]
+
+
+@pytest.mark.parametrize(
+    ("noted", "shared"),
+    [
+        ("/home/me/private/ink.png", "ink.png"),
+        ("~/private/a, b/ink.png", "ink.png"),
+        ("C:\\Users\\me\\ink.png", "ink.png"),
+        ("D:/models/ink.png", "ink.png"),
+        ("\\\\server\\me\\ink.png", "ink.png"),
+        ("Module: x, Mask: /home/me/ink.png", "Module: x, Mask: ink.png"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("owner/repo", "owner/repo"),
+        ("a / b / c, 16/9, \\(sign\\)", "a / b / c, 16/9, \\(sign\\)"),
+    ],
+)
+def test_folders_that_a_program_noted_among_the_settings_stay_at_home(
+    library: hnetkit.Library, tmp_path: Path, noted: str, shared: str
+) -> None:
+    settings = {"Steps": "5", "Init image": noted, "Hires prompt": "in \\(a\\) /home/ of stone/"}
+    write_image(tmp_path / "drawn.png", Image.new("RGB", (8, 8)), infotext.write("a sea", "", settings))
+    plan = plan_share(library, ["ink"], license="mit", pictures=[tmp_path / "drawn.png"])
+    (picture,) = plan.pictures
+    assert infotext.parse(picture.infotext).parameters == settings | {"Init image": shared}
+    assert any("without their folders" in note for note in plan.notes) == (noted != shared)
 
 
 def test_without_pictures_the_previews_are_taken_and_a_bad_one_is_left_out_with_a_word(

@@ -22,10 +22,11 @@ from support.registry_rows import row
 
 import hnetkit
 from hnetkit.cli import run
-from hnetkit.errors import NotFound, OutputExists
+from hnetkit.errors import NotFound, OutputExists, UsageError
 from hnetkit.library.library import Library
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.export import export_library, import_library, import_records
+from hnetkit.sources.huggingface import Repo, file_url
 from hnetkit.sources.session import FetchSession
 
 Capture = pytest.CaptureFixture[str]
@@ -268,6 +269,7 @@ def test_an_export_of_what_an_import_told_tells_the_same(here: FetchSession, tmp
     [
         *("model:5", "https://civitai.com/models/5", "hf:a/b", "hf:a/b@main:x.pt", "../x", "x" * 4000),
         *("http://example.org/x.pt", "https://10.0.0.1/x.pt", "file:///etc/passwd"),
+        f"hf:owner/repo@{'a' * 40}:../../../../settings/x.pt",
     ],
 )
 def test_a_reference_to_no_single_file_of_a_site_is_that_networks_failure(
@@ -282,6 +284,18 @@ def test_a_reference_to_no_single_file_of_a_site_is_that_networks_failure(
     (result,) = here.repair()
     assert result.is_failed
     assert not here.folder.exists() or list(here.folder.rglob("*.pt")) == []
+
+
+def test_a_file_of_a_repository_that_leads_out_of_it_is_not_taken_in(here: FetchSession, tmp_path: Path) -> None:
+    told = {"commit": "a" * 40, "sha256": "a" * 64, "size_bytes": 5}
+    record = {"kind": "model", "source": "huggingface", "raw": {"id": "owner/repo", "sha": "a" * 40}}
+    paths = ["../../../../settings/x.pt", "a/../x.pt", "/x.pt", "a//x.pt", "./x.pt"]
+    lines = [{"kind": "hnetkit", "version": 1}, *(record | {"files": [told | {"path": path}]} for path in paths)]
+    (tmp_path / "library.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert import_library(here.library, tmp_path / "library.jsonl").failed == len(paths)
+    for path in paths:
+        with pytest.raises(UsageError, match="not the path"):
+            file_url(Repo("owner/repo", "a" * 40, (), None), path)
 
 
 def test_an_address_of_ones_own_machine_is_not_asked_because_an_import_names_it(

@@ -220,7 +220,13 @@ def test_files_of_a_repository_without_a_name_or_named_twice_are_counted(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", site.hub_url)
-    names: list[Any] = [{"rfilename": "ink.pt"}, {"rfilename": "ink.pt"}, {"rfilename": 5}, None]
+    names: list[Any] = [
+        {"rfilename": "ink.pt"},
+        {"rfilename": "ink.pt"},
+        {"rfilename": 5},
+        None,
+        {"rfilename": "../x.pt"},
+    ]
     info: Record = {"sha": "0a" * 20, "siblings": names}
 
     def odd(request: Request, response: Response) -> Response:
@@ -231,7 +237,7 @@ def test_files_of_a_repository_without_a_name_or_named_twice_are_counted(
     site.alter = odd
     items, failed = failures_of(here, "hf:a/b")
     assert len(items) == 1
-    assert [bad.reason for bad in failed] == ["left out: files of a/b without a name of their own (3)"]
+    assert [bad.reason for bad in failed] == ["left out: files of a/b without a name of their own (4)"]
     info["siblings"] = "x"
     with pytest.raises(NetworkFailed, match="makes no sense"):
         failures_of(here, "hf:a/b")

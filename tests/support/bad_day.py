@@ -85,7 +85,7 @@ def live_through(
 
     Args:
         sites: that it uses.
-        rng: decides when it is killed.
+        rng: decides when it is killed: at some moment of the time that the quickest one took.
         start: starts it.
         draw: returns the next fault.
         between: is called after each end, so that there is something to do for the next one.
@@ -93,14 +93,16 @@ def live_through(
         waiting, seldom: see `troubled`.
         patience_s: seconds until a process that is not killed counts as one that hangs.
     """
-    killed, codes = 0, []
+    killed, codes, quickest_s = 0, [], 2.5
     with troubled(sites, draw, faults, waiting, seldom) as over:
         while not over.is_set() or killed < kills:
-            process = start()
+            process, start_s = start(), time.monotonic()
             try:
-                _, errors = process.communicate(timeout=rng.uniform(0.6, 2.5) if killed < kills else patience_s)
+                patience = quickest_s * rng.uniform(0.25, 1.0) if killed < kills else patience_s
+                _, errors = process.communicate(timeout=patience)
                 assert "Traceback" not in errors, errors
                 codes.append(process.returncode)
+                quickest_s = min(quickest_s, time.monotonic() - start_s)
             except subprocess.TimeoutExpired:
                 assert killed < kills, "a process that hangs"
                 process.kill()

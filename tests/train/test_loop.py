@@ -294,6 +294,20 @@ def test_changed_pictures_are_refused_unless_forced(model: Model, pictures: Path
     run_training(replace(recipe, max_steps=7), model, cut)
 
 
+def test_a_checkpoint_of_other_layers_is_said_in_a_line(
+    model: Model, pictures: Path, whole: Path, tmp_path: Path
+) -> None:
+    recipe = small_recipe(pictures, start=str(whole / "ink.safetensors"), name="more", save_every=1)
+    stopped_after(2, recipe, model, tmp_path / "more")
+    other = small_recipe(pictures, name="other", max_steps=1, build=Build(structure=(1, 3, 1)))
+    run_training(other, model, tmp_path / "other")
+    changed = replace(recipe, start=str(tmp_path / "other" / "other.safetensors"))
+    with pytest.raises(RunChanged, match="other layers") as caught:
+        run_training(changed, model, tmp_path / "more", force=True)
+    assert len(str(caught.value)) < 200 + len(str(tmp_path))
+    assert "state_dict" not in str(caught.value)
+
+
 def test_moved_pictures_are_the_same_pictures(
     model: Model, pictures: Path, whole: Path, cut: Path, tmp_path: Path
 ) -> None:

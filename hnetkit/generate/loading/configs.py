@@ -44,10 +44,12 @@ _WIDTHS = (
     "block_out_channels",
     "cross_attention_dim",
     "embed_dim",
+    "encoder_hid_dim",
     "hidden_size",
     "hidden_sizes",
     "intermediate_size",
     "max_position_embeddings",
+    "time_embedding_dim",
     "vocab_size",
 )
 _MOST_BLOCKS = 8

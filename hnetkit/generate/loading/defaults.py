@@ -11,14 +11,25 @@ from hnetkit.errors import ModelNotUsable
 from hnetkit.generate.request import MOST_STEPS, is_size
 from hnetkit.generate.sampling.samplers import SAMPLERS
 from hnetkit.limits import read_json
+from hnetkit.prompts.tags import split_tags
+from hnetkit.text import is_text
 
 DEFAULTS_FILE = "hnetkit.json"
 MOST_PIXELS = 8192
 """Longest side that a model's own files may set; a user may ask for more."""
+_MOST_PROMPTS, _MOST_LETTERS = 1000, 2000
 
 
 def _is_allowed_size(value: Any) -> bool:
     return is_size(value) and value <= MOST_PIXELS
+
+
+def _is_plain(prompt: Any) -> bool:
+    """Whether it is a text that draws with the model alone: its tags would choose networks for whoever loads it."""
+    if not isinstance(prompt, str) or len(prompt) > _MOST_LETTERS or not is_text(prompt):
+        return False
+    tagged = split_tags(prompt)
+    return not (tagged.tags or tagged.loras or tagged.warnings)
 
 
 # key of a model folder's defaults -> whether it may have this value
@@ -28,7 +39,7 @@ _ALLOWED: Mapping[str, Callable[[Any], bool]] = {
     "sampler": lambda value: isinstance(value, str) and value in SAMPLERS,
     "width": _is_allowed_size,
     "height": _is_allowed_size,
-    "prompts": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    "prompts": lambda value: isinstance(value, list) and len(value) <= _MOST_PROMPTS and all(map(_is_plain, value)),
 }
 
 
@@ -74,5 +85,7 @@ def _fault(key: str, value: Any) -> str:
     """Returns what is wrong, without any text of the file: in a stranger's folder it may link to a private file."""
     if key not in _ALLOWED:
         return "has a key that says nothing of pictures" if key else "not a JSON object"
+    if key == "prompts":
+        return "'prompts' has to be a list of short texts without tags of networks"
     brief = repr(value) if isinstance(value, bool | int | float) else f"a {type(value).__name__}"
     return f"{key!r} cannot be {brief[:80]}"

@@ -8,6 +8,7 @@ folder with nothing else in it.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ FILES = (
 MOST_TOKENS = 1 << 20
 """Limit of a vocabulary, and of a text's length; CLIP's are 49,408 and 77."""
 
+_NUMBER = re.compile(r"[0-9]{1,7}")
 _FILES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
 # caches that often hold the same files: hub id, folder inside
 _CACHED = (
@@ -173,7 +175,7 @@ def _settings(folder: Path) -> dict[str, Any]:
             config[key] = {"__type": "AddedToken", **token} if isinstance(token, dict) else token
     if isinstance(added := stored.get("added_tokens_decoder"), dict):
         config["added_tokens_decoder"] = {
-            str(int(number)): _token(path, token) for number, token in added.items() if number.isdecimal()
+            number: _token(path, token) for number, token in added.items() if _NUMBER.fullmatch(number)
         }
     return config
 
@@ -195,10 +197,22 @@ def _parse_tokenizer_json(path: Path) -> tuple[Any, list[str], dict[str, Any]]:
     model = whole.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("merges"), list):
         raise ModelNotUsable(f"{path}: cannot be loaded: no tokenizer of CLIP", hint=HINT)
-    merges = [pair if isinstance(pair, str) else " ".join(map(str, pair)) for pair in model["merges"]]
+    merges = [" ".join(pair) if _is_pair(pair) else pair for pair in model["merges"]]
     added = whole.get("added_tokens") or []
-    tokens = {str(int(token["id"])): _token(path, token) for token in added if isinstance(token, dict)}
-    return model.get("vocab"), merges, tokens
+    are_numbered = isinstance(added, list) and all(
+        isinstance(token, dict) and _is_number(token.get("id")) for token in added
+    )
+    if not are_numbered or not all(isinstance(pair, str) for pair in merges):
+        raise ModelNotUsable(f"{path}: cannot be loaded: no tokenizer of CLIP", hint=HINT)
+    return model.get("vocab"), merges, {str(token["id"]): _token(path, token) for token in added}
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MOST_TOKENS
 
 
 def _merges_of_text(path: Path) -> list[str]:
@@ -211,9 +225,7 @@ def _merges_of_text(path: Path) -> list[str]:
 
 def _require_vocabulary(path: Path, vocabulary: Any) -> dict[str, int]:
     is_vocabulary = isinstance(vocabulary, dict) and len(vocabulary) <= MOST_TOKENS
-    if not is_vocabulary or not all(
-        type(number) is int and 0 <= number < MOST_TOKENS for number in vocabulary.values()
-    ):
+    if not is_vocabulary or not all(map(_is_number, vocabulary.values())):
         raise ModelNotUsable(f"{path}: cannot be loaded: not numbers of tokens", hint=HINT)
     found: dict[str, int] = vocabulary
     return found
