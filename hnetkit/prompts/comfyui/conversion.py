@@ -26,7 +26,7 @@ MOST_STEPS = 2_000_000
 """Steps from node to node that reading a graph may take; a graph of a hundred nodes takes a few hundred."""
 
 _MOST_WARNINGS = 50
-_NO_NEGATIVE = ("Hires negative prompt", "")  # of a second pass, where the first one has some
+_MAY_BE_EMPTY = "Hires negative prompt"  # of a second pass, where the first one has some
 Parameters = dict[str, str | None]
 
 
@@ -50,7 +50,7 @@ def parse(
     first = made.passes[0]
     positive, negative = first.prompt, first.negative_prompt
     stated = _parameters(graph, made, size)
-    found = {key: value for key, value in stated.items() if value or (key, value) == _NO_NEGATIVE}
+    found = {key: value for key, value in stated.items() if value is not None and (value or key == _MAY_BE_EMPTY)}
     if found.keys() <= {"Size"}:  # which every image has
         found = {}
     else:
