@@ -13,6 +13,7 @@ from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import read_regular
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.request import NamedStrengths, Request, require_prompt
+from hnetkit.prompts.infotext import is_generation_data
 from hnetkit.prompts.tags import excerpt, options_in, split_tags
 
 GENERAL_PROMPTS = (
@@ -175,6 +176,12 @@ def require_prompts(prompts: Sequence[str], steps: int) -> None:
         if (options := options_in(prompt)) is not None:
             raise UsageError(
                 f"a prompt has options, which would be drawn as words: {options} in {excerpt(prompt)}",
+                hint="leave them out; --size, --steps and --seed are those of all prompts",
+            )
+        if is_generation_data(prompt):
+            raise UsageError(
+                f"a prompt is the generation data of a picture, whose settings would be drawn as words: "
+                f"{excerpt(prompt)}",
                 hint="leave them out; --size, --steps and --seed are those of all prompts",
             )
         require_prompt(prompt, steps)

@@ -31,6 +31,8 @@ def unsaid(recorded: ImageSettings, options: DrawOptions, seed: int | None) -> I
     if options.has_second_pass and options.denoising is None and not SECOND_PASS.isdisjoint(recorded.options):
         unsaid_strength = "it does not say how strongly its second pass repaints the first"
         yield f"{unsaid_strength}: {SECOND_DENOISING} is used, --denoising N"
+    if "variation_strength" in recorded.options and options.variation_strength and options.variation_seed is None:
+        yield "it does not say its variation seed; 0 is used: --variation-seed N"
     if recorded.seed is None and seed is None:
         yield "it says no seed; a random one is used"
 

@@ -19,10 +19,11 @@ from hnetkit.generate.sampling.encoding import Conditioning
 from hnetkit.generate.sampling.loop import AfterStep, Denoiser, KeptRegion, noised, sample
 from hnetkit.generate.sampling.noise import Noise
 from hnetkit.generate.sampling.samplers import prepare_scheduler
-from hnetkit.generate.sampling.steps import Steps, step_of_call
+from hnetkit.generate.sampling.steps import Steps
 from hnetkit.images import open_mask, open_rgb
 from hnetkit.runtime.adapters import applied
 from hnetkit.runtime.capture import forget_graphs
+from hnetkit.runtime.progress import step_of_call
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -18,7 +18,7 @@ from hnetkit.formats.reading import is_sparse
 from hnetkit.generate.prompt_networks import NONE_STATED, StatedHashes
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, has_room, require_prompt
 from hnetkit.generate.sampling.samplers import AUTOMATIC, sampler_of
-from hnetkit.generate.setting_keys import IDLE_VALUES, OTHER_NAMES, WITHOUT_EFFECT
+from hnetkit.generate.setting_keys import EMBEDDINGS, IDLE_VALUES, OTHER_NAMES, WITHOUT_EFFECT
 from hnetkit.hashes import sha256_of
 from hnetkit.image_text import image_format, read_infotext, read_standard_input
 from hnetkit.images import image_size, parse_size
@@ -51,7 +51,9 @@ _OLD_FIRST_PASS = 512 * 512  # pixels that A1111 of 2022 drew first
 _OLD_TIMELINES = "Old prompt editing timelines"
 _LIKE_COMFYUI = ("ComfyUI", "Fooocus")  # in `Version` of programs that sample as ComfyUI does
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")
+_OLD_STEP = re.compile(r":\s*(0*[1-9][0-9]*\.[0-9]*)\s*\]")
 _WEIGHT = re.compile(r"(?<!\\)\(")
+_HASH_BEHIND = re.compile(r"\[[0-9a-f]{4,64}\]\s*$")  # of a textual inversion, behind its name
 _GRAIN = 8  # pixels of a latent: sizes are rounded to them in several ways
 _NOISY_STEPS = re.compile(r" a\b|LCM")  # in the name of a sampler that adds noise in every step
 _CIVITAI_NETWORKS = ("lora", "locon", "lycoris", "dora", "hypernet", "hypernetwork")
@@ -178,21 +180,22 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
         warnings += _drawn_otherwise(other_program, info, str(options.get("sampler", "")))
     elif is_noise_unknown and "Civitai resources" in info.parameters:
         warnings.append("Civitai drew it, and does not say with which program's noise: the picture may differ")
-    if reader.has_second_pass:
-        warnings += _changes_begun_anew(info, prompts, options)
+    if (age := _age_of_timelines(info)) is not None:
+        warnings += _times_read_otherwise(info, age)
+        if reader.has_second_pass:
+            warnings += _changes_begun_anew(age, prompts, options)
     warnings += _networks_outside(info)
     options["negative_prompt"] = prompts.get("negative prompt")
     options["width"], options["height"] = options.pop("size", (None, None))
     seed = options.pop("seed", None)
     given = {name: value for name, value in options.items() if value is not None}
-    embeddings = tuple(key.partition(":")[2] for key in info.hashes if key.startswith("embed:"))
     return ImageSettings(
         prompt=prompts.get("prompt"),
         seed=seed,
         options=given,
         hashes=_hashes(info),
         files=files,
-        embeddings=embeddings[:MOST_MENTIONED],
+        embeddings=tuple(dict.fromkeys(_embeddings(info)))[:MOST_MENTIONED],
         warnings=tuple(warnings),
         stated=_stated(info),
     )
@@ -323,20 +326,36 @@ def _drawn_otherwise(program: str, info: Infotext, sampler: str) -> Iterator[str
     if any(map(_WEIGHT.search, texts)) and not any(weights in said for said in info.warnings):
         yield f"its prompt has {weights}, which {program} applies in another way than A1111"
     is_of_graph = "RNG" in info.parameters  # which no text states; prompts of graphs are in our language by then
-    others = plain_elsewhere(info.prompt) + ["a number at its end"] * (as_whole_text(info.prompt) != info.prompt)
-    if others and not is_of_graph:
-        yield f"its prompt has {' and '.join(others)}, plain text in {program} and none in A1111"
+    said: dict[str, None] = {}
+    for passed in filter(None, (info, info.second_pass)):
+        numbers = ["a number at its end"] * (as_whole_text(passed.prompt) != passed.prompt)
+        said |= dict.fromkeys(plain_elsewhere(program, passed.prompt, passed.negative_prompt, *numbers))
+    yield from () if is_of_graph else said
     if _NOISY_STEPS.search(sampler):
         yield f"{sampler} adds noise in every step, which {program} makes in another way: the picture will differ"
 
 
-def _changes_begun_anew(info: Infotext, prompts: Mapping[str, str], options: Mapping[str, Any]) -> Iterator[str]:
-    """Yields a warning if the prompt of a second pass changes, and A1111 before 1.6 made the changes in each pass."""
+def _age_of_timelines(info: Infotext) -> str | None:
+    """Returns how a warning begins that is about A1111 before 1.6; None if a later one drew the picture."""
     version = info.parameters.get("Version")
     number = _VERSION.match(version or "")
     is_old = _OLD_TIMELINES in info.parameters or (number is not None and tuple(map(int, number.groups())) < (1, 6))
     if version and not is_old:
-        return
+        return None
+    return f"{'it was drawn' if is_old else 'if it was drawn'} by A1111 before 1.6, or with its old timelines, "
+
+
+def _times_read_otherwise(info: Infotext, age: str) -> Iterator[str]:
+    """Yields a warning if a prompt changes at a number with a point that A1111 before 1.6 counted as a step."""
+    texts = (info.prompt, info.negative_prompt, info.parameters.get("Hires prompt", ""))
+    times = dict.fromkeys(time[1] for text in texts for time in _OLD_STEP.finditer(text))
+    if times:
+        named = ", ".join(map(excerpt, list(times)[:_MOST_SHOWN]))
+        yield f"{age}{named} in its prompt is a step; here it is a share of all steps: leave the point out"
+
+
+def _changes_begun_anew(age: str, prompts: Mapping[str, str], options: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a warning if the prompt of a second pass changes, and A1111 before 1.6 made the changes in each pass."""
     steps = options.get("steps", 20)
     again = options.get("hires_steps") or steps
     texts = (options.get("hires_prompt") or prompts.get("prompt"), prompts.get("negative prompt"))
@@ -346,8 +365,7 @@ def _changes_begun_anew(info: Infotext, prompts: Mapping[str, str], options: Map
         return
     if changes:
         yield (
-            f"{'it was drawn' if is_old else 'if it was drawn'} by A1111 before 1.6, or with its old timelines, the "
-            "second pass began the changes of the prompt anew; here it goes on where the first one ends. In "
+            f"{age}the second pass began the changes of the prompt anew; here it goes on where the first one ends. In "
             "--hires-prompt, times from 1 to 2 such as [a:b:1.5] begin anew"
         )
 
@@ -405,6 +423,14 @@ def _hashes(info: Infotext) -> dict[str, str]:
     found = {**info.hashes, **mentioned}
     found.setdefault("model", info.parameters.get("Model hash", ""))
     return {key: digits for key, digits in found.items() if key not in older and _SHA256.fullmatch(digits)}
+
+
+def _embeddings(info: Infotext) -> Iterator[str]:
+    """Yields the names of the textual inversions of an image, by their hashes or by name alone."""
+    yield from (key.partition(":")[2] for key in info.hashes if key.startswith("embed:"))
+    for key in EMBEDDINGS:
+        names = (_HASH_BEHIND.sub("", name).strip() for name in info.parameters.get(key, "").split(","))
+        yield from filter(None, names)
 
 
 def _checked_prompt(text: str, steps: int = 1) -> str:

@@ -27,7 +27,7 @@ from hnetkit.generate.loading.extra_networks import (
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.library.resolve import LibraryOpener, find_network, label, opened_when_needed, read_found
 from hnetkit.network import Hypernetwork
-from hnetkit.prompts.infotext import NEGATIVE
+from hnetkit.prompts.infotext import NEGATIVE, is_generation_data
 from hnetkit.prompts.tags import (
     Tag,
     TaggedPrompt,
@@ -373,7 +373,14 @@ def find_embeddings_in(
 
 
 def without_comments(prompt: str, note: Note) -> str:
-    """Returns a prompt as it is drawn, for one that a person typed, and reports its comments."""
+    """Returns a prompt as it is drawn, for one that a person typed, and reports its comments.
+
+    Raises:
+        UsageError: it is the generation data of a picture, whose settings would be drawn as words.
+    """
+    if is_generation_data(prompt):
+        hint = "give the prompt alone, and its settings as options"
+        raise UsageError("a prompt is the generation data of a picture, with settings in it", hint=hint)
     kept, comments = split_comments(prompt)
     for comment in comments:
         note(f"Left out of the prompt as a comment: {excerpt(comment)}")
@@ -381,7 +388,7 @@ def without_comments(prompt: str, note: Note) -> str:
 
 
 def without_comments_in_options(options: DrawOptions, note: Note) -> DrawOptions:
-    """Returns options as a person typed them, without the comments of their prompts."""
+    """Returns options as a person typed them, without the comments of their prompts; raises as `without_comments`."""
     names = [field.name for field in fields(options) if field.name.endswith("prompt")]
     typed = {name: text for name in names if (text := getattr(options, name)) is not None}
     drawn: dict[str, Any] = {name: without_comments(text, note) for name, text in typed.items()}

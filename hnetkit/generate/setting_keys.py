@@ -20,6 +20,9 @@ OTHER_NAMES: Mapping[str, str] = {
 }
 """SD.Next's name of a key -> A1111's, which goes first."""
 
+EMBEDDINGS = ("Used embeddings", "Embeddings")
+"""The names of textual inversions: A1111's key of 2022, in which ComfyUI's graphs are read too, and SD.Next's."""
+
 WITHOUT_EFFECT = frozenset(
     {
         # read by `hnetkit.prompts.infotext`: networks, hashes, and the prompt before its wildcards were filled in
@@ -44,8 +47,7 @@ WITHOUT_EFFECT = frozenset(
         "Model hash",
         "VAE",
         "VAE hash",
-        "Embeddings",
-        "Used embeddings",
+        *EMBEDDINGS,
         # by whom, when and with which program; its place in a batch, whose seed is the image's own
         "App",
         "Backend",

@@ -14,6 +14,7 @@ import re
 from hnetkit.prompts import infotext
 from hnetkit.prompts.infotext import Infotext
 from hnetkit.prompts.schedule import as_whole_text
+from hnetkit.prompts.tags import unread_tags, without_tags
 
 _KEYS = {"Guidance Scale": "CFG scale"}
 _NOISE = {"Torch CPU Compatible": "CPU", "Nvidia GPU Compatible": "NV"}
@@ -36,7 +37,9 @@ def parse(text: str) -> Infotext | None:
         del found["Seed Mode"]
     if strength not in ("1", "1.0"):
         found["Denoising strength"] = strength
-    return read._replace(prompt=as_whole_text(prompt.strip()), negative_prompt=negative.strip(), parameters=found)
+    warnings = (*read.warnings, *unread_tags(prompt, "Draw Things"))
+    ours = as_whole_text(without_tags(prompt).strip())
+    return read._replace(prompt=ours, negative_prompt=negative.strip(), parameters=found, warnings=warnings)
 
 
 def parse_xmp(xmp: str) -> Infotext | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from hnetkit.prompts.infotext import Infotext, with_selected_networks
 from hnetkit.prompts.schedule import as_whole_text, plain_elsewhere
-from hnetkit.prompts.tags import finite_number, fits_in_tag
+from hnetkit.prompts.tags import finite_number, fits_in_tag, unread_tags, without_tags
 
 # name on the screen -> name of the interface
 _SCREEN = {
@@ -102,15 +102,17 @@ def parse(texts: Mapping[str, str]) -> Infotext | None:
     parameters |= {_LABELS[name]: value for name, value in found.items()}
     said = {**parameters, "Version": "Easy Diffusion"}
     warnings = tuple(_read_otherwise(prompt, negative))
-    return with_selected_networks(Infotext(as_whole_text(prompt) + loras, negative, said, warnings))
+    return with_selected_networks(
+        Infotext(as_whole_text(without_tags(prompt).strip()) + loras, negative, said, warnings)
+    )
 
 
 def _read_otherwise(prompt: str, negative: str) -> Iterator[str]:
     """Yields what of a prompt and a negative prompt A1111 reads in another way."""
     if _COMPEL.search(f"{prompt}\n{negative}"):
         yield "its prompt has weights such as (words)1.5 or word++, which are not taken over: write (words:1.5)"
-    if others := plain_elsewhere(prompt):
-        yield f"its prompt has {' and '.join(others)}, plain text in Easy Diffusion and none in A1111"
+    yield from plain_elsewhere("Easy Diffusion", prompt, negative)
+    yield from unread_tags(prompt, "Easy Diffusion")
 
 
 def parse_lines(text: str) -> Infotext | None:

@@ -32,6 +32,7 @@ _MOST_WARNINGS = 100
 _PARAMETER = re.compile(r'(\w[\w \-/]{1,99}):[^\S\n]*("(?:\\.|[^\\"])+"|[^,\n]*)(?:,|$)', re.MULTILINE)
 _SETTINGS = re.compile(r"Steps:\s*\d+\b")
 _BEFORE_SETTINGS = re.compile(r"(?:Version|Pipeline|App|Backend):.*,")  # a line of SD.Next that may precede them
+_VERSION = re.compile(r"(?:^|[,|] *)Version:")
 _PIPES = re.compile(r" \| (?=\w[\w \-/]{1,99}:)")
 _TEMPLATE = re.compile(r"(?:Negative )?Template:")
 _NEGATIVE_TEMPLATE = re.compile(r"^Negative Template:", re.MULTILINE)
@@ -277,7 +278,8 @@ def _divide_at_steps(lines: list[str]) -> _Divided | None:
     for start in (number for number in reversed(starts) if number < templates):
         end = next(number for number in range(start + 1, len(lines) + 1) if number in ends or number == len(lines))
         above = start
-        while above and _BEFORE_SETTINGS.fullmatch(lines[above - 1]):
+        is_whole = any(map(_VERSION.search, lines[start:end]))  # then a line above it is a prompt's
+        while not is_whole and above and _BEFORE_SETTINGS.fullmatch(lines[above - 1]):
             above -= 1
         found, behind, unread = _parameters(
             "\n".join([*lines[above:start], _with_commas(lines[start]), *lines[start + 1 : end]])

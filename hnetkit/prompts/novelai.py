@@ -17,9 +17,9 @@ from typing import Any
 from hnetkit.limits import parse_json
 from hnetkit.prompts.infotext import Infotext
 from hnetkit.prompts.schedule import as_whole_text
+from hnetkit.prompts.tags import unread_tags, without_tags
 
 _WORD = re.compile(r"\b(?:AND|BREAK)\b")
-_TAG = re.compile(r"<\w{1,20}:[^<>]*>")
 _NUMBER = re.compile(r"\d::|::\s*-?\d")
 _STEP = 1.05  # factor of one bracket
 _MOST_DEEP = 20  # brackets that count: 1.05 ** 20 is 2.7
@@ -115,13 +115,12 @@ def _beyond_our_language(prompts: str) -> Iterator[str]:
         yield "its prompt has weights such as 1.5::words::, which are not taken over: write (words:1.5)"
     if "|" in prompts:
         yield "its prompt is mixed of parts with |, which is not taken over: A1111 reads all of it as one text"
-    for tag in dict.fromkeys(tag[:80] for tag in _TAG.findall(prompts)):
-        yield f"{tag}: NovelAI does not read tags; it is left out"
+    yield from unread_tags(prompts, "NovelAI")
 
 
 def _in_our_language(prompt: str) -> str:
     """Returns a prompt that A1111 reads as NovelAI did, which knows neither tags, ``AND`` nor ``BREAK``."""
-    return _in_our_weights(_WORD.sub(lambda word: word[0].lower(), _TAG.sub("", prompt)))
+    return _in_our_weights(_WORD.sub(lambda word: word[0].lower(), without_tags(prompt)))
 
 
 def _in_our_weights(prompt: str) -> str:

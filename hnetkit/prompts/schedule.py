@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Union
@@ -261,12 +261,18 @@ def as_whole_text(prompt: str) -> str:
     return " AND ".join(f"{part.strip()}:1" if _ends_in_weight(part) else part.strip() for part in parts)
 
 
-def plain_elsewhere(prompt: str) -> list[str]:
-    """Returns what a prompt has of A1111's language that programs without that language read as text.
+def plain_elsewhere(program: str, prompt: str, negative_prompt: str, *others: str) -> Iterator[str]:
+    """Yields a line for each kind of prompt that has what A1111 reads, and a program as text.
 
-    A number at the end of a part is not among it: see `as_whole_text`.
+    Args:
+        others: names of what the prompt has besides, such as a number at its end: see `as_whole_text`.
     """
-    return [name for name, sign in _SIGNS.items() if sign.search(prompt)]
+    of_prompt = [*(name for name, sign in _SIGNS.items() if sign.search(prompt)), *others]
+    # ``AND`` is plain text in A1111's negative prompts too
+    of_negative = [name for name, sign in _SIGNS.items() if name != "AND" and sign.search(negative_prompt)]
+    for kind, found in (("prompt", of_prompt), ("negative prompt", of_negative)):
+        if found:
+            yield f"its {kind} has {' and '.join(found)}, plain text in {program} and none in A1111"
 
 
 def _ends_in_weight(part: str) -> bool:

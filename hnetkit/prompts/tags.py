@@ -39,6 +39,7 @@ _LONGEST_BEGINNING = len("<hypernet:")
 _OPTION = re.compile(r"(?<!\S)--[A-Za-z]\w*")
 _LORA_KINDS = frozenset({"lora", "lyco"})
 _SHOWN = 200  # characters of a tag or an argument in a warning
+_SHOWN_OF_ANOTHER = 80  # of a tag that another program did not read
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,13 @@ def without_tags(text: str) -> str:
     """Returns a text without tags of any kind, with a space for each: none comes about where another is taken out."""
     end = text.rfind(">") + 1  # see `split_tags`
     return _TAG.sub(" ", text[:end]) + text[end:]
+
+
+def unread_tags(text: str, program: str) -> Iterator[str]:
+    """Yields a line for each tag in a prompt of a program that reads none; `without_tags` leaves them out."""
+    matches = _TAG.finditer(text, 0, text.rfind(">") + 1)  # see `split_tags`
+    for tag in dict.fromkeys(match[0][:_SHOWN_OF_ANOTHER] for match in matches):
+        yield f"{tag}: {program} does not read tags; it is left out"
 
 
 def split_comments(prompt: str) -> tuple[str, tuple[str, ...]]:

@@ -61,7 +61,7 @@ class StepFollower:
                 hint="hnetkit.follow_progress(pipe), with the pipeline that is called",
             )
         is_over = step + 1 >= (_calls_of(pipe) or steps)
-        self._report(pipe, steps if is_over else (step + 1) // _calls_per_step(pipe), steps)
+        self._report(pipe, steps if is_over else step_of_call(getattr(pipe, "scheduler", None), step + 1), steps)
         if is_over:
             self._step_aside()
         return tensors
@@ -134,18 +134,23 @@ def _kind_of_follower(callbacks: ModuleType | None) -> type[StepFollower]:
     return type(StepFollower.__name__, (StepFollower, callbacks.PipelineCallback), {})
 
 
+def step_of_call(scheduler: Any, call: int) -> int:
+    """Returns the step that a call of the UNet belongs to, both counted from 0 where sampling begins.
+
+    Diffusers' schedulers of second order call it twice in each step, but once in the last; PLMS twice in its first one.
+    """
+    if hasattr(scheduler, "step_plms") and scheduler.config.skip_prk_steps:
+        return max(call - 1, 0)
+    return call // int(getattr(scheduler, "order", 1))
+
+
 def _steps_of(pipe: Any) -> int | None:
     """Returns the steps of the sampling that runs; None where the pipeline does not say."""
     calls = _calls_of(pipe)
-    return None if calls is None else -(-calls // _calls_per_step(pipe))
+    return None if calls is None else step_of_call(getattr(pipe, "scheduler", None), calls - 1) + 1
 
 
 def _calls_of(pipe: Any) -> int | None:
     """Returns how often it calls the UNet, each with a timestep: what diffusers' callback counts as a step."""
     calls: int | None = getattr(pipe, "num_timesteps", None)
     return calls
-
-
-def _calls_per_step(pipe: Any) -> int:
-    """Returns how many of them make a step: two for Heun and others of second order, but one in their last step."""
-    return int(getattr(getattr(pipe, "scheduler", None), "order", 1))

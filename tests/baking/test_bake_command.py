@@ -190,6 +190,7 @@ REFUSED: list[tuple[list[str], int, str]] = [
         2,
         "a prompt has options, which would be drawn as words: --n, --w in a",
     ),
+    (["-n", "paper", "--prompts", "pasted.txt"], 2, "a prompt is the generation data of a picture"),
     (["-n", "paper", "--prompts", "empty.txt"], 2, "empty.txt: has no prompt"),
     (["-n", "paper", "--prompts", "absent.txt"], 4, "absent.txt: no such file"),
     (["-n", "paper", "--check", "sheet.txt"], 2, "sheet.txt"),
@@ -216,6 +217,7 @@ def test_what_cannot_be_baked_is_refused_in_a_line(
 ) -> None:
     Path("tagged.txt").write_text("a star <lora:ink:1>\n")
     Path("kohya.txt").write_text("a star\na star --n blurred --w 512\n")
+    Path("pasted.txt").write_text("a star\nSteps: 4, Sampler: Euler, Seed: 5\n", encoding="utf-8")
     Path("empty.txt").write_text("\n \n# a comment\n")
     Path("there.safetensors").write_bytes(b"x")
     Path("pickled.ckpt").write_bytes(b"x")

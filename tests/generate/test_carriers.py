@@ -14,7 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from hnetkit.errors import FileRefused, NoSettings, UsageError
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.generate.image_settings import image_facts, read_image_settings
+from hnetkit.generate.differences import unsaid
+from hnetkit.generate.image_settings import image_facts, read_image_settings, settings_from_infotext
+from hnetkit.generate.options import DrawOptions
 from hnetkit.image_text import as_infotext
 from hnetkit.prompts import infotext
 
@@ -230,6 +232,9 @@ def test_what_only_a1111_reads_as_more_than_text_is_said(tmp_path: Path, version
     )
     assert warned(text_file(tmp_path / "a.txt", text)) == said
     assert warned(text_file(tmp_path / "b.txt", f"{text}, RNG: CPU")) == ""  # of a graph, whose prompt was converted
+    second = 'Hires upscale: 2, Denoising strength: 0.5, Hires prompt: "a [red:blue:0.5] sign, 16:9"'
+    text = f"{STATED}, {second}, Version: {version}"
+    assert warned(text_file(tmp_path / "c.txt", text)) == said
 
 
 def test_the_unknown_noise_of_civitai_is_said(tmp_path: Path) -> None:
@@ -258,6 +263,33 @@ def test_changes_that_an_older_a1111_made_in_both_passes_are_said(tmp_path: Path
     assert not any("1.6" in line for line in read_image_settings(text_file(tmp_path / "b.txt", plain)).warnings)
     one_pass = text.replace(", Denoising strength: 0.5, Hires upscale: 2", "")
     assert not any("1.6" in line for line in read_image_settings(text_file(tmp_path / "c.txt", one_pass)).warnings)
+
+
+@pytest.mark.parametrize(
+    ("time", "version", "is_said"),
+    [
+        *(("1.0", ", Version: v1.5.1", True), ("10.", "", True), ("1.0", ", Version: v1.10.1", False)),
+        *(("10", ", Version: v1.5.1", False), ("0.5", ", Version: v1.5.1", False)),
+    ],
+)
+def test_a_step_that_an_older_a1111_wrote_with_a_point_is_said(
+    tmp_path: Path, time: str, version: str, is_said: bool
+) -> None:
+    text = STATED.replace("a star", f"a [red:blue:{time}] star") + version
+    assert (f" {time} in its prompt is a step" in warned(text_file(tmp_path / "a.txt", text))) == is_said
+
+
+def test_a_variation_seed_that_a_picture_does_not_say_is_said() -> None:
+    recorded = settings_from_infotext(infotext.parse(f"{STATED}, Variation seed strength: 0.5"))
+    options = DrawOptions(**recorded.options)
+    assert list(unsaid(recorded, options, None)) == [
+        "it does not say its variation seed; 0 is used: --variation-seed N"
+    ]
+
+
+def test_a_prompt_that_begins_like_settings_of_sdnext_is_a_prompt() -> None:
+    text = "a star\nApp: red circle,\nSteps: 4, Sampler: Euler, Seed: 5, Version: hnetkit 0.2.0"
+    assert infotext.parse(text).prompt == "a star\nApp: red circle,"
 
 
 def test_a_picture_of_another_size_than_its_settings_make_is_said(tmp_path: Path) -> None:

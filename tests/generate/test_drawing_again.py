@@ -187,6 +187,8 @@ def test_the_files_of_a_picture_are_read_with_their_hashes() -> None:
     assert read.files == {"model": ("anime", "925997e9"), "vae": ("soft.vae.pt", "735e4c3a44")}
     assert str(read.files["model"]) == "anime [925997e9]"
     assert read.embeddings == ("bad",)
+    named = {"Used embeddings": "soft [abcd], old style", "Embeddings": "soft"}
+    assert settings_from_infotext(Infotext("a cat", "", named)).embeddings == ("soft", "old style")
     assert "vae" not in settings_from_infotext(Infotext("a cat", "", {"VAE": "Automatic"})).files
 
 

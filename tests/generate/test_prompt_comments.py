@@ -14,6 +14,7 @@ from support.unet_truth import lora
 
 import hnetkit
 from hnetkit import settings
+from hnetkit.errors import UsageError
 from hnetkit.generate.model import Model
 from hnetkit.generate.options import DrawOptions
 from hnetkit.image_text import write_image
@@ -42,6 +43,12 @@ def test_every_option_with_a_prompt_has_comments(option: str, sd: Model, here: P
     assert picture.image.tobytes() == plain.image.tobytes()
     assert picture.infotext == plain.infotext
     assert said == [SAID]
+
+
+@pytest.mark.parametrize("option", PROMPTS)
+def test_generation_data_are_no_prompt_beside_another_one(option: str, sd: Model, here: Path) -> None:
+    with pytest.raises(UsageError, match="generation data"):
+        sd.draw("a star", seed=7, **{option: "red\nSteps: 4, Sampler: Euler, Seed: 5"}, **SMALL)
 
 
 def test_cells_of_a_grid_have_comments_wherever_a_prompt_comes_from(sd: Model, here: Path) -> None:

@@ -256,7 +256,7 @@ def test_tags_that_hnetkits_own_node_applies_are_those_of_the_prompt() -> None:
     graph["11"] = node("HnetkitHypernetworksFromTags", model=["10", 0], text=text)
     graph["6"]["inputs"]["text"] = ["11", 1]
     read = parse(graph)
-    assert read.prompt == "a cat ,  sleeping<hypernet:wash:0.5><hypernet:glow:0.5:end=0.6><hypernet:ink:-0.4>"
+    assert read.prompt == "a cat  ,    sleeping<hypernet:wash:0.5><hypernet:glow:0.5:end=0.6><hypernet:ink:-0.4>"
     assert read.warnings == ("<lora:other:1>: ComfyUI does not read tags; it is left out",)
     graph["3"]["inputs"]["model"] = ["10", 0]  # the text alone goes on
     read = parse(graph)
@@ -292,13 +292,25 @@ def test_a_negative_prompt_that_is_read_without_the_lora_is_told() -> None:
         ("a cat AND a dog BREAK a bird", "a cat and a dog break a bird"),
         ("SAND, BREAKFAST", "SAND, BREAKFAST"),
         ("embedding:old/ink.pt, (embedding:wash:1.2)", "ink, (wash:1.2)"),
-        ("a cat <lora:x:1> <anything>", "a cat  <anything>"),
+        ("a cat <lora:x:1> <anything>", "a cat   <anything>"),
+        ("a <hyper<lora:b>net:dots:1>", "a <hyper net:dots:1>"),
+        (r"waving, \m/ \(sign\)", r"waving, \\m/ \(sign\)"),
+        ("a cat \\", "a cat \\\\"),
     ],
 )
 def test_a_text_is_written_so_that_a1111_reads_the_same_words(text: str, same: str) -> None:
     graph = usual()
     graph["6"]["inputs"]["text"] = text
     assert parse(graph).prompt.removesuffix("<hypernet:wash:0.5><hypernet:ink.v2:-1>") == same
+
+
+def test_the_textual_inversions_of_both_prompts_are_named() -> None:
+    graph = usual()
+    graph["6"]["inputs"]["text"] = "a cat, embedding:old\\soft.pt"
+    graph["7"]["inputs"]["text"] = "(embedding:bad:1.2), embedding:soft"
+    read = parse(graph)
+    assert read.parameters["Used embeddings"] == "soft, bad"
+    assert read.negative_prompt == "(bad:1.2), soft"
 
 
 def test_a_prompt_that_was_zeroed_is_no_prompt() -> None:
@@ -322,6 +334,20 @@ def two_passes(**changes: Any) -> Graph:
     graph["32"] = node("KSampler", **graph["3"]["inputs"] | again | changes)
     graph["8"]["inputs"]["samples"] = ["32", 0]
     return graph
+
+
+def test_a_second_pass_without_a_negative_prompt_has_none() -> None:
+    graph = two_passes(negative=["41", 0])
+    graph["41"] = node("CLIPTextEncode", text="", clip=["4", 1])
+    assert parse(graph).parameters["Hires negative prompt"] == ""
+
+
+def test_a_second_pass_without_a_prompt_is_said() -> None:
+    graph = two_passes(positive=["41", 0], model=["4", 0])
+    graph["41"] = node("CLIPTextEncode", text="", clip=["4", 1])
+    read = parse(graph)
+    assert "Hires prompt" not in read.parameters
+    assert "its second pass has no prompt; in A1111 it has the first one's" in read.warnings
 
 
 def test_a_second_sampler_is_a1111s_second_pass_with_its_own_networks() -> None:

@@ -65,9 +65,12 @@ def test_a_text_that_does_not_stays_as_it_is(prompt: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "found"),
     [
-        ("a [b:c:0.5] AND d BREAK e", ["square brackets", "AND", "BREAK"]),
-        ("a \\[b\\] ANDROID and (c:1.2) <hypernet:ink:0.8>", []),
+        ("a [b:c:0.5] AND d BREAK e", ("square brackets and AND and BREAK", "square brackets and BREAK")),
+        ("a \\[b\\] ANDROID and (c:1.2) <hypernet:ink:0.8>", ()),
     ],
 )
-def test_what_other_programs_read_as_text_is_found(prompt: str, found: list[str]) -> None:
-    assert plain_elsewhere(prompt) == found
+def test_what_other_programs_read_as_text_is_found(prompt: str, found: tuple[str, ...]) -> None:
+    said = [f"its {kind} has" for kind in ("prompt", "negative prompt")]
+    assert list(plain_elsewhere("X", prompt, prompt)) == [
+        f"{begins} {signs}, plain text in X and none in A1111" for begins, signs in zip(said, found, strict=False)
+    ]

@@ -32,6 +32,13 @@ def test_a_picture_over_another_one_says_how_much_of_it_is_left() -> None:
     assert read.parameters["Denoising strength"] == "0.6"
 
 
+def test_a_tag_in_its_prompt_is_no_network() -> None:
+    read = draw_things.parse(TEXT.replace("a star", "a star <hypernet:dots:1>"))
+    assert read is not None
+    assert read.prompt == "a star"
+    assert read.warnings == ("<hypernet:dots:1>: Draw Things does not read tags; it is left out",)
+
+
 @pytest.mark.parametrize("line_end", ["&#xA;", "\n"])
 def test_the_data_of_a_png_are_read_without_their_markup(line_end: str) -> None:
     text = TEXT.replace("a star", "a &lt;b&gt; star").replace("\n", line_end)

@@ -109,3 +109,13 @@ def test_what_only_a1111_reads_as_more_than_text_is_written_so_or_said() -> None
     read = easy_diffusion.parse({**GIVEN, "prompt": "a [red:blue:0.5] star AND a dot"})
     assert read is not None
     assert read.warnings == ("its prompt has square brackets and AND, plain text in Easy Diffusion and none in A1111",)
+    read = easy_diffusion.parse({**GIVEN, "negative_prompt": "[red:blue:0.5], this AND that"})
+    assert read is not None
+    assert read.warnings == ("its negative prompt has square brackets, plain text in Easy Diffusion and none in A1111",)
+
+
+def test_a_tag_in_its_prompt_is_no_network() -> None:
+    read = easy_diffusion.parse({**GIVEN, "prompt": "a star <hypernet:dots:1>"})
+    assert read is not None
+    assert read.prompt == "a star<hypernet:ink:0.4>"
+    assert read.warnings == ("<hypernet:dots:1>: Easy Diffusion does not read tags; it is left out",)

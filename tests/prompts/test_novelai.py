@@ -115,8 +115,14 @@ def test_what_a1111_reads_otherwise_is_written_so_that_it_does_not_or_is_said() 
     comment = OLD | {"prompt": "salt AND pepper, <lora:x:1>star", "uc": "a BREAK"}
     read = novelai.parse(texts(comment))
     assert read is not None
-    assert (read.prompt, read.negative_prompt) == ("salt and pepper, star", "a break")
+    assert (read.prompt, read.negative_prompt) == ("salt and pepper,  star", "a break")
     assert read.warnings == ("<lora:x:1>: NovelAI does not read tags; it is left out",)
+
+
+def test_no_tag_comes_about_where_another_one_is_left_out() -> None:
+    read = novelai.parse(texts(OLD | {"prompt": "a <hyper<lora:b>net:dots:1>"}))
+    assert read is not None
+    assert read.prompt == "a <hyper net:dots:1>"
 
 
 @pytest.mark.parametrize(("prompt", "word"), [("1.5::rain, night::, cat", "1.5::words::"), ("cat | dog:2", "|")])

@@ -116,7 +116,12 @@ def test_a_window_is_of_the_steps_that_the_pipeline_makes(
     follow = hnetkit.follow_progress(pipe, *stated)
     for steps in (10, 3):  # and again: one callback serves many calls
         made = applied_at(pipe, call(pipe), num_inference_steps=steps, callback_on_step_end=follow)
-        assert made == half(len(made), 2 if scheduler in OF_SECOND_ORDER else 1)
+        if scheduler is PNDMScheduler:  # whose first step alone calls it twice
+            first, *later = made
+            assert first
+            assert later == half(len(later))
+        else:
+            assert made == half(len(made), 2 if scheduler in OF_SECOND_ORDER else 1)
         assert len(made) == pipe.num_timesteps
 
 

@@ -333,6 +333,14 @@ def test_a_prompt_is_drawn_without_its_tags_and_comments_and_that_is_said(
     assert tag.partition(":")[0] in said[0]
 
 
+@pytest.mark.parametrize("field", ["prompts", "negative_prompt"])
+def test_generation_data_are_no_prompt(model: Model, tmp_path: Path, field: str) -> None:
+    data = "a red circle\nSteps: 4, Sampler: Euler, Seed: 5"
+    settings = replace(SMALL, **{field: (data,) if field == "prompts" else data})
+    with pytest.raises(UsageError, match="generation data"):
+        previews(model, tmp_path, settings)
+
+
 def test_a_tag_in_the_negative_prompt_is_said_to_be_words(model: Model, tmp_path: Path) -> None:
     said: list[str] = []
     settings = replace(SMALL, negative_prompt="red <hypernet:outline:1> # blue")

@@ -47,7 +47,6 @@ from hnetkit.generate.request import Request, random_seed
 from hnetkit.image_text import write_image
 from hnetkit.images import open_rgb
 from hnetkit.library.known_hashes import hash_of_file
-from hnetkit.prompts.infotext import is_generation_data
 from hnetkit.prompts.tags import TaggedPrompt, plain_number
 from hnetkit.text import counted, shorten
 
@@ -175,7 +174,6 @@ def draw_grid(
     if isinstance(axes, str):
         axes = [axes]
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    _refuse_generation_data(prompts)
     seeds = [seed] if isinstance(seed, int) else list(seed)
     spec = make_spec(axes, network_options(names), prompts, seeds, strengths)
     base = replace(spec.base, options=network_options(networks), negative_prompt=draw_options.negative_prompt or "")
@@ -194,13 +192,6 @@ def draw_grid(
         agree=agree,
     )
     return run.draw()
-
-
-def _refuse_generation_data(prompts: Iterable[str]) -> None:
-    for prompt in prompts:
-        if isinstance(prompt, str) and is_generation_data(prompt):
-            hint = "give the prompt alone, and its settings as options"
-            raise UsageError("a prompt of the grid is the generation data of a picture, with settings in it", hint=hint)
 
 
 def _require_output(sheet: Path, *, overwrite: bool) -> None:

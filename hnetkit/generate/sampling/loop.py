@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hnetkit.generate.sampling.encoding import Conditioning, Encoded, Guidance
 from hnetkit.generate.sampling.noise import Noise, PerImageNoise
-from hnetkit.generate.sampling.steps import step_of_call
 from hnetkit.runtime.adapters import set_progress
+from hnetkit.runtime.progress import step_of_call
 
 AfterStep = Callable[[int, int], None]
 """Called with the calls of the UNet so far and in all."""

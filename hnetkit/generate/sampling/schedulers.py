@@ -279,8 +279,6 @@ class DDIM(_WholeTimes, DDIMScheduler):  # type: ignore[misc]
 class PLMS(_WholeTimes, PNDMScheduler):  # type: ignore[misc]
     """A1111's ``plms``: Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models" (arXiv:2202.09778)."""
 
-    begins_twice = True
-
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         super().set_timesteps(num_inference_steps, device)
         self._uniform = self.timesteps

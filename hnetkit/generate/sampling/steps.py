@@ -1,4 +1,4 @@
-"""Which steps of a schedule a pass of sampling makes, and which step each of its calls of the UNet belongs to.
+"""Which steps of a schedule a pass of sampling makes.
 
 Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/sd_samplers_common.py and sd_samplers_timesteps.py (behavior
 only).
@@ -45,11 +45,3 @@ class Steps(NamedTuple):
             return 0
         in_all = getattr(scheduler, "number_of_times", self.in_all)
         return (in_all - self.made) * int(scheduler.order)
-
-
-def step_of_call(scheduler: Any, call: int) -> int:
-    """Returns the step that a call of the UNet belongs to, both counted from 0 where sampling begins.
-
-    Samplers of second order call it twice in each step, PLMS in its first one.
-    """
-    return max(call - 1, 0) if getattr(scheduler, "begins_twice", False) else call // int(scheduler.order)

@@ -26,6 +26,7 @@ MOST_STEPS = 2_000_000
 """Steps from node to node that reading a graph may take; a graph of a hundred nodes takes a few hundred."""
 
 _MOST_WARNINGS = 50
+_NO_NEGATIVE = ("Hires negative prompt", "")  # of a second pass, where the first one has some
 Parameters = dict[str, str | None]
 
 
@@ -48,11 +49,13 @@ def parse(
     made = find_passes(graph, size)
     first = made.passes[0]
     positive, negative = first.prompt, first.negative_prompt
-    found = {key: value for key, value in _parameters(graph, made, size).items() if value}
+    stated = _parameters(graph, made, size)
+    found = {key: value for key, value in stated.items() if value or (key, value) == _NO_NEGATIVE}
     if found.keys() <= {"Size"}:  # which every image has
         found = {}
     else:
         found |= {"RNG": "CPU"} if "Seed" in found else {}  # ComfyUI makes its noise on the CPU
+        found |= {"Used embeddings": ", ".join(graph.embeddings)} if graph.embeddings else {}
         found["Version"] = "ComfyUI"
     warn_of_others(graph, made.end, first.size)
     return Infotext(positive, negative, found, _first_of(tuple(graph.warnings)))
@@ -191,6 +194,8 @@ def _second_pass(graph: Graph, first: Pass, later: Sequence[Pass], size: Size | 
         graph.warn(f"its second pass has its own seed, {last.seed}; in A1111 it has the first one's")
     if last.clip_skip("positive") != first.clip_skip("positive"):
         graph.warn("its second pass has another clip skip; in A1111 it has the first one's")
+    if first.prompt and not last.prompt:
+        graph.warn("its second pass has no prompt; in A1111 it has the first one's")
     mask = _mask(graph, way)
     if mask is not None:
         graph.warn(f"its second pass has a mask, {excerpt(mask) or 'made in the graph'}; in A1111 it has none")

@@ -67,12 +67,14 @@ class Graph:
     Attributes:
         nodes: by id, in the order of their numbers.
         warnings: what reading them lost, each once, in the order found; see `warn`.
+        embeddings: the textual inversions that the prompts read so far name, each once.
         is_drawn: whether it is the graph in the editor, whose texts are as they were typed.
     """
 
     nodes: dict[str, Node]
     budget: Budget
     warnings: dict[str, None] = field(default_factory=dict)
+    embeddings: dict[str, None] = field(default_factory=dict)
     is_drawn: bool = False
 
     def warn(self, warning: str) -> None:

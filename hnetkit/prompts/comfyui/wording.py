@@ -9,13 +9,13 @@ from typing import Any
 from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink, file_name, stem_of
 from hnetkit.prompts.comfyui.hypernetworks import HYPERNETWORK_NODES, hypernetwork_tags
 from hnetkit.prompts.comfyui.nodes import WIDGETS
-from hnetkit.prompts.tags import excerpt, fits_in_tag
+from hnetkit.prompts.tags import excerpt, fits_in_tag, unread_tags, without_tags
 
 _JOINED_BY = {"ConditioningCombine": " AND ", "ConditioningConcat": " BREAK "}
 _TEXTS = ("text", "text_g", "text_l", "t5xxl")
-_TAG = re.compile(r"<(?:hypernet|lora|lyco):[^<>]*>")
 _WEIGHT = re.compile(r"(?<!\\)\(")
 _SQUARE = re.compile(r"(?<!\\)([\[\]])")
+_BACKSLASH = re.compile(r"\\(?![()\[\]])")  # one before a bracket means the same in both
 _WORD = re.compile(r"\b(?:AND|BREAK)\b")
 _CHOICE = re.compile(r"(?<!\\)\{[^{}]*\||/\*|(?:^|[^:\\])//", re.MULTILINE)
 _EMBEDDING = re.compile(r"\bembedding:([^\s,:()<>]+)")
@@ -61,10 +61,9 @@ def _joined(graph: Graph, word: str, texts: list[str]) -> str:
 
 def _in_a1111s_language(graph: Graph, text: str, is_tagged: bool) -> str:
     """A text that A1111 reads as ComfyUI did, which knows neither tags, square brackets, ``AND`` nor ``BREAK``."""
-    for tag in dict.fromkeys(tag[:80] for tag in _TAG.findall(text)):
-        if is_tagged and tag.startswith("<hypernet:"):
-            continue
-        graph.warn(f"{tag}: ComfyUI does not read tags; it is left out")
+    for line in unread_tags(text, "ComfyUI"):
+        if not (is_tagged and line.startswith("<hypernet:")):
+            graph.warn(line)
     if _WEIGHT.search(text):
         graph.warn("its prompt has weights in round brackets, which ComfyUI applies in another way than A1111")
     if graph.is_drawn and (choice := _CHOICE.search(text)):
@@ -72,9 +71,11 @@ def _in_a1111s_language(graph: Graph, text: str, is_tagged: bool) -> str:
         graph.warn(f"its prompt has a choice or a comment, {beginning}, and does not say which words were drawn")
     if "#" in text:
         graph.warn("its prompt has a #, where a comment begins in A1111 but not in ComfyUI")
-    text = _SQUARE.sub(r"\\\1", _TAG.sub("", text))
+    text = _SQUARE.sub(r"\\\1", _BACKSLASH.sub(r"\\\\", without_tags(text)))
     text = _WORD.sub(lambda word: word[0].lower(), text)  # the text encoder does not tell them apart
-    return _EMBEDDING.sub(lambda name: stem_of(name[1]), text)
+    names = (stem_of(name.replace(r"\\", "/")) for name in _EMBEDDING.findall(text))
+    graph.embeddings |= dict.fromkeys(filter(None, names))
+    return _EMBEDDING.sub(lambda name: stem_of(name[1].replace(r"\\", "/")), text)
 
 
 def network_tags(graph: Graph, models: Sequence[Node], encoders: Sequence[Node]) -> str:
