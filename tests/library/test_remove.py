@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,19 @@ def test_what_was_removed_last_comes_back_first_also_where_the_clock_was_set_bac
     library.remove("glow")
     assert whats(library.restore()) == [("restored", "glow.pt")]
     assert ("restored", "ink.pt") in whats(library.restore())
+
+
+def test_who_asks_for_a_removed_network_is_told_how_it_comes_back(library: Library, folder: Path) -> None:
+    digits = sha256((folder / "ink.pt").read_bytes()).hexdigest()[:10]
+    library.remove("ink")
+    for mention in ("ink", "pen", "thin", digits):
+        with pytest.raises(NotFound) as refused:
+            library.record(mention)
+        assert refused.value.command_hint == "hnetkit remove --undo ink brings it back"
+    library.remove("glow")
+    with pytest.raises(NotFound, match="no network named glare") as refused:
+        library.record("glare")
+    assert "undo" not in str(refused.value.command_hint)
 
 
 def test_several_networks_of_one_command_come_back_together(library: Library, folder: Path) -> None:
