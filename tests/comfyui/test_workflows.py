@@ -100,7 +100,7 @@ def test_a_picture_of_a_workflow_is_read_by_hnetkit(name: str, api: Graph) -> No
     drawn = (WORKFLOWS / f"{name}.json").read_text()
     for read in (comfyui.parse(json.dumps(api), None), comfyui.parse(None, drawn)):
         assert read.prompt == (
-            "a castle by the sea , morning light"
+            "a castle by the sea  , morning light"
             "<hypernet:paper:0.6:self=0.3:cross=0.6:end=0.7><hypernet:ink:0.8><hypernet:glow:-0.3>"
             "<hypernet:glow:0.5:start=0.4>"
         )
