@@ -103,7 +103,7 @@ class DrawingQueue:
         if picture is not None:
             record["picture"] = asdict(picture)
         self.folder.mkdir(parents=True, exist_ok=True)
-        last = max((int(id.partition("-")[0]) for id in self._ids()), default=0)
+        last = int(ids[-1].partition("-")[0]) if (ids := self._ids()) else 0
         moment = min(max(time.time_ns(), last + 1), 10**19 - 1)  # the clock may have been set back since the last one
         folder = self.folder / f"{moment:019}-{what}-{secrets.token_hex(3)}"
         with new_folder(folder) as temporary:
