@@ -16,10 +16,9 @@ from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.request import InitImage, Request, SecondPass, covering_size
 from hnetkit.generate.sampling import vae
 from hnetkit.generate.sampling.encoding import Conditioning
-from hnetkit.generate.sampling.loop import AfterStep, Denoiser, KeptRegion, noised, sample
+from hnetkit.generate.sampling.loop import AfterStep, Denoiser, KeptRegion, Steps, noised, sample
 from hnetkit.generate.sampling.noise import Noise
 from hnetkit.generate.sampling.samplers import prepare_scheduler
-from hnetkit.generate.sampling.steps import Steps
 from hnetkit.images import open_mask, open_rgb
 from hnetkit.runtime.adapters import applied
 from hnetkit.runtime.capture import forget_graphs
