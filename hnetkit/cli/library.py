@@ -322,7 +322,7 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
     NAME is a network's name, a file's path, a folder that was scanned, or one in it, or the path of what was baked.
     Tags, notes and aliases go with the last file of a network. A file that is still there comes back with the next scan
     of its folder. --missing keeps what may be on a disk that is away: files in a folder that is not there or is empty,
-    and in one that was scanned and holds nothing known any more.
+    and in one that was scanned and holds nothing any more of what was there with them.
 
     \b
     Examples:

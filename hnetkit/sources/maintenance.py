@@ -330,9 +330,9 @@ def requeue_damaged(registry: Registry, damage: Damage, library: Path) -> Path |
     try:
         if damage.what == "corrupt" and damage.damaged is None:
             raise FileRefused(f"{path}: not a file that hnetkit replaces", hint="move it away, then: hnetkit repair")
-        state = "missing" if damage.what == "missing" else "corrupt"
         with registry.write():
-            registry.files.set_state([row["id"] for row in registry.files.at(damage.path)], state)
+            ids = [row["id"] for row in registry.files.at(damage.path)]
+            registry.files.set_missing(ids) if damage.what == "missing" else registry.files.set_state(ids, "corrupt")
         if damage.what == "corrupt" and find_bytes(registry, damage.sha256) is not None:
             aside = quarantine(registry, damage.job, path, f"{path.name}: damaged since it was installed")
             path.unlink(missing_ok=True)
