@@ -103,7 +103,7 @@ class RunFolder:
             HnetkitError: another command trains here.
         """
         busy = HnetkitError(f"{self.folder}: another command trains here", hint="choose another --name")
-        return exclusive_lock(self.folder / ".lock", busy)
+        return exclusive_lock(self.folder / ".lock", busy, elsewhere="choose another --out")
 
     def require_ours(self) -> None:
         """Raises OutputExists if the folder is something else, or holds files that no run wrote, or a link.
