@@ -253,7 +253,7 @@ def _opened_to_read(path: Path, error: Exception) -> Connection:
     try:
         return _opened(path, _prepare_to_read, "?mode=ro&immutable=1")  # a read-only disk
     except _OfEarlierVersion:
-        if "disk is full" in str(error) or not _has_room(path):
+        if not any(word in str(error) for word in ("readonly", "unable to open")) or not _has_room(path):
             raise error from None
         message = f"{path}: of an earlier version of hnetkit, and cannot be brought up to date where it is ({error})"
         raise RegistryError(
@@ -388,8 +388,8 @@ def _prepare_alone(db: Connection, path: Path) -> None:
 def _prepare_to_read(db: Connection, path: Path) -> None:
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA temp_store = MEMORY")
-    if _version(db, path) < SCHEMA_VERSION:
-        raise _OfEarlierVersion
+    if (version := _version(db, path)) < SCHEMA_VERSION:
+        raise _OfEarlierVersion if version else sqlite3.OperationalError("there is nothing in it yet")
 
 
 def _version(db: Connection, path: Path) -> int:
