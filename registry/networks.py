@@ -49,6 +49,7 @@ _PLAIN = (
     "sd_checkpoint_name",
 )
 _WORD = re.compile(r"\w+")
+_ENDED = re.compile(r"\w[!-/:-@\[-^`{-~]\W*$")  # the last word of a query, with a mark of ASCII at its end: c++, 100%
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # as authors of files join words
 # scripts that have no spaces between words, or endings on them: each character is a word of the index, and what is
 # searched is a phrase of them
@@ -238,9 +239,9 @@ class Networks:
         """Returns the networks of which every word is shown somewhere, best match first.
 
         Searched are names, tags, notes, what sites and sidecars say (title, creator, tags, trigger words, description),
-        the checkpoint, the base model and the activation. The last word may be incomplete. Punctuation is ignored: any
-        input is a search for its words. Words of scripts without spaces between them are found inside of others, and
-        so are signs that are no words, such as emoji.
+        the checkpoint, the base model and the activation. The last word may be incomplete, unless a mark follows it.
+        Punctuation is ignored otherwise: any input is a search for its words. Words of scripts without spaces between
+        them are found inside of others, and so are signs that are no words, such as emoji.
         """
         order = {id: rank for rank, (id, _) in enumerate(self._matching(text))}
         rows = []
@@ -256,8 +257,9 @@ class Networks:
         """Returns ids and content hashes of the networks of which every word is shown somewhere, best match first."""
         text = unicodedata.normalize("NFKC", text_of(text))
         words = _WORD.findall(text)
+        is_whole = _ENDED.search(text) is not None
         signs = {sign for sign in text if not sign.isascii() and unicodedata.category(sign) in _SIGNS}
-        query = " ".join(f'"{_apart(word)}"' for word in words) + "*"
+        query = " ".join(f'"{_apart(word)}"' for word in words) + ("" if is_whole else "*")
         if not words and not signs:
             return []
         found = self._db.execute(_RANKED, [query]) if words else self._db.execute(_BY_NAME)

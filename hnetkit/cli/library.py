@@ -215,8 +215,8 @@ def search_command(words: tuple[str, ...], output: Output) -> None:
 
     Searches names, tags and notes, what sites and sidecars say (title, creator, tags, trigger words, description), the
     checkpoint that a network was trained on, its base model and its activation. Every word of QUERY must occur; the
-    last one may be the beginning of a word. Chinese, Japanese and Korean words are found inside of others, and so are
-    signs such as emoji.
+    last one may be the beginning of a word, unless a mark follows it, as in c++. Chinese, Japanese and Korean words are
+    found inside of others, and so are signs such as emoji.
 
     \b
     Examples:
