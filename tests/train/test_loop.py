@@ -24,6 +24,7 @@ from hnetkit.errors import (
     DamagedFile,
     HnetkitError,
     IncompatibleNetwork,
+    NotAHypernetwork,
     NotFound,
     OutputExists,
     RunChanged,
@@ -292,6 +293,13 @@ def test_changed_pictures_are_refused_unless_forced(model: Model, pictures: Path
     assert "Resuming from step 4." in said
     assert any("another caption" in line for line in said)
     run_training(replace(recipe, max_steps=7), model, cut)
+
+
+def test_a_checkpoint_is_no_network_and_is_called_what_it_is(cut: Path) -> None:
+    (*_, newest) = sorted((cut / "state").iterdir())
+    with pytest.raises(NotAHypernetwork, match="a checkpoint of a training") as refused:
+        hnetkit.load(newest / "tensors.safetensors")
+    assert refused.value.kind == "training-state"
 
 
 def test_a_checkpoint_of_other_layers_is_said_in_a_line(
