@@ -21,6 +21,7 @@ from hnetkit.registry.columns import (
     now,
     spelled,
     spellings,
+    stem_of,
     text_of,
     to_column,
     to_json,
@@ -148,7 +149,7 @@ class Files:
         keys = ("size_bytes", "sha256", "autov1", "content_hash", "format", "kind", "verdict", "reason")
         values = {key: row[key] for key in keys} | {
             "source_sha256": row.get("source_sha256") or self._former_hash(root, path, row),
-            "stem": text_of(PurePath(path).stem),
+            "stem": stem_of(path),
             "warnings": to_json(row["warnings"]),
             "mtime_ns": mtime_ns,
             "reader_version": reader_version,
@@ -199,7 +200,7 @@ class Files:
 
     def move(self, id: int, path: str) -> None:
         """Gives a file another path below its root; a row of that path is replaced."""
-        values = [to_column(path), text_of(PurePath(path).stem), id]
+        values = [to_column(path), stem_of(path), id]
         self._db.execute("UPDATE OR REPLACE files SET path = ?, stem = ? WHERE id = ?", values)
 
     def set_state(self, ids: Iterable[int], state: str) -> None:
