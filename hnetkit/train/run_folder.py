@@ -174,8 +174,7 @@ class RunFolder:
         """
         if self.recipe.start is None or start_mode == "restart" or self.checkpoints.newest_folder is None:
             return self.recipe.start
-        last = max(self._snapshots(), key=lambda snapshot: snapshot[1], default=None)
-        return self.recipe.start if last is None else os.fspath(last[0])
+        return self.recipe.start if (last := self.last_snapshot) is None else os.fspath(last)
 
     def began_with(self) -> str | None:
         """Returns the content hash of the network that the run so far began with, by its record.
@@ -255,6 +254,12 @@ class RunFolder:
     def snapshot(self, step: int) -> Path:
         """The path of the network after so many steps."""
         return self.folder / f"{self.recipe.name}-{step}.safetensors"
+
+    @property
+    def last_snapshot(self) -> Path | None:
+        """The network of the latest step that has one of its own; None without any."""
+        last = max(self._snapshots(), key=lambda snapshot: snapshot[1], default=None)
+        return None if last is None else last[0]
 
     def remove_snapshots_after(self, step: int) -> None:
         """Removes snapshots of later steps, which are made again."""

@@ -20,7 +20,7 @@ from hnetkit.runtime.cuda_graphs import CudaGraphs
 from hnetkit.runtime.fit import require_fit
 from hnetkit.runtime.layers import contexts_of, find_layers
 from hnetkit.runtime.stack import require_finite
-from hnetkit.text import size_text
+from hnetkit.text import argument, size_text
 from hnetkit.train.callbacks import NO_CALLBACKS, Callbacks
 from hnetkit.train.captured_step import StepGraphs, obstacle_of_run
 from hnetkit.train.checkpoints import TrainingState, require_disk_space
@@ -355,7 +355,13 @@ def _load_network(file: str, unet: Any) -> tuple[TrainedNetwork, str]:
 def _read_checkpoint(files: RunFolder, note: Callable[[str], None]) -> TrainingState | None:
     """Returns the checkpoint to continue from, None to begin; damaged ones that are passed over for it are noted."""
     passed_over: list[DamagedFile] = []
-    state = files.checkpoints.read(passed_over=passed_over.append)
+    try:
+        state = files.checkpoints.read(passed_over=passed_over.append)
+    except DamagedFile as error:
+        if (last := files.last_snapshot) is None:
+            raise
+        kept = f"--init-from {argument(last, is_path=True)} with another --name goes on from its weights"
+        raise DamagedFile(str(error), hint=f"{kept}; --restart starts over, and removes them") from error
     if state is not None:
         for error in passed_over:
             note(f"Warning: {error}: its steps since step {state.step} are made again")

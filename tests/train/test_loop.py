@@ -295,6 +295,18 @@ def test_changed_pictures_are_refused_unless_forced(model: Model, pictures: Path
     run_training(replace(recipe, max_steps=7), model, cut)
 
 
+def test_where_all_checkpoints_are_damaged_the_last_network_is_what_to_go_on_from(
+    model: Model, pictures: Path, cut: Path
+) -> None:
+    for folder in (cut / "state").iterdir():
+        os.truncate(folder / "tensors.safetensors", 100)
+    with pytest.raises(DamagedFile, match="a damaged checkpoint") as refused:
+        run_training(small_recipe(pictures), model, cut)
+    last = max(cut.glob("ink-*.safetensors"), key=lambda path: int(path.stem.removeprefix("ink-")))
+    said = str(refused.value.command_hint)
+    assert said.startswith(f"--init-from {last} with another --name goes on from its weights; --restart starts over")
+
+
 def test_a_checkpoint_is_no_network_and_is_called_what_it_is(cut: Path) -> None:
     (*_, newest) = sorted((cut / "state").iterdir())
     with pytest.raises(NotAHypernetwork, match="a checkpoint of a training") as refused:
