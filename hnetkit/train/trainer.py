@@ -357,11 +357,11 @@ def _read_checkpoint(files: RunFolder, note: Callable[[str], None]) -> TrainingS
     passed_over: list[DamagedFile] = []
     try:
         state = files.checkpoints.read(passed_over=passed_over.append)
-    except DamagedFile as error:
+    except DamagedFile as damaged:
         if (last := files.last_snapshot) is None:
             raise
         kept = f"--init-from {argument(last, is_path=True)} with another --name goes on from its weights"
-        raise DamagedFile(str(error), hint=f"{kept}; --restart starts over, and removes them") from error
+        raise DamagedFile(str(damaged), hint=f"{kept}; --restart starts over, and removes them") from damaged
     if state is not None:
         for error in passed_over:
             note(f"Warning: {error}: its steps since step {state.step} are made again")
