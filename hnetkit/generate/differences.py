@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hnetkit.formats.open_file import OpenFile
@@ -85,21 +85,38 @@ def other_model(recorded: ImageSettings, loaded: LoadedPipeline) -> Iterator[str
         made_with = model if model.name else f"the model {model}"
         yield f"made with {made_with}, drawn with {loaded.name} [{loaded.hash}]"
     if vae is None:
-        return
-    if loaded.vae is None:
+        if loaded.vae is not None:
+            yield f"it names no VAE, drawn with {loaded.vae.name} [{loaded.vae.hash}]"
+    elif loaded.vae is None:
         yield f"made with the VAE {vae}, drawn with the model's own: --vae FILE"
     elif vae.hash and not _agree(vae.hash, loaded.vae.hash):
         yield f"made with the VAE {vae}, drawn with {loaded.vae.name} [{loaded.vae.hash}]"
 
 
-def absent_embeddings(recorded: ImageSettings, found: Collection[Path], prompts: Collection[str]) -> Iterator[str]:
-    """Yields which textual inversions of the image are named in the prompts that are drawn, and are not there."""
-    here = {path.stem.casefold() for path in found}
-    missing = (name for name in recorded.embeddings if name.casefold() not in here)
-    absent = [name for name in missing if any(is_named(Path(f"{name}.pt"), prompt) for prompt in prompts)]
-    if absent:
+def other_embeddings(recorded: ImageSettings, found: Mapping[str, str], texts: Iterable[str]) -> Iterator[str]:
+    """Yields in which textual inversions an image's own prompts are read otherwise.
+
+    Args:
+        found: stem -> beginning of the sha256 of each file that the prompts name.
+        texts: what the text encoder reads of those prompts that are drawn.
+    """
+    texts = [*texts]
+    drawn = {stem.casefold(): stem for stem in found if _is_named_in(stem, texts)}
+    made = {name.casefold(): name for name in recorded.embeddings}
+    if absent := [name for key, name in made.items() if key not in drawn and _is_named_in(name, texts)]:
         names = ", ".join(map(excerpt, absent))
         yield f"made with the textual inversions {names}, drawn as plain words: hnetkit config embeddings FOLDER"
+    for key, stem in drawn.items():
+        then = recorded.hashes.get(f"embed:{made[key]}", "") if key in made else ""
+        if then and not _agree(then, found[stem]):
+            yield f"made with the textual inversion {excerpt(stem)} [{then[:10]}], drawn with another [{found[stem]}]"
+    if added := [stem for key, stem in drawn.items() if key not in made]:
+        names = ", ".join(map(excerpt, added))
+        yield f"it names no textual inversions {names}, with which it is drawn: they have the names of words in it"
+
+
+def _is_named_in(name: str, texts: Iterable[str]) -> bool:
+    return any(is_named(Path(f"{name}.pt"), text) for text in texts)
 
 
 def _is_same_model(model: RecordedFile, loaded: LoadedPipeline) -> bool:

@@ -160,6 +160,57 @@ def test_words_of_a_textual_inversion_that_is_not_there_are_said(draw: Draw) -> 
     assert "textual inversions mine, drawn as plain words: hnetkit config embeddings FOLDER" in note
 
 
+def test_a_textual_inversion_that_is_another_file_is_said(draw: Draw) -> None:
+    picture, _ = draw(prompt="a star", negative_prompt="a mine", seed=3, steps=2)
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    other = torch.linspace(-1, 1, 2 * SD_CROSS_WIDTH).reshape(2, SD_CROSS_WIDTH)
+    save_file({"emb_params": other}, "embeddings/mine.safetensors")
+    again, (note,) = draw(again="own.png")
+    assert again.image.tobytes() != picture.image.tobytes()
+    assert re.fullmatch(
+        r"own\.png: made with the textual inversion mine \[\w{10}\], drawn with another \[\w{10}\]", note
+    )
+    assert draw(again="own.png", negative_prompt="the mine")[1] == []  # which is the user's own
+
+
+def test_a_textual_inversion_that_a_picture_was_drawn_without_is_said(draw: Draw) -> None:
+    picture, _ = draw(prompt="a star", hires_scale=1.0, hires_prompt="a star", seed=3, steps=2)
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    Path("embeddings/mine.safetensors").rename("embeddings/Star.safetensors")
+    again, (note,) = draw(again="own.png")
+    assert again.image.tobytes() != picture.image.tobytes()
+    said = "it names no textual inversions Star, with which it is drawn: they have the names of words in it"
+    assert note == f"own.png: {said}"
+
+
+def test_an_autoencoder_that_a_picture_does_not_name_is_said(draw: Draw) -> None:
+    picture, _ = draw(**options_of())
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    again, (note,) = draw(again="own.png", vae=True)
+    assert again.image.tobytes() != picture.image.tobytes()
+    assert re.fullmatch(r"own\.png: it names no VAE, drawn with other \[\w{10}\]", note)
+
+
+def test_a_textual_inversion_with_brackets_in_its_name_is_read_where_they_are_text(draw: Draw) -> None:
+    Path("embeddings/mine.safetensors").rename("embeddings/mine (v2).safetensors")
+    plain, notes = draw(prompt="a mine (v2)", seed=3, steps=2)
+    advice = r"write mine \(v2\)"
+    assert notes == [f"Warning: the textual inversion mine (v2) is plain words here, for brackets weigh: {advice}"]
+    assert "embed:" not in plain.infotext
+    for prompt, emphasis in (
+        (r"a mine \(v2\)", "original"),
+        ("a mine (v2)", "none"),
+        (r"a (mine \(v2\):1)", "original"),
+    ):
+        read, notes = draw(prompt=prompt, emphasis=emphasis, seed=3, steps=2)
+        assert notes == []
+        assert '"embed:mine (v2)"' in read.infotext
+        assert read.image.tobytes() != plain.image.tobytes()
+        write_image(Path("own.png"), read.image, read.infotext, overwrite=True)
+        again, notes = draw(again="own.png")
+        assert (again.image.tobytes(), notes) == (read.image.tobytes(), [])
+
+
 def test_options_beside_a_picture_go_before_its_own_second_pass(draw: Draw) -> None:
     picture, _ = draw(**options_of("own hires"))
     write_image(Path("own.png"), picture.image, picture.infotext)
