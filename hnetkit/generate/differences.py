@@ -13,18 +13,21 @@ from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.options import SECOND_DENOISING, SECOND_PASS, DrawOptions
 from hnetkit.hashes import autov1_of
 from hnetkit.library.known_hashes import hash_of_file
-from hnetkit.prompts.tags import excerpt
+from hnetkit.prompts.tags import excerpt, split_tags
 
 _OF_THE_MODEL = {"steps": "steps", "sampler": "sampler", "cfg_scale": "CFG scale", "width": "size"}
 
 
-def unsaid(recorded: ImageSettings, options: DrawOptions, seed: int | None) -> Iterator[str]:
+def unsaid(recorded: ImageSettings, options: DrawOptions, prompt: str | None, seed: int | None) -> Iterator[str]:
     """Yields what is drawn with because neither the image's settings nor the options say it.
 
     Args:
         options: with those of the image.
+        prompt: that is drawn instead of the image's.
         seed: that was asked for.
     """
+    if prompt is None and recorded.prompt is not None and not split_tags(recorded.prompt).text.strip():
+        yield "its prompt is empty"
     missing = [label for name, label in _OF_THE_MODEL.items() if getattr(options, name) is None]
     if missing:
         yield f"it does not say: {', '.join(missing)}; the model's own are used"

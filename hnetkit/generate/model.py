@@ -391,7 +391,7 @@ def draw_images(
     options = given.fill_from(recorded.options)
     for line in given.without_effect(options):
         note(f"Warning: {line}")
-    say(unsaid(recorded, options, seed))
+    say(unsaid(recorded, options, prompt, seed))
     say(other_first_picture(recorded, options))
     text = recorded.prompt if prompt is None else without_comments(prompt, note)
     if text is None:

@@ -29,7 +29,7 @@ from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.library.resolve import LibraryOpener, find_network, label, opened_when_needed, read_found
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.attention import escaped, words_of
-from hnetkit.prompts.infotext import NEGATIVE, is_generation_data
+from hnetkit.prompts.infotext import NEGATIVE, require_prompt_alone
 from hnetkit.prompts.tags import (
     Tag,
     TaggedPrompt,
@@ -394,9 +394,7 @@ def without_comments(prompt: str, note: Note) -> str:
     Raises:
         UsageError: it is the generation data of a picture, whose settings would be drawn as words.
     """
-    if is_generation_data(prompt):
-        hint = "give the prompt alone, and its settings as options"
-        raise UsageError("a prompt is the generation data of a picture, with settings in it", hint=hint)
+    require_prompt_alone(prompt)
     kept, comments = split_comments(prompt)
     for comment in comments:
         note(f"Left out of the prompt as a comment: {excerpt(comment)}")

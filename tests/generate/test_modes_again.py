@@ -211,6 +211,30 @@ def test_a_textual_inversion_with_brackets_in_its_name_is_read_where_they_are_te
         assert (again.image.tobytes(), notes) == (read.image.tobytes(), [])
 
 
+@pytest.mark.parametrize("prompt", ["", "<hypernet:ink:0.5>"])
+def test_an_empty_prompt_is_said(draw: Draw, prompt: str) -> None:
+    picture, _ = draw(prompt=prompt, seed=3, steps=2)
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    assert draw(again="own.png")[1] == ["own.png: its prompt is empty"]
+    assert draw(again="own.png", prompt="a star")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a star Negative prompt: bad Steps: 4, Sampler: Euler, CFG scale: 3, Seed: 7", "Negative prompt:, Steps: 4"),
+        ("> a star\n> negative prompt: bad\n> Steps: 4, CFG scale: 3, Seed: 7", "negative prompt:, Steps: 4"),
+        ("a star\nNegative prompt\uff1abad", "Negative prompt\uff1a"),
+        ("Steps: 4 of them, all in stone", ""),
+        ("a negative prompt of stone", ""),
+    ],
+)
+def test_settings_that_are_drawn_as_words_are_said(draw: Draw, prompt: str, words: str) -> None:
+    """Generation data lose their line ends where they are copied out of a table or a chat."""
+    said = f"Warning: {words} in the prompt: plain words here, which set nothing"
+    assert draw(prompt=prompt, seed=3, steps=2)[1] == ([said] if words else [])
+
+
 def test_options_beside_a_picture_go_before_its_own_second_pass(draw: Draw) -> None:
     picture, _ = draw(**options_of("own hires"))
     write_image(Path("own.png"), picture.image, picture.infotext)
