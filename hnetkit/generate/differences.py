@@ -11,10 +11,15 @@ from hnetkit.generate.image_settings import ImageSettings, RecordedFile
 from hnetkit.generate.loading.extra_networks import is_named
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.options import SECOND_DENOISING, SECOND_PASS, DrawOptions
+from hnetkit.generate.prompt_networks import ResolvedNetwork
 from hnetkit.hashes import autov1_of
 from hnetkit.library.known_hashes import hash_of_file
+from hnetkit.network import Hypernetwork
 from hnetkit.prompts.tags import excerpt, split_tags
 
+_ACTIVATIONS_OF_COMFYUI = frozenset(
+    {"linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"}
+)
 _OF_THE_MODEL = {"steps": "steps", "sampler": "sampler", "cfg_scale": "CFG scale", "width": "size"}
 
 
@@ -94,6 +99,31 @@ def other_model(recorded: ImageSettings, loaded: LoadedPipeline) -> Iterator[str
         yield f"made with the VAE {vae}, drawn with the model's own: --vae FILE"
     elif vae.hash and not _agree(vae.hash, loaded.vae.hash):
         yield f"made with the VAE {vae}, drawn with {loaded.vae.name} [{loaded.vae.hash}]"
+
+
+def networks_of_comfyui(recorded: ImageSettings, networks: Iterable[ResolvedNetwork]) -> Iterator[str]:
+    """Yields what ComfyUI's own loader made of the image's networks otherwise than A1111; docs/comfyui.md has a table.
+
+    Source: comfyanonymous/ComfyUI comfy_extras/nodes_hypernetwork.py (behavior only).
+    """
+    for network in networks:
+        if network.name in recorded.loaded_by_comfyui and (what := made_by_comfyui(network.network)):
+            yield f"ComfyUI's own loader {what} of {excerpt(network.name)}: the picture will differ"
+
+
+def made_by_comfyui(network: Hypernetwork) -> str | None:
+    """Returns what ComfyUI's own loader makes otherwise of a network; None if it makes the same."""
+    stated = network.metadata
+    activation = stated.get("activation_func", "linear")
+    if activation not in _ACTIVATIONS_OF_COMFYUI:
+        return f"knows no activation {activation}, and makes nothing"
+    layers = (len(network.layer_structure) - 1) * (2 if network.layer_norm else 1)
+    if stated.get("use_dropout") and (layers > 2 or stated.get("last_layer_dropout")):
+        return "keeps the dropout"
+    ends_in_activation = bool(stated.get("activate_output", False)) or network.layer_norm
+    if activation != "linear" and ends_in_activation != network.activate_output:
+        return f"{'adds an' if ends_in_activation else 'omits the'} activation at the end"
+    return None
 
 
 def other_embeddings(recorded: ImageSettings, found: Mapping[str, str], texts: Iterable[str]) -> Iterator[str]:

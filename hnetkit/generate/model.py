@@ -16,6 +16,7 @@ from hnetkit import demo, settings
 from hnetkit.errors import IncompatibleNetwork, UsageError, failure_of
 from hnetkit.files import stat_at
 from hnetkit.generate.differences import (
+    networks_of_comfyui,
     other_embeddings,
     other_first_picture,
     other_model,
@@ -406,6 +407,7 @@ def draw_images(
     warn_about_first_pass((tag.name for tag in added), prompts.hires, note)
     if text == recorded.prompt:
         _warn_about_other_loras(recorded, prompts.loras, note)
+    say(networks_of_comfyui(recorded, prompts.networks))
     own = (words_of(one, options.emphasis or "original") for one in _own_texts(recorded, text, options, prompts))
     say(other_embeddings(recorded, prompts.embedding_hashes, own))
     warn_about_negative_tags([options.negative_prompt, options.hires_negative_prompt], note)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from support.networks import network_file
 from support.pipelines import SD_CROSS_WIDTH, tiny_sd
 from support.unet_truth import lora
 
@@ -19,6 +20,7 @@ from hnetkit import settings
 from hnetkit.generate.image_files import Picture
 from hnetkit.generate.model import Model, load_model
 from hnetkit.image_text import write_image
+from hnetkit.library.library import Library
 
 MODES: dict[str, dict[str, Any]] = {
     "size": {"width": 24, "height": 16},
@@ -233,6 +235,22 @@ def test_settings_that_are_drawn_as_words_are_said(draw: Draw, prompt: str, word
     """Generation data lose their line ends where they are copied out of a table or a chat."""
     said = f"Warning: {words} in the prompt: plain words here, which set nothing"
     assert draw(prompt=prompt, seed=3, steps=2)[1] == ([said] if words else [])
+
+
+def test_what_comfyuis_own_loader_makes_of_a_network_otherwise_is_said(draw: Draw) -> None:
+    """Of those that it applied, and that are drawn with."""
+    widths = (8, SD_CROSS_WIDTH)
+    for name in ("plain", "normed"):
+        network_file(Path(), f"{name}.pt", widths=widths, activation="mish", layer_norm=name == "normed", scale=0.01)
+    with Library() as library:
+        library.scan(Path())
+    said = "a star<hypernet:plain:1><hypernet:normed:1>\nSteps: 2, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 16x16"
+    Path("own.txt").write_text(f'{said}, ComfyUI loader: "plain, normed", Version: ComfyUI')
+    (note,) = draw(again="own.txt")[1]
+    made = "ComfyUI's own loader adds an activation at the end of normed"
+    assert note == f"own.txt: {made}: the picture will differ"
+    Path("own.txt").write_text(f"{said}, ComfyUI loader: plain, Version: ComfyUI")
+    assert draw(again="own.txt")[1] == []
 
 
 def test_options_beside_a_picture_go_before_its_own_second_pass(draw: Draw) -> None:

@@ -46,6 +46,7 @@ def usual() -> Graph:
     }
 
 
+OWN = {"ComfyUI loader": "wash, ink.v2", "Version": "ComfyUI"}
 WEIGHTS = "its prompt has weights in round brackets, which ComfyUI applies in another way than A1111"
 
 
@@ -94,13 +95,19 @@ def test_the_usual_graph_is_read_whole() -> None:
     assert read.negative_prompt == "blurry"
     assert read.parameters == {
         **{"Steps": "25", "Sampler": "Euler a", "Schedule type": "Karras", "CFG scale": "7.5", "Seed": "42"},
-        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", "Version": "ComfyUI"},
+        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", **OWN},
     }
     assert read.warnings == (WEIGHTS,)
 
 
 def test_hypernetworks_stack_from_the_checkpoint_to_the_sampler() -> None:
     assert stack(parse(usual())) == [("wash", 0.5), ("ink.v2", -1.0)]
+
+
+def test_what_hnetkits_own_nodes_apply_is_not_by_comfyuis_loader() -> None:
+    graph = usual()
+    graph["11"] = node("HnetkitHypernetworkLoader", hypernetwork_name="ink.pt", strength=1, model=["10", 0])
+    assert parse(graph).parameters["ComfyUI loader"] == "wash"
 
 
 def test_a_lora_between_two_hypernetworks_becomes_a_tag_between_theirs() -> None:
@@ -258,7 +265,7 @@ def test_a_sampler_in_parts_is_read() -> None:
     read = parse(graph)
     assert read.parameters | {} == {
         **{"Steps": "12", "Sampler": "DPM++ 2M", "Schedule type": "Exponential", "CFG scale": "4", "Seed": "5"},
-        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", "Version": "ComfyUI"},
+        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", **OWN},
     }
     assert any("an empty latent at a denoising strength of 0.75" in warning for warning in read.warnings)
     assert stack(read) == [("wash", 0.5), ("ink.v2", -1.0)]
@@ -444,6 +451,7 @@ def test_a_second_sampler_is_a1111s_second_pass_with_its_own_networks() -> None:
     assert read.parameters == parse(usual()).parameters | {
         **{"Denoising strength": "0.5", "Hires resize": "1024x1536", "Hires steps": "10", "Hires upscaler": "Latent"},
         "Hires prompt": "a (red:1.2) cat<hypernet:wash:0.5><hypernet:ink.v2:-1><hypernet:dots:0.5>",
+        "ComfyUI loader": "wash, ink.v2, dots",
     }
     assert read.warnings == (WEIGHTS,)
 
@@ -609,7 +617,7 @@ def test_a_mask_is_told() -> None:
 def test_a_second_pass_over_a_picture_is_left_out_and_told() -> None:
     graph = two_passes() | {key: drawn_over()[key] for key in ("3", "40", "41")}
     read = parse(graph)
-    assert read.parameters == parse(drawn_over()).parameters
+    assert read.parameters == parse(drawn_over()).parameters | {"ComfyUI loader": "wash, ink.v2, dots"}
     assert any("dots" in warning and "left out" in warning for warning in read.warnings)
 
 
@@ -710,7 +718,7 @@ def test_the_drawn_graph_is_read_where_nothing_else_is_there() -> None:
     assert read.negative_prompt == "blurry"
     assert read.parameters == {
         **{"Steps": "25", "Sampler": "Euler", "Schedule type": "Normal", "CFG scale": "7.5", "Seed": "42"},
-        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", "Version": "ComfyUI"},
+        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", **OWN | {"ComfyUI loader": "wash, ink"}},
     }
 
 

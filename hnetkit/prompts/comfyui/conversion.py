@@ -56,6 +56,7 @@ def parse(
     else:
         found |= {"RNG": "CPU"} if "Seed" in found else {}  # ComfyUI makes its noise on the CPU
         found |= {"Used embeddings": ", ".join(graph.embeddings)} if graph.embeddings else {}
+        found |= {"ComfyUI loader": ", ".join(graph.loaded)} if graph.loaded else {}
         found["Version"] = "ComfyUI"
     warn_of_others(graph, made.end, first.size)
     return Infotext(positive, negative, found, _first_of(tuple(graph.warnings)))

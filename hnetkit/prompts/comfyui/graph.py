@@ -71,6 +71,7 @@ class Graph:
         nodes: by id, in the order of their numbers.
         warnings: what reading them lost, each once, in the order found; see `warn`.
         embeddings: the textual inversions that the prompts read so far name, each once.
+        loaded: the networks that ComfyUI's own loader applies, among those that were read so far, each once.
         is_drawn: whether it is the graph in the editor, whose texts are as they were typed.
     """
 
@@ -78,6 +79,7 @@ class Graph:
     budget: Budget
     warnings: dict[str, None] = field(default_factory=dict)
     embeddings: dict[str, None] = field(default_factory=dict)
+    loaded: dict[str, None] = field(default_factory=dict)
     is_drawn: bool = False
 
     def warn(self, warning: str) -> None:
