@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.image_settings import ImageSettings, RecordedFile
@@ -15,7 +16,11 @@ from hnetkit.generate.prompt_networks import ResolvedNetwork
 from hnetkit.hashes import autov1_of
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.network import Hypernetwork
+from hnetkit.prompts.schedule import split_and
 from hnetkit.prompts.tags import excerpt, split_tags
+
+if TYPE_CHECKING:
+    from hnetkit.generate.sampling.encoding import TextEncoder
 
 _ACTIVATIONS_OF_COMFYUI = frozenset(
     {"linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"}
@@ -99,6 +104,17 @@ def other_model(recorded: ImageSettings, loaded: LoadedPipeline) -> Iterator[str
         yield f"made with the VAE {vae}, drawn with the model's own: --vae FILE"
     elif vae.hash and not _agree(vae.hash, loaded.vae.hash):
         yield f"made with the VAE {vae}, drawn with {loaded.vae.name} [{loaded.vae.hash}]"
+
+
+def other_chunks(recorded: ImageSettings, encoder: TextEncoder, texts: Iterable[str]) -> Iterator[str]:
+    """Yields whether an image's own prompts are longer than a chunk, which ComfyUI and its like end elsewhere.
+
+    Args:
+        texts: prompts of the image that are drawn, without tags.
+    """
+    if recorded.program and any(encoder.is_divided(part) for text in texts for part, _ in split_and(text)):
+        where = f"{recorded.program} ends a chunk of its tokens at a word, and A1111 at a comma"
+        yield f"its prompt is longer than a chunk: {where}, so the picture may differ"
 
 
 def networks_of_comfyui(recorded: ImageSettings, networks: Iterable[ResolvedNetwork]) -> Iterator[str]:

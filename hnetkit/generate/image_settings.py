@@ -89,6 +89,7 @@ class ImageSettings:
             image says that there was one.
         embeddings: names of its textual inversions.
         loaded_by_comfyui: names of the networks that ComfyUI's own loader applied.
+        program: that drew it, where that is ComfyUI or one that is made of it; else empty.
         warnings: what could not be used, one line each.
         stated: the hashes of the networks in its prompts.
     """
@@ -100,6 +101,7 @@ class ImageSettings:
     files: Mapping[str, RecordedFile] = field(default_factory=dict)
     embeddings: tuple[str, ...] = ()
     loaded_by_comfyui: tuple[str, ...] = ()
+    program: str = ""
     warnings: tuple[str, ...] = ()
     stated: StatedHashes = NONE_STATED
 
@@ -199,6 +201,7 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
         files=files,
         embeddings=tuple(dict.fromkeys(_embeddings(info)))[:MOST_MENTIONED],
         loaded_by_comfyui=tuple(filter(None, info.parameters.get(COMFYUI_LOADER, "").split(", "))),
+        program=other_program,
         warnings=tuple(warnings),
         stated=_stated(info),
     )

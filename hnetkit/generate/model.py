@@ -17,6 +17,7 @@ from hnetkit.errors import IncompatibleNetwork, UsageError, failure_of
 from hnetkit.files import stat_at
 from hnetkit.generate.differences import (
     networks_of_comfyui,
+    other_chunks,
     other_embeddings,
     other_first_picture,
     other_model,
@@ -408,8 +409,9 @@ def draw_images(
     if text == recorded.prompt:
         _warn_about_other_loras(recorded, prompts.loras, note)
     say(networks_of_comfyui(recorded, prompts.networks))
-    own = (words_of(one, options.emphasis or "original") for one in _own_texts(recorded, text, options, prompts))
-    say(other_embeddings(recorded, prompts.embedding_hashes, own))
+    own = tuple(_own_texts(recorded, text, options, prompts))
+    read = (words_of(one, options.emphasis or "original") for one in own)
+    say(other_embeddings(recorded, prompts.embedding_hashes, read))
     warn_about_negative_tags([options.negative_prompt, options.hires_negative_prompt], note)
     seed = recorded.seed if seed is None else seed
     first_seed = random_seed() if seed in (None, -1) else seed
@@ -434,6 +436,7 @@ def draw_images(
     loaded.require_as_loaded()
     request = request_of(loaded)
     say(other_model(recorded, loaded))
+    say(other_chunks(recorded, loaded.text_encoder(request.clip_skip, request.emphasis), own))
     yield from _draw_resolved(loaded, request, prompts, progress, note)
 
 

@@ -253,6 +253,26 @@ def test_what_comfyuis_own_loader_makes_of_a_network_otherwise_is_said(draw: Dra
     assert draw(again="own.txt")[1] == []
 
 
+@pytest.mark.parametrize(
+    ("prompt", "program", "is_said"),
+    [
+        (", ".join(["a red star"] * 30), "ComfyUI", True),
+        (", ".join(["a red star"] * 30), "v1.10.1", False),
+        (" AND ".join(["a red star:0.5"] * 30), "ComfyUI", False),
+        (" BREAK ".join(["a red star"] * 3), "ComfyUI", False),
+    ],
+)
+def test_a_prompt_that_another_program_divides_elsewhere_is_said(
+    draw: Draw, prompt: str, program: str, is_said: bool
+) -> None:
+    settings = "Steps: 2, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 16x16, RNG: CPU"
+    Path("own.txt").write_text(f"{prompt}\n{settings}, Version: {program}")
+    where = "ComfyUI ends a chunk of its tokens at a word, and A1111 at a comma"
+    said = [f"own.txt: its prompt is longer than a chunk: {where}, so the picture may differ"]
+    assert draw(again="own.txt")[1] == (said if is_said else [])
+    assert draw(again="own.txt", prompt=", ".join(["a blue star"] * 30))[1] == []
+
+
 def test_options_beside_a_picture_go_before_its_own_second_pass(draw: Draw) -> None:
     picture, _ = draw(**options_of("own hires"))
     write_image(Path("own.png"), picture.image, picture.infotext)
