@@ -161,7 +161,7 @@ def other_embeddings(recorded: ImageSettings, found: Mapping[str, str], texts: I
             yield f"made with the textual inversion {excerpt(stem)} [{then[:10]}], drawn with another [{found[stem]}]"
     if added := [stem for key, stem in drawn.items() if key not in made]:
         names = ", ".join(map(excerpt, added))
-        yield f"it names no textual inversions {names}, with which it is drawn: they have the names of words in it"
+        yield f"drawn with the textual inversions {names}, which it does not name: words of it are read as them"
 
 
 def _is_named_in(name: str, texts: Iterable[str]) -> bool:

@@ -181,7 +181,7 @@ def test_a_textual_inversion_that_a_picture_was_drawn_without_is_said(draw: Draw
     Path("embeddings/mine.safetensors").rename("embeddings/Star.safetensors")
     again, (note,) = draw(again="own.png")
     assert again.image.tobytes() != picture.image.tobytes()
-    said = "it names no textual inversions Star, with which it is drawn: they have the names of words in it"
+    said = "drawn with the textual inversions Star, which it does not name: words of it are read as them"
     assert note == f"own.png: {said}"
 
 
