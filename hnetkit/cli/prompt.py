@@ -51,12 +51,16 @@ def prompt_command(text: str, steps: int, hires_steps: int | None, output: Outpu
 def _inversions(text: str, note: Callable[[str], None]) -> Iterator[tuple[str, int]]:
     """Yields the textual inversions of the folder that is set which a prompt names, with how many vectors they have."""
     from hnetkit import settings
+
+    folder = settings.get("embeddings")
+    if folder is None:
+        return
     from hnetkit.generate.loading.extra_networks import find_embeddings, number_of_vectors
     from hnetkit.prompts.attention import words_of
     from hnetkit.prompts.tags import split_comments, split_tags
 
     words = words_of(split_tags(split_comments(text)[0]).text)
-    for path in find_embeddings([words], settings.get("embeddings"), note):
+    for path in find_embeddings([words], folder, note):
         try:
             yield path.stem, number_of_vectors(path)
         except HnetkitError as error:
