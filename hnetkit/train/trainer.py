@@ -316,6 +316,7 @@ def _network(files: RunFolder, start_mode: StartMode, unet: Any) -> tuple[Traine
     """Returns the network to train, on the UNet's device, and the content hash of the file that it comes from."""
     recipe = files.recipe
     require_one_build(recipe)
+    start: str | None
     if (file := files.network_to_load(start_mode)) is not None:
         network, start = _load_network(file, unet)
         if recipe.start is not None and file != recipe.start:
