@@ -203,7 +203,7 @@ def exclusive_lock(
         raise busy from error
     except OSError as error:
         failure = failure_of(error, os.fspath(lock))
-        raise failure if failure.hint else HnetkitError(str(failure), hint=elsewhere) from error
+        raise failure if failure.command_hint else HnetkitError(str(failure), hint=elsewhere) from error
     try:
         yield
     finally:
