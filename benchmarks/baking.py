@@ -47,7 +47,7 @@ TEXTS = 64  # of the words of the prompts, encoded and not drawn
 RANKS = (4, 8, 16)
 SVD_RANKS = (4, 8)
 REFINED_RANKS, REFINE_STEPS = (8, 16), 150
-EXACT = Rounding(torch.float32)
+EXACT = Rounding("fp32")
 STACKS = {"outline": {"outline": 1.0}, "dots": {"dots": 1.0}, "outline + paper": {"outline": 0.8, "paper": 0.6}}
 FURTHER = (  # beside the bundled model's own
     "a small orange square",

@@ -15,7 +15,7 @@ from hnetkit.baking.changes import Changes, Rounding, in_weights
 from hnetkit.baking.contexts import GatheredContexts, sampled
 from hnetkit.baking.contributions import NamedStack, StackOnLayers
 from hnetkit.baking.picture_plan import PicturePlan, PlannedPicture
-from hnetkit.baking.refining import CALLS_PER_STEP, UNetCall, recording, refined
+from hnetkit.baking.refining import CALLS_PER_STEP, GuidedCall, recording, refined
 from hnetkit.errors import BadPicture
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.request import NamedStrengths
@@ -116,7 +116,7 @@ class FitDrawing:
         """`refine` is the steps of refining; calls of the UNet are recorded for them."""
         self.plan = plan
         self.has_drawn = False
-        self._refine, self._calls = refine, list[UNetCall]()
+        self._refine, self._calls = refine, list[GuidedCall]()
         self._model, self._on_layers, self._progress = model, on_layers, progress
         self._stack: NamedStrengths = tuple((name, strength) for name, _, strength in stack)
         self._with_networks: list[Tensor] = []

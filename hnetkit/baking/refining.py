@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -40,40 +41,60 @@ _AT_ONCE = 2 * 64 * 64  # positions of latents that are computed together: one g
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class UNetCall:
-    """A call of the UNet with the stack on, on the CPU.
+class GuidedCall:
+    """A guided call of the UNet with the stack on, on the CPU.
 
     Attributes:
-        sample: latents, ``[texts, channels, h, w]``; with guidance the negative text's come first.
+        sample: latents, ``[1, channels, h, w]``, the same for every text.
         timestep: ``[]``.
-        conditions: the other tensors that it was given, by name; ``[texts, ...]``.
-        output: what it gave, ``[texts, 4, h, w]``.
+        conditions: the other tensors that the UNet was given, by name, ``[texts, ...]``; texts of one length are
+            together, as the UNet is called once for them, and with guidance the negative text comes first.
+        output: what it gave for every text, ``[texts, 4, h, w]``.
     """
 
     sample: Tensor
     timestep: Tensor
-    conditions: Mapping[str, Tensor]
+    conditions: tuple[Mapping[str, Tensor], ...]
     output: Tensor
 
     @property
     def shapes(self) -> tuple[Any, ...]:
-        return (self.sample.shape, *((name, tensor.shape) for name, tensor in self.conditions.items()))
+        given = ((name, tensor.shape) for alike in self.conditions for name, tensor in alike.items())
+        return (self.sample.shape, *given)
+
+    @property
+    def positions(self) -> int:
+        """Of latents, for all texts."""
+        return len(self.output) * self.sample.shape[-2] * self.sample.shape[-1]
+
+    def is_at(self, sample: Tensor, timestep: Tensor) -> bool:
+        return torch.equal(self.timestep, timestep) and torch.equal(self.sample, sample)
 
 
 @contextmanager
-def recording(unet: nn.Module, calls: list[UNetCall]) -> Iterator[None]:
-    """Adds every call of `unet` inside the block to `calls`."""
-    given: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
+def recording(unet: nn.Module, calls: list[GuidedCall]) -> Iterator[None]:
+    """Adds the guided calls of `unet` inside the block, of one image each, to `calls`.
+
+    Texts of several lengths take a call for each, at the same latents and time.
+    """
+    given: list[tuple[Tensor, Tensor, Mapping[str, Tensor]]] = []
 
     def before(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         conditions = {"encoder_hidden_states": options["encoder_hidden_states"], **options.get("added_cond_kwargs", {})}
-        here = {name: tensor.cpu().clone() for name, tensor in conditions.items()}
-        if calls and all(torch.equal(tensor, calls[-1].conditions[name]) for name, tensor in here.items()):
-            here = dict(calls[-1].conditions)  # those of one picture are kept once
-        given.append((arguments[0].cpu().clone(), arguments[1].cpu().clone(), here))
+        here: Mapping[str, Tensor] = {name: tensor.cpu().clone() for name, tensor in conditions.items()}
+        for known in chain.from_iterable(call.conditions for call in calls[-2:]):
+            if all(torch.equal(tensor, known[name]) for name, tensor in here.items()):
+                here = known  # those of one picture are kept once
+        given.append((arguments[0][:1].cpu().clone(), arguments[1].cpu().clone(), here))
 
     def after(module: nn.Module, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        calls.append(UNetCall(*given.pop(), output[0].cpu().clone()))
+        sample, timestep, here = given.pop()
+        made = output[0].cpu().clone()
+        if calls and calls[-1].is_at(sample, timestep):
+            begun = calls.pop()
+            calls.append(replace(begun, conditions=(*begun.conditions, here), output=torch.cat([begun.output, made])))
+        else:
+            calls.append(GuidedCall(sample, timestep, (here,), made))
 
     # before the hook of the stack, which replaces the text
     hooks = [unet.register_forward_pre_hook(before, prepend=True, with_kwargs=True), unet.register_forward_hook(after)]
@@ -92,7 +113,7 @@ def calls_for(steps: int) -> int:
 def refined(
     unet: nn.Module,
     changes: Changes,
-    calls: Sequence[UNetCall],
+    calls: Sequence[GuidedCall],
     *,
     steps: int,
     cfg_scale: float,
@@ -225,7 +246,7 @@ class _RefinedWeights:
         }
 
 
-def _batches(calls: Sequence[UNetCall], steps: int, seed: int) -> Iterator[list[UNetCall]]:
+def _batches(calls: Sequence[GuidedCall], steps: int, seed: int) -> Iterator[list[GuidedCall]]:
     """Yields the calls of each step; all are used equally often, each round in another order."""
     generator = torch.Generator("cpu").manual_seed(seed)
     left: list[int] = []
@@ -236,32 +257,34 @@ def _batches(calls: Sequence[UNetCall], steps: int, seed: int) -> Iterator[list[
         del left[:CALLS_PER_STEP]
 
 
-def _parts(batch: Sequence[UNetCall]) -> Iterator[list[UNetCall]]:
+def _parts(batch: Sequence[GuidedCall]) -> Iterator[list[GuidedCall]]:
     """Yields calls that are computed together: of one shape, and no more than fit the memory of one at full size."""
-    alike: dict[tuple[Any, ...], list[UNetCall]] = {}
+    alike: dict[tuple[Any, ...], list[GuidedCall]] = {}
     for call in batch:
         alike.setdefault(call.shapes, []).append(call)
-    for (shape, *_), group in alike.items():
-        number = max(1, _AT_ONCE // (shape[0] * shape[-2] * shape[-1]))
+    for group in alike.values():
+        number = max(1, _AT_ONCE // group[0].positions)
         for start in range(0, len(group), number):
             yield group[start : start + number]
 
 
-def _loss(unet: nn.Module, weights: _RefinedWeights, calls: Sequence[UNetCall], cfg_scale: float) -> Tensor:
+def _loss(unet: nn.Module, weights: _RefinedWeights, calls: Sequence[GuidedCall], cfg_scale: float) -> Tensor:
     """Returns the mean square error of the guided output over calls of one shape, in fp32."""
-    texts = len(calls[0].sample)
-    sample, wanted = (
-        torch.cat(part).to(weights.device) for part in zip(*((c.sample, c.output) for c in calls), strict=True)
-    )
-    times = torch.stack([call.timestep for call in calls]).to(weights.device).repeat_interleave(texts)
-    given = {
-        name: torch.cat([call.conditions[name] for call in calls]).to(weights.device) for name in calls[0].conditions
-    }
-    options: dict[str, Any] = {"encoder_hidden_states": given.pop("encoder_hidden_states"), "return_dict": False}
-    if given:
-        options["added_cond_kwargs"] = given
-    output: Tensor = functional_call(unet, weights.now(), (sample, times), options)[0]
-    errors = (output.float() - wanted.float()).reshape(len(calls), texts, *output.shape[1:])
+    sample = torch.cat([call.sample for call in calls]).to(weights.device)
+    times = torch.stack([call.timestep for call in calls]).to(weights.device)
+    wanted = torch.stack([call.output for call in calls]).to(weights.device)  # [calls, texts, 4, h, w]
+    tensors, outputs = weights.now(), []
+    for alike in zip(*(call.conditions for call in calls), strict=True):
+        given = {name: torch.cat([own[name] for own in alike]).to(weights.device) for name in alike[0]}
+        options: dict[str, Any] = {"encoder_hidden_states": given.pop("encoder_hidden_states"), "return_dict": False}
+        if given:
+            options["added_cond_kwargs"] = given
+        number = len(options["encoder_hidden_states"]) // len(calls)
+        arguments = sample.repeat_interleave(number, dim=0), times.repeat_interleave(number)
+        output: Tensor = functional_call(unet, tensors, arguments, options)[0]
+        outputs.append(output.reshape(len(calls), number, *output.shape[1:]))
+    errors = torch.cat(outputs, dim=1).float() - wanted.float()
+    texts = errors.shape[1]
     # a negative text and the prompt; several parts of a prompt count as if each had the weight 1
     shares = [1 - cfg_scale * (texts - 1), *[cfg_scale] * (texts - 1)] if texts > 1 else [1.0]
     guided = (errors * errors.new_tensor(shares)[:, None, None, None]).sum(1)

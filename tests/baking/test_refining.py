@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -16,14 +18,15 @@ from hnetkit.baking.contexts import GatheredContexts
 from hnetkit.baking.contributions import NamedStack, StackOnLayers
 from hnetkit.baking.making import Form, make_changes
 from hnetkit.baking.picture_plan import plan_pictures
-from hnetkit.baking.refining import UNetCall, calls_for, recording, refined
+from hnetkit.baking.refining import GuidedCall, calls_for, recording, refined
 from hnetkit.errors import TooInexact
 from hnetkit.generate.model import load_model
 from hnetkit.network import Hypernetwork
 from hnetkit.runtime.strength import Strength
 
 FEW: dict[str, Any] = {"prompts": ["a red circle", "a blue star", "a green square", "a black star"], "steps": 1}
-TEXTS = {"none": 1, "guided": 2}
+Lengths = tuple[int, ...]
+TEXTS: dict[str, Lengths] = {"none": (9,), "guided": (9, 9), "two lengths": (9, 18)}
 SEEDS = range(12)
 EXACT = Rounding("fp32")
 
@@ -34,22 +37,24 @@ def pipe() -> Any:
     return tiny_sd(least=True)
 
 
-def call_unet(pipe: Any, seed: int, texts: int) -> torch.Tensor:
+def call_unet(pipe: Any, seed: int, texts: Lengths) -> torch.Tensor:
+    """Returns what the UNet gives for texts of some lengths, as `Denoiser` calls it."""
     noise = torch.Generator().manual_seed(seed)
-    sample, text = torch.randn(1, 4, 8, 8, generator=noise), torch.randn(texts, 9, 24, generator=noise)
-    time = torch.randint(1000, (), generator=noise)
+    sample, time = torch.randn(1, 4, 8, 8, generator=noise), torch.randint(1000, (), generator=noise)
+    made = []
     with torch.no_grad():
-        result: torch.Tensor = pipe.unet(
-            sample.repeat(texts, 1, 1, 1), time, encoder_hidden_states=text, return_dict=False
-        )[0]
-    return result
+        for length, alike in groupby(texts):
+            text = torch.randn(len(list(alike)), length, 24, generator=noise)
+            given = sample.repeat(len(text), 1, 1, 1)
+            made.append(pipe.unet(given, time, encoder_hidden_states=text, return_dict=False)[0])
+    return torch.cat(made)
 
 
 def fitted(
-    pipe: Any, stack: NamedStack, form: Form, texts: int = 2, refining: int = 0
-) -> tuple[Changes, list[UNetCall]]:
+    pipe: Any, stack: NamedStack, form: Form, texts: Lengths = (9, 9), refining: int = 0
+) -> tuple[Changes, list[GuidedCall]]:
     """Returns changes that were fitted to calls of the UNet, and these calls; the networks stay loaded and active."""
-    calls: list[UNetCall] = []
+    calls: list[GuidedCall] = []
     for name, network, strength in stack:
         if name not in hnetkit.get_active_hypernetworks(pipe):
             hnetkit.load_hypernetwork(pipe, network, name, strength)
@@ -62,17 +67,17 @@ def fitted(
     return make_changes(on_layers, lambda: (seen, seen), form, better), calls
 
 
-def refine(pipe: Any, changes: Changes, calls: list[UNetCall], steps: int = 20) -> Changes:
+def refine(pipe: Any, changes: Changes, calls: list[GuidedCall], steps: int = 20, cfg_scale: float = 3.0) -> Changes:
     with hnetkit.applied(pipe, {}):
-        return refined(pipe.unet, changes, calls, steps=steps, cfg_scale=3.0, seed=1, report=lambda steps: None)
+        return refined(pipe.unet, changes, calls, steps=steps, cfg_scale=cfg_scale, seed=1, report=lambda steps: None)
 
 
-def distance(pipe: Any, changes: Changes, texts: int) -> float:
+def distance(pipe: Any, changes: Changes, texts: Lengths) -> float:
     """Returns how far guided outputs with changes are from those with the active stack."""
 
     def guided() -> torch.Tensor:
         outputs = [call_unet(pipe, seed, texts) for seed in SEEDS]
-        return torch.stack([own[0] if texts == 1 else own[0] + 3 * (own[1] - own[0]) for own in outputs])
+        return torch.stack([own[0] if len(texts) == 1 else own[0] + 3 * (own[1] - own[0]) for own in outputs])
 
     wanted = guided()
     with hnetkit.applied(pipe, {}), in_weights(pipe.unet, changes, EXACT):
@@ -82,7 +87,7 @@ def distance(pipe: Any, changes: Changes, texts: int) -> float:
 @pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("in_parts", [True, False], ids=["parts", "differences"])
 def test_the_unet_is_nearer_to_what_it_is_with_the_networks(
-    in_parts: bool, texts: int, pipe: Any, ink: Hypernetwork
+    in_parts: bool, texts: Lengths, pipe: Any, ink: Hypernetwork
 ) -> None:
     form = Form(in_parts, EXACT, rank=2 if in_parts else None)
     changes, calls = fitted(pipe, [("ink", ink, Strength(1.0))], form, texts)
@@ -150,17 +155,34 @@ def test_more_steps_draw_more_pictures_to_learn_from() -> None:
         assert len({picture.seed for picture in plan.seen}) == len(plan.seen)
 
 
+def test_texts_of_two_lengths_are_trained_as_one_guided_call(pipe: Any, ink: Hypernetwork) -> None:
+    changes, calls = fitted(pipe, [("ink", ink, Strength(1.0))], Form(True, EXACT, rank=2), (9, 18))
+    assert len(calls) == len(SEEDS)
+    noise = torch.Generator().manual_seed(1)
+    others = [
+        replace(call, output=torch.cat([torch.randn(1, 4, 8, 8, generator=noise), call.output[1:]])) for call in calls
+    ]
+    once, again = (refine(pipe, changes, own, steps=2, cfg_scale=1.0) for own in (calls, others))
+    for place, change in once.items():  # at scale 1 the prompt alone counts, and the negative text does not
+        assert torch.equal(change.matrix, again[place].matrix)
+
+
 def test_calls_are_recorded_with_the_text_that_the_stack_has_not_seen(pipe: Any, ink: Hypernetwork) -> None:
     hnetkit.load_hypernetwork(pipe, ink, "ink")
-    text = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(1))
-    given = torch.cat([latents(pipe), latents(pipe, 1)])
-    calls: list[UNetCall] = []
+    noise = torch.Generator().manual_seed(1)
+    texts = [torch.randn(number, length, 24, generator=noise) for number, length in ((1, 5), (2, 10))]
+    given, calls = latents(pipe), list[GuidedCall]()
     with torch.no_grad(), recording(pipe.unet, calls):
         for time in (1, 2):
-            made = pipe.unet(given, torch.tensor(time), encoder_hidden_states=text, return_dict=False)[0]
+            at = torch.tensor(time)
+            made = [
+                pipe.unet(given.repeat(len(text), 1, 1, 1), at, encoder_hidden_states=text, return_dict=False)[0]
+                for text in texts
+            ]
     first, second = calls
-    assert torch.equal(second.output, made)
+    assert torch.equal(second.output, torch.cat(made))
     assert torch.equal(second.sample, given)
-    assert torch.equal(second.conditions["encoder_hidden_states"], text)
-    assert first.conditions["encoder_hidden_states"] is second.conditions["encoder_hidden_states"]
+    for text, before, now in zip(texts, first.conditions, second.conditions, strict=True):
+        assert torch.equal(now["encoder_hidden_states"], text)
+        assert before is now
     assert (int(first.timestep), int(second.timestep)) == (1, 2)
