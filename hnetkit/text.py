@@ -31,6 +31,9 @@ _PLAIN_CELL = re.compile(r"[A-Za-z0-9_][\w .,()\[\]-]*", re.ASCII)
 _LIKE_ESCAPE = re.compile(r"\\(?=u[0-9a-f]{4})")
 _MOST_ITEMS, _MOST_DEPTH = 12, 3  # of a container, as `shorten` shows it
 _TAG = re.compile(r"</?[a-z][a-z0-9]*(?:\s[^<>]*)?/?>|<!--[^<>]*-->", re.IGNORECASE)  # <lora:x:1> is none
+_NO_SIGN = re.compile(
+    r"&#[xX]?[0-9a-fA-F]{9,};?"
+)  # beyond Unicode; slow to convert, and of thousands of digits an error
 _BREAK = re.compile(r"<(?:br|hr|/p|/div|/li|/h[1-6]|/tr|/pre|/blockquote)\s*/?>", re.IGNORECASE)
 _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
 _INLINE_MARK = re.compile(r"[\\`*_~\[\]|$]")  # of Markdown, anywhere in a line
@@ -73,8 +76,13 @@ def exact(text: str, *, ascii_only: bool = False) -> str:
 
 def without_markup(text: str) -> str:
     """Returns the words of a text that may be HTML, as sites write descriptions: a line for each paragraph."""
-    lines = _TAG.sub("", _BREAK.sub("\n", text))
-    return "\n".join(filter(None, (" ".join(line.split()) for line in html.unescape(lines).splitlines())))
+    lines = unescaped(_TAG.sub("", _BREAK.sub("\n", text))).splitlines()
+    return "\n".join(filter(None, (" ".join(line.split()) for line in lines)))
+
+
+def unescaped(text: str) -> str:
+    """Returns a text that may be HTML with the signs that its references stand for; one to no sign is a space."""
+    return html.unescape(_NO_SIGN.sub(" ", text))
 
 
 def counted(number: int, noun: str) -> str:
