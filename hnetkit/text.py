@@ -39,7 +39,10 @@ _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
 _INLINE_MARK = re.compile(r"[\\`*_~\[\]|$]")  # of Markdown, anywhere in a line
 _LINE_MARK = re.compile(r"^(?:(?=[#+\-=:!])|(\d{1,9})(?=[.)]))")  # at its beginning: headings, lists, rules
 # what readers of Markdown make a link of without any mark; the numbers keep the search short
-_BARE_LINK = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]{0,30}://|www\.|[\w.+-]{1,64}@(?=[\w-]))\S*", re.IGNORECASE)
+_BARE_LINK = r"(?:[A-Za-z][A-Za-z0-9+.-]{0,30}://|www\.|[\w.+-]{1,64}@(?=[\w-]))\S*"
+# what the hub takes for the beginning or the end of a formula, also behind a backslash of Markdown
+_OF_A_FORMULA = r"(?:\\+[()\[\]])+"
+_AS_CODE = re.compile(rf"{_BARE_LINK}|{_OF_A_FORMULA}(?:{_BARE_LINK})?", re.IGNORECASE)
 _PLAIN_YAML = re.compile(r"[A-Za-z](?:[\w ./+-]*[\w+])?", re.ASCII)
 _YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none"})
 
@@ -175,10 +178,11 @@ def from_cell(cell: str) -> str:
 def in_markdown(text: str) -> str:
     """Returns `text` as words of one line in Markdown, which are shown as they are: no markup, no HTML, no entity.
 
-    An address is code, as many readers make a link of one that is not.
+    An address is code, as many readers make a link of one that is not. So is a bracket that prompts escape, as in
+    ``saber \\(fate\\)``: the hub would show a formula.
     """
     words, parts, position = " ".join(printable(" ".join(text.split())).split()), [], 0
-    for link in _BARE_LINK.finditer(words):
+    for link in _AS_CODE.finditer(words):
         parts += [_in_words(words[position : link.start()]), in_code(link[0])]
         position = link.end()
     return _LINE_MARK.sub(r"\1\\", "".join([*parts, _in_words(words[position:])]))

@@ -211,13 +211,16 @@ def _within_limits(listings: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[st
             yield listing
 
 
-def store_repo(registry: Registry, repo: Repo, listings: Sequence[Mapping[str, Any]] | None = None) -> int:
+def store_repo(
+    registry: Registry, repo: Repo, listings: Sequence[Mapping[str, Any]] | None = None, *, is_told: bool = False
+) -> int:
     """Stores a repository as a model; returns the model's row number.
 
     Args:
         registry: of the library.
         repo: to be stored.
         listings: of its files, for revisions; None keeps those that are stored.
+        is_told: whether an import tells of it, and not the hub.
     """
     owner = repo.name.removeprefix(DATASETS).partition("/")[0]
     about = {"name": repo.name, "creator": owner, "tags": repo.tags, "downloads": repo.downloads}
@@ -225,23 +228,28 @@ def store_repo(registry: Registry, repo: Repo, listings: Sequence[Mapping[str, A
     if listings is None:
         listings = _kept_listings(registry.catalogue.raw(SOURCE, repo.name) or {})
     raw |= {_LISTINGS: listings} if listings else {}
-    return registry.catalogue.put_model(SOURCE, repo.name, {**about, "state": "listed"}, raw)
+    return registry.catalogue.put_model(SOURCE, repo.name, {**about, "state": "listed"}, raw, is_told=is_told)
 
 
 def store_items(
-    registry: Registry, repo: Repo, items: Iterable[FetchItem], listings: Sequence[Mapping[str, Any]] | None = None
+    registry: Registry,
+    repo: Repo,
+    items: Iterable[FetchItem],
+    listings: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    is_told: bool = False,
 ) -> dict[str, int]:
     """Stores a repository and files of it, each with its commit as the version; returns file -> its row number.
 
-    What an archive has of one network is a model of its own.
+    What an archive has of one network is a model of its own. The arguments are those of `store_repo`.
     """
-    models = {repo.name: store_repo(registry, repo, listings)}
+    models = {repo.name: store_repo(registry, repo, listings, is_told=is_told)}
     versions: dict[tuple[str, str], int] = {}
     rows = {}
     for item in items:  # models and versions once: a repository may have thousands of files
         model, commit, path = str(item.model_id), str(item.version_id), str(item.file_id)
         if model not in models:
-            models[model] = _store_entry(registry, repo, model, path)
+            models[model] = _store_entry(registry, repo, model, path, is_told=is_told)
         if (model, commit) not in versions:
             versions[model, commit] = registry.catalogue.put_version(models[model], commit, {"name": commit[:10]})
         values = {"name": path, "size_bytes": item.size_bytes, "sha256": item.sha256, "hashes": item.hashes or None}
@@ -249,8 +257,9 @@ def store_items(
     return rows
 
 
-def _store_entry(registry: Registry, repo: Repo, model: str, path: str) -> int:
+def _store_entry(registry: Registry, repo: Repo, model: str, path: str, *, is_told: bool) -> int:
     entry = entry_of(repo.name, path)
     about = {} if entry is None else {"name": entry.title, "creator": entry.creator}
     raw = {"id": repo.name, "sha": repo.commit, "tags": repo.tags, "downloads": None}
-    return registry.catalogue.put_model(SOURCE, model, {**about, "tags": repo.tags, "state": "listed"}, raw)
+    values = {**about, "tags": repo.tags, "state": "listed"}
+    return registry.catalogue.put_model(SOURCE, model, values, raw, is_told=is_told)
