@@ -12,6 +12,7 @@ from hnetkit.comfyui.models import with_networks
 from hnetkit.errors import HnetkitError, UsageError
 from hnetkit.prompts.tags import finite_number, split_tags
 from hnetkit.runtime.strength import PARTS, Strength, strength_of
+from hnetkit.text import printable
 
 NONE = "None"
 SLOTS = 5
@@ -113,7 +114,7 @@ def hypernetworks_from_tags(*, model: Any, text: str) -> tuple[Any, str]:
     for warning in prompt.warnings:
         if "hypernet" in warning:
             raise UsageError(warning, hint="write <hypernet:name:0.8>")
-        logging.warning("hnetkit: %s", warning)
+        logging.warning("hnetkit: %s", printable(warning))  # the prompt may be a stranger's, and this a terminal
     rest = prompt.replacing([None] * len(prompt.tags)).written
     chosen = [(open_file(name_of(tag.name)), Strength.of(strength_of(tag))) for tag in prompt.tags]
     return with_networks(model, chosen) if chosen else model, rest
