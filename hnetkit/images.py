@@ -41,6 +41,7 @@ MAX_PROFILE = 4 << 20
 """Bytes of a color profile; a larger one is left out."""
 
 _STRIP = 1 << 20  # pixels that are converted at once, where a second image of the whole size would be too much
+_HALF_OPAQUE = 128
 _DEPTH = 24  # place in a PNG of the bits of a value
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of a TIFF
 _KEPT_INFO = ("icc_profile", "transparency")  # keys of Pillow's `Image.info` that the result keeps
@@ -84,6 +85,8 @@ def open_with_opacity(path: str | os.PathLike[str], data: bytes | None = None) -
 def open_mask(path: str | os.PathLike[str]) -> Image.Image:
     """Returns the first image of a file as a mask, in gray: its opacity if it is transparent anywhere, else its grays.
 
+    As in A1111, opacity is either: what is more than half opaque is white.
+
     Raises:
         As `open_image`.
     """
@@ -91,7 +94,7 @@ def open_mask(path: str | os.PathLike[str]) -> Image.Image:
     if _has_opacity(image):
         opacity = image.convert("RGBA").getchannel("A")
         if opacity.getextrema() != (255, 255):
-            return opacity
+            return opacity.point(lambda part: 255 if part > _HALF_OPAQUE else 0)
     return as_gray(image)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,7 +29,8 @@ def prompt_command(text: str, steps: int, hires_steps: int | None, output: Outpu
     """Show what a prompt means, step by step.
 
     Reads comments, tags, weights, schedules and AND as A1111 does, and counts tokens with the tokenizer of the model
-    that is set; a textual inversion counts as the words of its name. No network is looked up and no model is loaded.
+    that is set; a textual inversion in the folder that is set counts as its vectors. No network is looked up and no
+    model is loaded.
 
     \b
     Examples:
@@ -39,10 +40,31 @@ def prompt_command(text: str, steps: int, hires_steps: int | None, output: Outpu
     from hnetkit.prompts.schedule import explain_prompt
 
     tokenizer, reason = _tokenizer()
+    if tokenizer is not None:
+        tokenizer.add_vectors(dict(_inversions(text, output.note)))
     row = explain_prompt(text, steps=steps, hires_steps=hires_steps, tokenizer=tokenizer)
     for warning in row["warnings"]:
         output.note(f"Warning: {warning}")
     output.rows([row], columns=["text", "hypernetworks", "loras", "schedule"], text=lambda shown: _card(shown, reason))
+
+
+def _inversions(text: str, note: Callable[[str], None]) -> Iterator[tuple[str, int]]:
+    """Yields the textual inversions of the folder that is set which a prompt names, with how many vectors they have."""
+    from hnetkit import settings
+
+    folder = settings.get("embeddings")
+    if folder is None:
+        return
+    from hnetkit.generate.loading.extra_networks import find_embeddings, number_of_vectors
+    from hnetkit.prompts.attention import words_of
+    from hnetkit.prompts.tags import split_comments, split_tags
+
+    words = words_of(split_tags(split_comments(text)[0]).text)
+    for path in find_embeddings([words], folder, note):
+        try:
+            yield path.stem, number_of_vectors(path)
+        except HnetkitError as error:
+            note(f"Warning: {error}; it counts as the words of its name")
 
 
 def _tokenizer() -> tuple[ClipTokenizer | None, str]:
@@ -73,6 +95,8 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield from (("comment", comment) for comment in row["comments"])
     for found in row["hypernetworks"]:
         yield "hypernetwork", ", ".join(_words(found))
+    for inversion in row["embeddings"]:
+        yield "inversion", f"{inversion['name']}, {counted(inversion['vectors'], 'vector')}"
     for lora in row["loras"]:
         yield "lora", f"{lora['name']} {lora['te']:g} in the text encoder, {lora['unet']:g} in the UNet"
     yield from _drawn("steps", row["drawn"])

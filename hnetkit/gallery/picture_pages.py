@@ -20,7 +20,7 @@ from hnetkit.gallery.pictures import LookedUp, PictureRecord, Which
 from hnetkit.gallery.thumbnails import SIDES, placeholder
 from hnetkit.generate.image_settings import settings_from_infotext
 from hnetkit.generate.options import SECOND_PASS
-from hnetkit.prompts.tags import split_tags
+from hnetkit.prompts.tags import Tag, split_tags
 
 WHICH: Mapping[Which, str] = {
     "all": "all",
@@ -92,11 +92,12 @@ def drawing_settings(record: PictureRecord) -> DrawingSettings:
 def beyond_a_strip(record: PictureRecord) -> list[str]:
     """Returns what a picture was drawn with that a strip of its settings has not, so that its pictures are others."""
     read = settings_from_infotext(record.info)
-    own = read.options
+    own, tags = read.options, split_tags(read.prompt or "").tags
     found = {
         f"CFG scale {own.get('cfg_scale', 0):g}": "cfg_scale" in own,
         "the noise of an NVIDIA GPU": own.get("rng") == "nv",
         f"clip skip {own.get('clip_skip')}": own.get("clip_skip", 1) > 1,
+        "what its tags limit networks to": any(tag != Tag(tag.name, tag.multiplier) for tag in tags),
         "its own emphasis": own.get("emphasis", "original") != "original",
         "ENSD": bool(own.get("eta_seed_delta")),
         "variation noise": bool(own.get("variation_strength")),

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.image_settings import ImageSettings, RecordedFile
 from hnetkit.generate.loading.extra_networks import is_named
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.options import SECOND_DENOISING, SECOND_PASS, DrawOptions
+from hnetkit.generate.prompt_networks import ResolvedNetwork
 from hnetkit.hashes import autov1_of
 from hnetkit.library.known_hashes import hash_of_file
-from hnetkit.prompts.tags import excerpt
+from hnetkit.network import Hypernetwork
+from hnetkit.prompts.schedule import split_and
+from hnetkit.prompts.tags import excerpt, split_tags
 
+if TYPE_CHECKING:
+    from hnetkit.generate.sampling.encoding import TextEncoder
+
+_ACTIVATIONS_OF_COMFYUI = frozenset(
+    {"linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish"}
+)
 _OF_THE_MODEL = {"steps": "steps", "sampler": "sampler", "cfg_scale": "CFG scale", "width": "size"}
 
 
-def unsaid(recorded: ImageSettings, options: DrawOptions, seed: int | None) -> Iterator[str]:
+def unsaid(recorded: ImageSettings, options: DrawOptions, prompt: str | None, seed: int | None) -> Iterator[str]:
     """Yields what is drawn with because neither the image's settings nor the options say it.
 
     Args:
         options: with those of the image.
+        prompt: that is drawn instead of the image's.
         seed: that was asked for.
     """
+    if prompt is None and recorded.prompt is not None and not split_tags(recorded.prompt).text.strip():
+        yield "its prompt is empty"
     missing = [label for name, label in _OF_THE_MODEL.items() if getattr(options, name) is None]
     if missing:
         yield f"it does not say: {', '.join(missing)}; the model's own are used"
@@ -85,21 +98,74 @@ def other_model(recorded: ImageSettings, loaded: LoadedPipeline) -> Iterator[str
         made_with = model if model.name else f"the model {model}"
         yield f"made with {made_with}, drawn with {loaded.name} [{loaded.hash}]"
     if vae is None:
-        return
-    if loaded.vae is None:
+        if loaded.vae is not None:
+            yield f"it names no VAE, drawn with {loaded.vae.name} [{loaded.vae.hash}]"
+    elif loaded.vae is None:
         yield f"made with the VAE {vae}, drawn with the model's own: --vae FILE"
     elif vae.hash and not _agree(vae.hash, loaded.vae.hash):
         yield f"made with the VAE {vae}, drawn with {loaded.vae.name} [{loaded.vae.hash}]"
 
 
-def absent_embeddings(recorded: ImageSettings, found: Collection[Path], prompts: Collection[str]) -> Iterator[str]:
-    """Yields which textual inversions of the image are named in the prompts that are drawn, and are not there."""
-    here = {path.stem.casefold() for path in found}
-    missing = (name for name in recorded.embeddings if name.casefold() not in here)
-    absent = [name for name in missing if any(is_named(Path(f"{name}.pt"), prompt) for prompt in prompts)]
-    if absent:
+def other_chunks(recorded: ImageSettings, encoder: TextEncoder, texts: Iterable[str]) -> Iterator[str]:
+    """Yields whether an image's own prompts are longer than a chunk, which ComfyUI and its like end elsewhere.
+
+    Args:
+        texts: prompts of the image that are drawn, without tags.
+    """
+    if recorded.program and any(encoder.is_divided(part) for text in texts for part, _ in split_and(text)):
+        where = f"{recorded.program} ends a chunk of its tokens at a word, and A1111 at a comma"
+        yield f"its prompt is longer than a chunk: {where}, so the picture may differ"
+
+
+def networks_of_comfyui(recorded: ImageSettings, networks: Iterable[ResolvedNetwork]) -> Iterator[str]:
+    """Yields what ComfyUI's own loader made of the image's networks otherwise than A1111; docs/comfyui.md has a table.
+
+    Source: comfyanonymous/ComfyUI comfy_extras/nodes_hypernetwork.py (behavior only).
+    """
+    for network in networks:
+        if network.name in recorded.loaded_by_comfyui and (what := made_by_comfyui(network.network)):
+            yield f"ComfyUI's own loader {what} of {excerpt(network.name)}: the picture will differ"
+
+
+def made_by_comfyui(network: Hypernetwork) -> str | None:
+    """Returns what ComfyUI's own loader makes otherwise of a network; None if it makes the same."""
+    stated = network.metadata
+    activation = stated.get("activation_func", "linear")
+    if activation not in _ACTIVATIONS_OF_COMFYUI:
+        return f"knows no activation {activation}, and makes nothing"
+    layers = (len(network.layer_structure) - 1) * (2 if network.layer_norm else 1)
+    if stated.get("use_dropout") and (layers > 2 or stated.get("last_layer_dropout")):
+        return "keeps the dropout"
+    ends_in_activation = bool(stated.get("activate_output", False)) or network.layer_norm
+    if activation != "linear" and ends_in_activation != network.activate_output:
+        return f"{'adds an' if ends_in_activation else 'omits the'} activation at the end"
+    return None
+
+
+def other_embeddings(recorded: ImageSettings, found: Mapping[str, str], texts: Iterable[str]) -> Iterator[str]:
+    """Yields in which textual inversions an image's own prompts are read otherwise.
+
+    Args:
+        found: stem -> beginning of the sha256 of each file that the prompts name.
+        texts: what the text encoder reads of those prompts that are drawn.
+    """
+    texts = [*texts]
+    drawn = {stem.casefold(): stem for stem in found if _is_named_in(stem, texts)}
+    made = {name.casefold(): name for name in recorded.embeddings}
+    if absent := [name for key, name in made.items() if key not in drawn and _is_named_in(name, texts)]:
         names = ", ".join(map(excerpt, absent))
         yield f"made with the textual inversions {names}, drawn as plain words: hnetkit config embeddings FOLDER"
+    for key, stem in drawn.items():
+        then = recorded.hashes.get(f"embed:{made[key]}", "") if key in made else ""
+        if then and not _agree(then, found[stem]):
+            yield f"made with the textual inversion {excerpt(stem)} [{then[:10]}], drawn with another [{found[stem]}]"
+    if added := [stem for key, stem in drawn.items() if key not in made]:
+        names = ", ".join(map(excerpt, added))
+        yield f"drawn with the textual inversions {names}, which it does not name: words of it are read as them"
+
+
+def _is_named_in(name: str, texts: Iterable[str]) -> bool:
+    return any(is_named(Path(f"{name}.pt"), text) for text in texts)
 
 
 def _is_same_model(model: RecordedFile, loaded: LoadedPipeline) -> bool:

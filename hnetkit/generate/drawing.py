@@ -16,10 +16,9 @@ from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.request import InitImage, Request, SecondPass, covering_size
 from hnetkit.generate.sampling import vae
 from hnetkit.generate.sampling.encoding import Conditioning
-from hnetkit.generate.sampling.loop import AfterStep, Denoiser, KeptRegion, noised, sample
+from hnetkit.generate.sampling.loop import AfterStep, Denoiser, KeptRegion, Steps, noised, sample
 from hnetkit.generate.sampling.noise import Noise
 from hnetkit.generate.sampling.samplers import prepare_scheduler
-from hnetkit.generate.sampling.steps import Steps
 from hnetkit.images import open_mask, open_rgb
 from hnetkit.runtime.adapters import applied
 from hnetkit.runtime.capture import forget_graphs
@@ -152,7 +151,10 @@ class _ImageBatch:
         if init.mask is None:
             return self._first.over(original, self._after_step())
         mask = vae.latent_mask(init.mask, (noise.shape[3], noise.shape[2])).to(noise)
-        content = {"original": original, "noise": noise, "nothing": torch.zeros_like(original)}[init.content]
+        if init.content == "original":
+            content = original
+        else:  # as in A1111 the noise of the seeds, whatever their variations
+            content = self._first.noise_of_seeds() if init.content == "noise" else torch.zeros_like(original)
         begun = original * (1 - mask) + content * mask
         kept = KeptRegion(original, noise, mask)
         return self._first.over(begun, self._after_step(), kept, (init.image, init.mask))
@@ -236,6 +238,11 @@ class SamplingPass:
         shape = (pipe.vae.config.latent_channels, part.height // scale, part.width // scale)
         self._noises = [_noise(request, seed, shape) for seed in seeds]
         self.noise = torch.stack([noise.first() for noise in self._noises]).to(pipe._execution_device)
+
+    def noise_of_seeds(self) -> Tensor:
+        """Returns `noise` without variations."""
+        noises = [Noise(noise.seed, noise.shape, source=noise.source).first() for noise in self._noises]
+        return torch.stack(noises).to(self.noise)
 
     def from_noise(self, after_step: AfterStep) -> Tensor:
         """Returns clean latents ``[images, 4, h, w]``, sampled from noise alone."""

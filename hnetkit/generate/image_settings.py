@@ -18,7 +18,7 @@ from hnetkit.formats.reading import is_sparse
 from hnetkit.generate.prompt_networks import NONE_STATED, StatedHashes
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, has_room, require_prompt
 from hnetkit.generate.sampling.samplers import AUTOMATIC, sampler_of
-from hnetkit.generate.setting_keys import EMBEDDINGS, IDLE_VALUES, OTHER_NAMES, WITHOUT_EFFECT
+from hnetkit.generate.setting_keys import COMFYUI_LOADER, EMBEDDINGS, IDLE_VALUES, OTHER_NAMES, WITHOUT_EFFECT
 from hnetkit.hashes import sha256_of
 from hnetkit.image_text import image_format, read_infotext, read_standard_input
 from hnetkit.images import image_size, parse_size
@@ -88,6 +88,8 @@ class ImageSettings:
         files: ``model``, ``vae``, ``image`` (that image-to-image began with) and ``mask`` -> the file, as far as the
             image says that there was one.
         embeddings: names of its textual inversions.
+        loaded_by_comfyui: names of the networks that ComfyUI's own loader applied.
+        program: that drew it, where that is ComfyUI or one that is made of it; else empty.
         warnings: what could not be used, one line each.
         stated: the hashes of the networks in its prompts.
     """
@@ -98,6 +100,8 @@ class ImageSettings:
     hashes: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, RecordedFile] = field(default_factory=dict)
     embeddings: tuple[str, ...] = ()
+    loaded_by_comfyui: tuple[str, ...] = ()
+    program: str = ""
     warnings: tuple[str, ...] = ()
     stated: StatedHashes = NONE_STATED
 
@@ -196,6 +200,8 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
         hashes=_hashes(info),
         files=files,
         embeddings=tuple(dict.fromkeys(_embeddings(info)))[:MOST_MENTIONED],
+        loaded_by_comfyui=tuple(filter(None, info.parameters.get(COMFYUI_LOADER, "").split(", "))),
+        program=other_program,
         warnings=tuple(warnings),
         stated=_stated(info),
     )

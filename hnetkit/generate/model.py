@@ -16,7 +16,9 @@ from hnetkit import demo, settings
 from hnetkit.errors import IncompatibleNetwork, UsageError, failure_of
 from hnetkit.files import stat_at
 from hnetkit.generate.differences import (
-    absent_embeddings,
+    networks_of_comfyui,
+    other_chunks,
+    other_embeddings,
     other_first_picture,
     other_model,
     other_second_pass,
@@ -45,6 +47,7 @@ from hnetkit.generate.prompt_networks import (
 )
 from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts import infotext
+from hnetkit.prompts.attention import words_of
 from hnetkit.prompts.tags import excerpt
 from hnetkit.runtime.fit import BASE_MODEL_NAME, require_fit
 from hnetkit.runtime.strength import require_order
@@ -390,7 +393,7 @@ def draw_images(
     options = given.fill_from(recorded.options)
     for line in given.without_effect(options):
         note(f"Warning: {line}")
-    say(unsaid(recorded, options, seed))
+    say(unsaid(recorded, options, prompt, seed))
     say(other_first_picture(recorded, options))
     text = recorded.prompt if prompt is None else without_comments(prompt, note)
     if text is None:
@@ -405,8 +408,10 @@ def draw_images(
     warn_about_first_pass((tag.name for tag in added), prompts.hires, note)
     if text == recorded.prompt:
         _warn_about_other_loras(recorded, prompts.loras, note)
-        others = (options.negative_prompt, options.hires_prompt, options.hires_negative_prompt)
-        say(absent_embeddings(recorded, prompts.embeddings, [text, *filter(None, others)]))
+    say(networks_of_comfyui(recorded, prompts.networks))
+    own = tuple(_own_texts(recorded, text, options, prompts))
+    read = (words_of(one, options.emphasis or "original") for one in own)
+    say(other_embeddings(recorded, prompts.embedding_hashes, read))
     warn_about_negative_tags([options.negative_prompt, options.hires_negative_prompt], note)
     seed = recorded.seed if seed is None else seed
     first_seed = random_seed() if seed in (None, -1) else seed
@@ -431,6 +436,7 @@ def draw_images(
     loaded.require_as_loaded()
     request = request_of(loaded)
     say(other_model(recorded, loaded))
+    say(other_chunks(recorded, loaded.text_encoder(request.clip_skip, request.emphasis), own))
     yield from _draw_resolved(loaded, request, prompts, progress, note)
 
 
@@ -499,6 +505,18 @@ def _still_stated(recorded: ImageSettings, prompt: str, options: DrawOptions) ->
         recorded.stated.prompt if prompt == recorded.prompt else (),
         recorded.stated.hires_prompt if options.hires_prompt == recorded.options.get("hires_prompt") else (),
     )
+
+
+def _own_texts(recorded: ImageSettings, prompt: str, options: DrawOptions, prompts: ResolvedPrompts) -> Iterator[str]:
+    """Yields the prompts that are drawn as the image states them, without tags."""
+    own = recorded.options
+    if prompt == recorded.prompt:
+        yield prompts.first.prompt.text
+    if prompts.hires is not None and options.hires_prompt == own.get("hires_prompt"):
+        yield prompts.hires.prompt.text
+    for name in ("negative_prompt", "hires_negative_prompt"):
+        if (text := getattr(options, name)) is not None and text == own.get(name):
+            yield text
 
 
 def _warn_about_other_loras(recorded: ImageSettings, loras: Iterable[Lora], note: Note) -> None:

@@ -22,12 +22,14 @@ from hnetkit.generate.loading.extra_networks import (
     find_embeddings,
     find_loras,
     find_unread_embeddings,
+    is_named,
     lora_hashes,
 )
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.library.resolve import LibraryOpener, find_network, label, opened_when_needed, read_found
 from hnetkit.network import Hypernetwork
-from hnetkit.prompts.infotext import NEGATIVE, is_generation_data
+from hnetkit.prompts.attention import escaped, words_of
+from hnetkit.prompts.infotext import NEGATIVE, require_prompt_alone
 from hnetkit.prompts.tags import (
     Tag,
     TaggedPrompt,
@@ -306,8 +308,13 @@ class ResolvedPrompts:
     @property
     def hashes(self) -> dict[str, str]:
         """The infotext's entries for networks, LoRAs and textual inversions."""
-        embeddings = {f"embed:{path.stem}": hash_of_file(path)[:10] for path in self.embeddings}
+        embeddings = {f"embed:{stem}": digits for stem, digits in self.embedding_hashes.items()}
         return network_hashes(self.networks) | lora_hashes(self.loras) | embeddings
+
+    @property
+    def embedding_hashes(self) -> dict[str, str]:
+        """Stem -> 10 hex digits of the sha256 of each textual inversion."""
+        return {path.stem: hash_of_file(path)[:10] for path in self.embeddings}
 
 
 def resolve_prompts(
@@ -362,14 +369,23 @@ def find_embeddings_in(
     others = [options.negative_prompt or "", options.hires_negative_prompt or ""]
     if hires is not None:
         others.append(hires.prompt.text)
-    every, folder = [*texts, *others], settings.get("embeddings")
-    found = tuple(find_embeddings(every, folder, note))
-    for path in find_unread_embeddings(every, folder):
+    written, folder = [*texts, *others], settings.get("embeddings")
+    words = [words_of(text, options.emphasis or "original") for text in written]
+    found = []
+    for path in find_embeddings([*words, *written], folder, note):
+        if any(is_named(path, text) for text in words):
+            found.append(path)
+        else:
+            note(
+                f"Warning: the textual inversion {path.stem} is plain words here, for brackets weigh: "
+                f"write {escaped(path.stem)}"
+            )
+    for path in find_unread_embeddings(words, folder):
         note(
             f"Warning: {path.stem} is plain text here. {path} may hold a textual inversion of this name, and none is "
             "read from pictures: get it as .pt or .safetensors"
         )
-    return found
+    return tuple(found)
 
 
 def without_comments(prompt: str, note: Note) -> str:
@@ -378,9 +394,7 @@ def without_comments(prompt: str, note: Note) -> str:
     Raises:
         UsageError: it is the generation data of a picture, whose settings would be drawn as words.
     """
-    if is_generation_data(prompt):
-        hint = "give the prompt alone, and its settings as options"
-        raise UsageError("a prompt is the generation data of a picture, with settings in it", hint=hint)
+    require_prompt_alone(prompt)
     kept, comments = split_comments(prompt)
     for comment in comments:
         note(f"Left out of the prompt as a comment: {excerpt(comment)}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hnetkit.errors import UsageError
 from hnetkit.images import has_more, has_other_colors, image_size, open_mask
+from hnetkit.prompts.attention import words_of
 from hnetkit.prompts.schedule import require_room, split_and
 from hnetkit.prompts.tags import require_text
 
@@ -226,6 +227,11 @@ class Request:
         """The prompts and negative prompts of all passes."""
         second = () if self.second is None else (self.second.prompt, self.second.negative_prompt)
         return (self.prompt, self.negative_prompt, *second)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the text encoder reads of `texts`."""
+        return tuple(words_of(text, self.emphasis) for text in self.texts)
 
     @property
     def seeds(self) -> range:

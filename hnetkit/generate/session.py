@@ -148,7 +148,7 @@ class DrawSession:
 
     def _within_words(self, request: Request) -> Iterator[str]:
         """Yields where a textual inversion is read within other words too: tokenizers look for its name everywhere."""
-        texts = "\n".join(request.texts)
+        texts = "\n".join(request.words)
         for path in self._embeddings:
             if path in self._unusable or not is_named(path, texts):
                 continue
@@ -167,7 +167,7 @@ class DrawSession:
     def _require_usable(self, request: Request) -> None:
         """Raises the error of a textual inversion that the request's prompts name and that cannot be used."""
         for path, failure in self._unusable.items():
-            if any(is_named(path, text) for text in request.texts):
+            if any(is_named(path, text) for text in request.words):
                 raise failure
 
     def _stack(self, prompt: StackedPrompt) -> NamedStrengths:

@@ -23,6 +23,9 @@ OTHER_NAMES: Mapping[str, str] = {
 EMBEDDINGS = ("Used embeddings", "Embeddings")
 """The names of textual inversions: A1111's key of 2022, in which ComfyUI's graphs are read too, and SD.Next's."""
 
+COMFYUI_LOADER = "ComfyUI loader"
+"""The names of the networks of a graph that ComfyUI's own loader applied, which computes some of them otherwise."""
+
 WITHOUT_EFFECT = frozenset(
     {
         # read by `hnetkit.prompts.infotext`: networks, hashes, and the prompt before its wildcards were filled in
@@ -48,6 +51,7 @@ WITHOUT_EFFECT = frozenset(
         "VAE",
         "VAE hash",
         *EMBEDDINGS,
+        COMFYUI_LOADER,
         # by whom, when and with which program; its place in a batch, whose seed is the image's own
         "App",
         "Backend",

@@ -95,6 +95,8 @@ class ClipTokenizer:
     Attributes:
         room: tokens of a chunk.
         comma: the token of a comma; None if the vocabulary has none.
+        embeddings: textual inversion -> number of its vectors; see `add_vectors`.
+        lengths: first token of a textual inversion -> its tokens.
     """
 
     def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[str], window: int, name: str = "") -> None:
@@ -105,11 +107,26 @@ class ClipTokenizer:
         self._known: dict[str, list[int]] = {}
         self.room = window - 2
         self.comma = vocabulary.get("," + _END)
+        self.embeddings: dict[str, int] = {}
+        self.lengths: dict[int, int] = {}
+        self._vectors: dict[str, list[int]] = {}
+
+    def add_vectors(self, numbers: Mapping[str, int]) -> None:
+        """Adds textual inversions, name -> number of their vectors; each has tokens below 0 from then on."""
+        for name, number in numbers.items():
+            first = -1 - sum(self.lengths.values())
+            self._vectors[name.lower()] = [first - index for index in range(number)]
+            self.embeddings[name] = self.lengths[first] = number
 
     def tokens(self, text: str) -> list[int]:
         """Returns the tokens of a text, without start and end."""
         normal = unicodedata.normalize("NFC", text.lower()).lower()
-        return [token for word in _words(normal) for token in self._tokens_of(word)]
+        names = "|".join(map(re.escape, sorted(self._vectors, key=len, reverse=True)))
+        pieces = re.split(f"({names})", normal) if names else [normal]
+        return [token for piece in pieces for token in self._vectors.get(piece) or self._tokens_of_text(piece)]
+
+    def _tokens_of_text(self, text: str) -> list[int]:
+        return [token for word in _words(text) for token in self._tokens_of(word)]
 
     def _tokens_of(self, word: str) -> list[int]:
         if word not in self._known:

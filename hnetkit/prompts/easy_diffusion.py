@@ -99,6 +99,8 @@ def parse(texts: Mapping[str, str]) -> Infotext | None:
         parameters["Clip skip"] = "2"
     parameters |= {"Sampler": _SAMPLERS.get(sampler, sampler)} if sampler else {}
     parameters |= {"Size": f"{width}x{height}"} if width and height else {}
+    if embeddings := list(map(_stem, _items(found.pop("use_embeddings_model", "")))):
+        parameters["Used embeddings"] = ", ".join(embeddings)
     parameters |= {_LABELS[name]: value for name, value in found.items()}
     said = {**parameters, "Version": "Easy Diffusion"}
     warnings = tuple(_read_otherwise(prompt, negative))

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from typing import NamedTuple
 
+from hnetkit.errors import UsageError
 from hnetkit.prompts.tags import excerpt, finite_number, fits_in_tag, split_tags
 
 MOST_MENTIONED = 100
@@ -31,7 +32,10 @@ _MOST_WARNINGS = 100
 
 _PARAMETER = re.compile(r'(\w[\w \-/]{1,99}):[^\S\n]*("(?:\\.|[^\\"])+"|[^,\n]*)(?:,|$)', re.MULTILINE)
 _SETTINGS = re.compile(r"Steps:\s*\d+\b")
-_BEFORE_SETTINGS = re.compile(r"(?:Version|Pipeline|App|Backend):.*,")  # a line of SD.Next that may precede them
+# a line of SD.Next that may precede them
+_BEFORE_SETTINGS = re.compile(
+    r"(?=.*\bVersion:|.*\bApp: *SD\.Next|.*\bBackend: *(?:Original|Diffusers))(?:Version|Pipeline|App|Backend):.*,"
+)
 _VERSION = re.compile(r"(?:^|[,|] *)Version:")
 _PIPES = re.compile(r" \| (?=\w[\w \-/]{1,99}:)")
 _TEMPLATE = re.compile(r"(?:Negative )?Template:")
@@ -159,6 +163,13 @@ def parse(text: str) -> Infotext:
 def is_generation_data(text: str) -> bool:
     """Whether a text is an infotext with settings, and no mere prompt: A1111 copies it to the clipboard."""
     return "Steps" in parse(text).parameters
+
+
+def require_prompt_alone(text: str) -> None:
+    """Raises UsageError if a prompt is the generation data of a picture, whose settings would be drawn as words."""
+    if is_generation_data(text):
+        hint = "give the prompt alone, and its settings as options"
+        raise UsageError("a prompt is the generation data of a picture, with settings in it", hint=hint)
 
 
 def with_selected_networks(read: Infotext) -> Infotext:

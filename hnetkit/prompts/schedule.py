@@ -25,6 +25,7 @@ from typing import Any, Union
 from hnetkit.errors import UsageError
 from hnetkit.prompts.attention import parse_attention
 from hnetkit.prompts.chunks import ClipTokenizer, split_chunks
+from hnetkit.prompts.infotext import require_prompt_alone
 from hnetkit.prompts.tags import Tag, split_comments, split_tags
 
 MOST_LETTERS = 10_000_000
@@ -297,14 +298,16 @@ def explain_prompt(
     Returns:
         ``text`` without tags, ``comments``, ``hypernetworks`` and ``loras`` of the tags, ``attention`` as (text,
         weight), ``composition`` of sub-prompts as (text, weight), ``schedule`` and ``hires_schedule`` as (last step,
-        text), ``drawn`` and ``hires_drawn`` as `drawn_texts` has them, ``tokenizer``: its name, ``tokens_per_chunk``,
-        ``warnings``.
+        text), ``drawn`` and ``hires_drawn`` as `drawn_texts` has them, ``embeddings``: the textual inversions that the
+        tokenizer was given, ``tokenizer``: its name, ``tokens_per_chunk``, ``warnings``.
 
     Raises:
-        UsageError: it is not valid text, or too long for the number of its changes.
+        UsageError: it is not valid text, the generation data of a picture, or too long for the number of its changes.
     """
+    require_prompt_alone(text)
     typed, comments = split_comments(text)
     prompt = split_tags(typed)
+    embeddings = tokenizer.embeddings if tokenizer else {}
     unknown = [f"{tag}: not a known kind of tag; it has no effect" for tag in prompt.unknown]
     return {
         "text": prompt.text,
@@ -317,6 +320,7 @@ def explain_prompt(
         "hires_schedule": None if hires_steps is None else schedule(prompt.text, hires_steps, steps),
         "drawn": drawn_texts(prompt.text, steps, tokenizer=tokenizer),
         "hires_drawn": None if hires_steps is None else drawn_texts(prompt.text, hires_steps, steps, tokenizer),
+        "embeddings": [{"name": name, "vectors": number} for name, number in embeddings.items()],
         "tokenizer": tokenizer.name if tokenizer else None,
         "tokens_per_chunk": tokenizer.room if tokenizer else None,
         "warnings": [*prompt.warnings, *unknown],
@@ -385,7 +389,7 @@ def _described(words: str, tokenizer: ClipTokenizer | None) -> dict[str, Any]:
     attention = parse_attention(words)
     if tokenizer is None:
         return {"attention": attention, "tokens": None, "chunks": None}
-    chunks = split_chunks(attention, tokenizer.tokens, tokenizer.room, tokenizer.comma)
+    chunks = split_chunks(attention, tokenizer.tokens, tokenizer.room, tokenizer.comma, tokenizer.lengths)
     return {"attention": attention, "tokens": sum(len(chunk.tokens) for chunk in chunks), "chunks": len(chunks)}
 
 

@@ -36,7 +36,10 @@ _NOT_IN_A_NAME = re.compile(r"[:>\r\n]")
 BLOCK = re.compile(r"down|mid|up|(?:down_blocks|up_blocks|mid_block)(?:\.\w+)*", re.ASCII)
 _BEGINNING = re.compile(r"<\w*\Z")
 _LONGEST_BEGINNING = len("<hypernet:")
-_OPTION = re.compile(r"(?<!\S)--[A-Za-z]\w*")
+# options of prompt files; a picture's settings, where line ends or the spelling of its marks were lost
+_OPTION = re.compile(
+    r"(?<!\S)--[A-Za-z]\w*|\b(?i:negative prompt) {0,4}[:\uff1a]|\bSteps: {0,4}\d+(?=, {0,4}[A-Z][\w ]{1,30}:)"
+)
 _LORA_KINDS = frozenset({"lora", "lyco"})
 _SHOWN = 200  # characters of a tag or an argument in a warning
 _SHOWN_OF_ANOTHER = 80  # of a tag that another program did not read
@@ -201,7 +204,10 @@ def split_comments(prompt: str) -> tuple[str, tuple[str, ...]]:
 
 
 def options_in(prompt: str) -> str | None:
-    """Returns the words of a prompt that are options in prompt files of kohya's scripts, as ``--w`` is; else None."""
+    """Returns the words of a prompt that are options elsewhere, and here words; else None.
+
+    Those of prompt files of kohya's scripts, as ``--w`` is, and of infotexts: ``Negative prompt:``, ``Steps: 20``.
+    """
     found = list(dict.fromkeys(_OPTION.findall(prompt)))
     return shorten(", ".join(found), _SHOWN) if found else None
 

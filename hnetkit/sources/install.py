@@ -52,7 +52,7 @@ from hnetkit.sources.archives import (
     open_others,
 )
 from hnetkit.sources.download import PartialFile
-from hnetkit.sources.presence import find_bytes, find_network, has_bytes
+from hnetkit.sources.presence import Replacement, find_bytes, find_network, has_bytes
 from hnetkit.sources.sidecar_writer import MOST_PICTURE
 from hnetkit.sources.trust import redact
 from hnetkit.text import argument
@@ -102,21 +102,6 @@ def split_name(name: str) -> tuple[str, str]:
 QUARANTINE = ".quarantine"
 LEAST_FREE = 1 << 30
 """Bytes free on the disk below which downloads are discarded rather than quarantined; they can be fetched again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Replacement:
-    """A damaged file that a download replaces; the damaged one goes into quarantine then, and not before.
-
-    Attributes:
-        path: of the file.
-        damaged: sha256 of the bytes there; others are not replaced.
-        sha256: of the bytes that replace them.
-    """
-
-    path: Path
-    damaged: str
-    sha256: str
 
 
 @dataclass(slots=True)

@@ -48,9 +48,10 @@ from hnetkit.sources.download import (
     max_bytes,
 )
 from hnetkit.sources.http import Stopped
-from hnetkit.sources.install import Installed, Replacement, has_room, install, quarantine
-from hnetkit.sources.mirrors import NotElsewhere, SecondSource, is_by_hash, remake
-from hnetkit.sources.presence import find_bytes, has_bytes
+from hnetkit.sources.install import Installed, has_room, install, quarantine
+from hnetkit.sources.mirrors import NotElsewhere, SecondSource
+from hnetkit.sources.plans import is_by_hash
+from hnetkit.sources.presence import Replacement, find_bytes, has_bytes, remake
 from hnetkit.sources.sidecar_writer import BARE, SidecarWriter
 
 MOST_MISSED = 20

@@ -13,8 +13,8 @@ from hnetkit.sources.civarchive import NAME, ArchivedVersion
 from hnetkit.sources.civitai import SOURCE, Civitai
 from hnetkit.sources.civitai_references import resolve_civitai
 from hnetkit.sources.install import SUFFIXES
-from hnetkit.sources.mirrors import SecondSource, by_hash
-from hnetkit.sources.plans import FetchItem, FetchPlan, as_here
+from hnetkit.sources.mirrors import SecondSource
+from hnetkit.sources.plans import FetchItem, FetchPlan, as_here, by_hash
 from hnetkit.sources.presence import find_network
 from hnetkit.sources.references import Reference, format_of
 from hnetkit.sources.sync import LARGE_TYPES, OTHER_FILES, job_key

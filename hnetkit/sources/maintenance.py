@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -10,21 +9,17 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from hnetkit.errors import FileRefused, Gone, HnetkitError, failure_of
-from hnetkit.files import MODEL_SUFFIXES, is_absent, is_folder_at, mtime_of
-from hnetkit.formats.open_file import OpenFile
-from hnetkit.formats.reading import MAX_FILE, load
-from hnetkit.hashes import damaged_parts, sha256_of
+from hnetkit.files import MODEL_SUFFIXES, is_absent, is_folder_at
 from hnetkit.library.library import Row
 from hnetkit.registry.catalogue import TOLD
 from hnetkit.registry.imported import ImportedFile
-from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters
 from hnetkit.sources.civitai_models import BadRecord, parse_id, parts_left_out
 from hnetkit.sources.dumps import WantedHashes, find_in_dump
-from hnetkit.sources.install import Replacement, quarantine
-from hnetkit.sources.mirrors import by_hash as address_of
-from hnetkit.sources.presence import find_bytes, find_network
+from hnetkit.sources.install import quarantine
+from hnetkit.sources.plans import by_hash as address_of
+from hnetkit.sources.presence import Damage, Replacement, damage_of, find_bytes, replacement_of
 from hnetkit.sources.sync import isolate_failure, store_models, store_told
 
 # --- identifying by hash
@@ -245,40 +240,6 @@ def _text(number: int | None) -> str | None:
 # --- repairing
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """An installed file that is not as it was installed, or a network of an import that is not here.
-
-    Attributes:
-        what: ``"missing"`` or ``"corrupt"``; ``"kept"`` where the user put another network in its place; ``"failed"``
-            where it could not be checked; ``"unknown"`` where it is missing, and nothing tells where it came from.
-        path: where it was installed; of an import, the name of the file.
-        job: fetches it again; None where it could not be checked, and of an import.
-        sha256: at installation.
-        damaged: sha256 of the bytes of a damaged file; None if they cannot be read.
-        reason: of a failed check.
-        imported: what an import told of it.
-    """
-
-    what: str
-    path: str
-    job: Job | None
-    sha256: str | None = None
-    damaged: str | None = None
-    reason: str | None = None
-    imported: ImportedFile | None = None
-
-    @property
-    def is_to_fetch(self) -> bool:
-        return self.what not in ("kept", "unknown")
-
-    @property
-    def size_bytes(self) -> int | None:
-        """Size of what is to be fetched; None if it is unknown."""
-        of = self.imported or self.job
-        return None if of is None else of.size_bytes
-
-
 def find_damage(
     registry: Registry, progress: Callable[[int, int], None] = lambda done, total: None, *, by_hash: bool = False
 ) -> Iterator[Damage]:
@@ -310,44 +271,6 @@ def _imported(registry: Registry) -> Iterator[ImportedFile]:
     """Yields a file for each network of an import that is not here, with a reference where one is known."""
     for files in registry.imported.by_content().values():
         yield next((file for file in files if file.reference), files[0])
-
-
-def damage_of(registry: Registry, install: Row) -> Damage | None:
-    """Reads an installed file, and returns what is wrong with it; None if nothing is, or it was moved or converted."""
-    path = install["path"]
-    try:
-        what, damaged = _state_of(path, install["sha256"])
-        if what is None or (what == "missing" and find_network(registry, install["sha256"]) is not None):
-            return None
-        if what == "corrupt" and _is_replaced(registry, path, install["sha256"]):
-            what = "kept"
-        return Damage(what, path, registry.jobs.get(install["job_id"]), install["sha256"], damaged)
-    except Exception as error:
-        return Damage("failed", path, None, reason=str(failure_of(error, path)))
-
-
-def _state_of(path: str, sha256: str) -> tuple[str | None, str | None]:
-    """Returns what is wrong with an installed file, None if nothing is, and the sha256 of what is there instead."""
-    if is_absent(path):
-        return "missing", None
-    try:
-        with OpenFile(path) as file:
-            found = sha256_of(file) if file.size <= MAX_FILE else None
-    except FileRefused:
-        return "corrupt", None
-    return (None, None) if found == sha256 else ("corrupt", found)
-
-
-def _is_replaced(registry: Registry, path: str, sha256: str) -> bool:
-    """Whether the path holds another intact network; a file that rots on a disk keeps its size and time."""
-    status = os.stat(path)
-    as_it_was = (sha256, status.st_size, mtime_of(status))
-    if as_it_was in [(row["sha256"], row["size_bytes"], row["mtime_ns"]) for row in registry.files.at(path)]:
-        return False
-    try:
-        return not damaged_parts(load(path))
-    except FileRefused:
-        return False
 
 
 @dataclass(slots=True)
@@ -391,16 +314,6 @@ def begin_repair(registry: Registry, damages: Iterable[Damage], library: Path) -
     return repair
 
 
-def damaged_by(registry: Registry, jobs: Iterable[int]) -> dict[int, list[Replacement]]:
-    """Returns number of a job -> what it installed and is damaged by now, whose places its networks are to take."""
-    wanted, found = set(jobs), dict[int, list[Replacement]]()
-    for install in registry.jobs.installs(kind="network") if wanted else ():
-        damage = damage_of(registry, install) if install["job_id"] in wanted else None
-        if damage is not None and (old := replacement_of(damage)) is not None:
-            found.setdefault(install["job_id"], []).append(old)
-    return found
-
-
 def requeue_damaged(registry: Registry, damage: Damage, library: Path) -> Path | HnetkitError | None:
     """Queues the job of a damage; returns where the damaged file is now if it was put aside, or the failure.
 
@@ -437,13 +350,6 @@ def _folder_for(damage: Damage, folder: Path, library: Path) -> Path:
         return folder if is_folder_at(folder) else library
     beside = Path(damage.path).parent
     return folder if is_folder_at(folder) and folder.stat().st_dev == beside.stat().st_dev else beside
-
-
-def replacement_of(damage: Damage) -> Replacement | None:
-    """Returns what is to be replaced, where a damaged file is still in its place."""
-    if damage.what != "corrupt" or damage.damaged is None or damage.sha256 is None:
-        return None
-    return Replacement(Path(damage.path), damage.damaged, damage.sha256)
 
 
 def forget_moved(registry: Registry, damages: Iterable[Damage]) -> None:

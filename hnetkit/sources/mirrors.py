@@ -19,7 +19,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hnetkit.errors import (
-    DiskFull,
     Gone,
     HnetkitError,
     MissingExtra,
@@ -31,10 +30,6 @@ from hnetkit.errors import (
     WrongBytes,
     failure_of,
 )
-from hnetkit.files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
-from hnetkit.formats.open_file import sha256_at
-from hnetkit.formats.reading import load
-from hnetkit.formats.writing import save
 from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.columns import Row
 from hnetkit.registry.jobs import Job
@@ -47,6 +42,7 @@ from hnetkit.sources.download import Downloader, PartialFile, Progress, part_pat
 from hnetkit.sources.http import BandwidthLimit, Clock, HttpClient, RateLimiter
 from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import Hub, Listing, Repo, file_url, hub_error
+from hnetkit.sources.plans import is_by_hash
 from hnetkit.sources.references import Reference, parse_reference
 from hnetkit.sources.trust import Origin, SitePolicy, redact, require_no_secret
 
@@ -58,28 +54,8 @@ MOST_SILENT = 3
 MOST_SETTINGS = 10
 _ATTEMPTS, _OBEYED_S = 2, 15.0  # there may be other places
 _LATELY = timedelta(hours=1)  # a mirror that gave other bytes so lately is asked last
-_PIECE = 1 << 20  # bytes
-_MOST_TWINS = 4
-_OTHER = {
-    **dict.fromkeys(PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES),
-    **dict.fromkeys(SAFETENSORS_SUFFIXES, PICKLE_SUFFIXES),
-}
-"""Suffix -> those of the other container."""
 _HASH = "{sha256}"
 _SETTING_HINT = f"use https://example.org/{_HASH} or hf:owner/repo, several with spaces between them"
-
-
-# --- jobs without another address than a hash
-
-
-def by_hash(sha256: str) -> str:
-    """Returns the address of a job that has none but its file's hash; `pull` takes it as a reference too."""
-    return f"sha256:{sha256}"
-
-
-def is_by_hash(job: Job) -> bool:
-    """Whether a job has no source of its own."""
-    return job.sha256 is not None and job.url == by_hash(job.sha256)
 
 
 # --- mirrors of the settings
@@ -127,52 +103,6 @@ def _parse_mirror(text: str) -> MirrorSetting:
     if _HASH not in text.partition("://")[2].partition("/")[2]:
         raise UsageError(f"mirrors: {shown[:100]}: lacks {_HASH} in its path", hint=_SETTING_HINT)
     return MirrorSetting(text)
-
-
-# --- the library's own copies
-
-
-def remake(registry: Registry, sha256: str, part: PartialFile, job: Job, stems: Sequence[str] = ()) -> bool:
-    """Completes `part` from a file of the library that holds the same network in the other container, if it can.
-
-    A network that hnetkit wrote gives the same bytes whenever it is written: of a `.pt` and a `.safetensors` each can
-    be made from the other. Whether it did so is decided by the sha256.
-
-    Args:
-        registry: of the library.
-        sha256: of the file that is wanted.
-        part: receives its bytes.
-        job: fetches the file.
-        stems: further names that it had; what is called like it may hold the same network.
-    """
-    with registry.write():
-        lost = [row["content_hash"] for row in registry.files.with_bytes(sha256) if row["content_hash"]]
-        twins = [*registry.files.holding(lost), *registry.files.converted_from(sha256)]
-        twins += [row for stem in dict.fromkeys([job.name, *stems]) for row in registry.files.named_like(stem)]
-    suffix = job.suffix
-    others = {row["path"]: row for row in twins if Path(row["path"]).suffix.lower() in _OTHER.get(suffix, ())}
-    for twin in list(others.values())[:_MOST_TWINS]:
-        made = part.path.with_name(f"{part.path.name}.made{suffix}")
-        try:
-            save(load(twin["path"]), made, overwrite=True)
-            if sha256_at(made) == sha256:
-                _take(part, made)
-                return True
-        except DiskFull:
-            raise
-        except HnetkitError:  # that copy is damaged or gone
-            continue
-        finally:
-            made.unlink(missing_ok=True)
-    return False
-
-
-def _take(part: PartialFile, path: Path) -> None:
-    part.discard()
-    part.begin(host=None, etag=None, total=path.stat().st_size)
-    with part.open() as out, path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            part.append(out, piece)
 
 
 # --- other places

@@ -65,6 +65,16 @@ class FetchItem:
     hashes: Mapping[str, str] = field(default_factory=dict)
 
 
+def by_hash(sha256: str) -> str:
+    """Returns the address of an item that has none but its file's hash; `pull` takes it as a reference too."""
+    return f"sha256:{sha256}"
+
+
+def is_by_hash(job: Job) -> bool:
+    """Whether a job has no source of its own."""
+    return job.sha256 is not None and job.url == by_hash(job.sha256)
+
+
 @dataclass(slots=True)
 class FetchPlan:
     """What a command will fetch; nothing has been touched yet.

@@ -1,4 +1,4 @@
-"""What the library has already: rows are held against the disk before anything is fetched.
+"""What the library has already, and what of it is damaged: rows are held against the disk before anything is fetched.
 
 Only a path that the system calls absent is absent. A file that cannot be seen for another reason counts as there.
 """
@@ -6,21 +6,33 @@ Only a path that the system calls absent is absent. A file that cannot be seen f
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import HnetkitError, NotFound
-from hnetkit.files import is_absent
-from hnetkit.formats.open_file import OpenFile
-from hnetkit.formats.reading import MAX_FILE
-from hnetkit.hashes import sha256_of
+from hnetkit.errors import DiskFull, FileRefused, HnetkitError, NotFound, failure_of
+from hnetkit.files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, is_absent, mtime_of
+from hnetkit.formats.open_file import OpenFile, sha256_at
+from hnetkit.formats.reading import MAX_FILE, load
+from hnetkit.formats.writing import save
+from hnetkit.hashes import damaged_parts, sha256_of
 from hnetkit.library.examining import Progress
 from hnetkit.library.scan import FileChange, Note, left_without_file, scan
 from hnetkit.library.walking import is_as_scanned, is_gone
+from hnetkit.registry.imported import ImportedFile
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
+from hnetkit.sources.download import PartialFile
 from hnetkit.text import counted
+
+_OTHER = {
+    **dict.fromkeys(PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES),
+    **dict.fromkeys(SAFETENSORS_SUFFIXES, PICKLE_SUFFIXES),
+}
+"""Suffix -> those of the other container."""
+_MOST_TWINS = 4
+_PIECE = 1 << 20  # bytes
 
 # --- looking at the folder
 
@@ -183,3 +195,156 @@ def has_bytes(path: str | os.PathLike[str], sha256: str, *, size: int | None = N
 def _is_as_known(row: dict[str, Any]) -> bool:
     """Whether a file is as it was scanned; a corrupt one has the same size and time."""
     return row["state"] != "corrupt" and is_as_scanned(row)
+
+
+# --- damaged files
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """An installed file that is not as it was installed, or a network of an import that is not here.
+
+    Attributes:
+        what: ``"missing"`` or ``"corrupt"``; ``"kept"`` where the user put another network in its place; ``"failed"``
+            where it could not be checked; ``"unknown"`` where it is missing, and nothing tells where it came from.
+        path: where it was installed; of an import, the name of the file.
+        job: fetches it again; None where it could not be checked, and of an import.
+        sha256: at installation.
+        damaged: sha256 of the bytes of a damaged file; None if they cannot be read.
+        reason: of a failed check.
+        imported: what an import told of it.
+    """
+
+    what: str
+    path: str
+    job: Job | None
+    sha256: str | None = None
+    damaged: str | None = None
+    reason: str | None = None
+    imported: ImportedFile | None = None
+
+    @property
+    def is_to_fetch(self) -> bool:
+        return self.what not in ("kept", "unknown")
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Size of what is to be fetched; None if it is unknown."""
+        of = self.imported or self.job
+        return None if of is None else of.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A damaged file that a download replaces; the damaged one goes into quarantine then, and not before.
+
+    Attributes:
+        path: of the file.
+        damaged: sha256 of the bytes there; others are not replaced.
+        sha256: of the bytes that replace them.
+    """
+
+    path: Path
+    damaged: str
+    sha256: str
+
+
+def damage_of(registry: Registry, install: dict[str, Any]) -> Damage | None:
+    """Reads an installed file, and returns what is wrong with it; None if nothing is, or it was moved or converted."""
+    path = install["path"]
+    try:
+        what, damaged = _state_of(path, install["sha256"])
+        if what is None or (what == "missing" and find_network(registry, install["sha256"]) is not None):
+            return None
+        if what == "corrupt" and _is_replaced(registry, path, install["sha256"]):
+            what = "kept"
+        return Damage(what, path, registry.jobs.get(install["job_id"]), install["sha256"], damaged)
+    except Exception as error:
+        return Damage("failed", path, None, reason=str(failure_of(error, path)))
+
+
+def _state_of(path: str, sha256: str) -> tuple[str | None, str | None]:
+    """Returns what is wrong with an installed file, None if nothing is, and the sha256 of what is there instead."""
+    if is_absent(path):
+        return "missing", None
+    try:
+        with OpenFile(path) as file:
+            found = sha256_of(file) if file.size <= MAX_FILE else None
+    except FileRefused:
+        return "corrupt", None
+    return (None, None) if found == sha256 else ("corrupt", found)
+
+
+def _is_replaced(registry: Registry, path: str, sha256: str) -> bool:
+    """Whether the path holds another intact network; a file that rots on a disk keeps its size and time."""
+    status = os.stat(path)
+    as_it_was = (sha256, status.st_size, mtime_of(status))
+    if as_it_was in [(row["sha256"], row["size_bytes"], row["mtime_ns"]) for row in registry.files.at(path)]:
+        return False
+    try:
+        return not damaged_parts(load(path))
+    except FileRefused:
+        return False
+
+
+def damaged_by(registry: Registry, jobs: Iterable[int]) -> dict[int, list[Replacement]]:
+    """Returns number of a job -> what it installed and is damaged by now, whose places its networks are to take."""
+    wanted, found = set(jobs), dict[int, list[Replacement]]()
+    for install in registry.jobs.installs(kind="network") if wanted else ():
+        damage = damage_of(registry, install) if install["job_id"] in wanted else None
+        if damage is not None and (old := replacement_of(damage)) is not None:
+            found.setdefault(install["job_id"], []).append(old)
+    return found
+
+
+def replacement_of(damage: Damage) -> Replacement | None:
+    """Returns what is to be replaced, where a damaged file is still in its place."""
+    if damage.what != "corrupt" or damage.damaged is None or damage.sha256 is None:
+        return None
+    return Replacement(Path(damage.path), damage.damaged, damage.sha256)
+
+
+# --- copies in the other container
+
+
+def remake(registry: Registry, sha256: str, part: PartialFile, job: Job, stems: Sequence[str] = ()) -> bool:
+    """Completes `part` from a file of the library that holds the same network in the other container, if it can.
+
+    A network that hnetkit wrote gives the same bytes whenever it is written: of a `.pt` and a `.safetensors` each can
+    be made from the other. Whether it did so is decided by the sha256.
+
+    Args:
+        registry: of the library.
+        sha256: of the file that is wanted.
+        part: receives its bytes.
+        job: fetches the file.
+        stems: further names that it had; what is called like it may hold the same network.
+    """
+    with registry.write():
+        lost = [row["content_hash"] for row in registry.files.with_bytes(sha256) if row["content_hash"]]
+        twins = [*registry.files.holding(lost), *registry.files.converted_from(sha256)]
+        twins += [row for stem in dict.fromkeys([job.name, *stems]) for row in registry.files.named_like(stem)]
+    suffix = job.suffix
+    others = {row["path"]: row for row in twins if Path(row["path"]).suffix.lower() in _OTHER.get(suffix, ())}
+    for twin in list(others.values())[:_MOST_TWINS]:
+        made = part.path.with_name(f"{part.path.name}.made{suffix}")
+        try:
+            save(load(twin["path"]), made, overwrite=True)
+            if sha256_at(made) == sha256:
+                _take(part, made)
+                return True
+        except DiskFull:
+            raise
+        except HnetkitError:  # that copy is damaged or gone
+            continue
+        finally:
+            made.unlink(missing_ok=True)
+    return False
+
+
+def _take(part: PartialFile, path: Path) -> None:
+    part.discard()
+    part.begin(host=None, etag=None, total=path.stat().st_size)
+    with part.open() as out, path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            part.append(out, piece)

@@ -11,10 +11,8 @@ from hnetkit.errors import HnetkitError, PartlyFailed
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai_models import BadRecord
-from hnetkit.sources.install import Replacement
-from hnetkit.sources.maintenance import Damage
 from hnetkit.sources.plans import FetchItem, FetchPlan
-from hnetkit.sources.presence import path_of_install
+from hnetkit.sources.presence import Damage, Replacement, path_of_install
 
 NO_SOURCE = "no source of it is known; where you have its file: hnetkit scan FOLDER"
 """Why a network of an import is not fetched."""

@@ -20,15 +20,12 @@ from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
 from hnetkit.sources.hub_plans import add_repository, hub_repositories, plan_repository, store_listings
 from hnetkit.sources.huggingface import Hub, hub_error
-from hnetkit.sources.install import Replacement
 from hnetkit.sources.jobs import JobRunner
 from hnetkit.sources.lost import add_civitai
 from hnetkit.sources.maintenance import (
-    Damage,
     Identification,
     Repair,
     begin_repair,
-    damaged_by,
     find_damage,
     forget_moved,
     identify_by_dump,
@@ -37,7 +34,7 @@ from hnetkit.sources.maintenance import (
 )
 from hnetkit.sources.mirrors import SecondSource, parse_mirrors
 from hnetkit.sources.plans import FetchPlan, as_here, each_once, enqueue, parse_references
-from hnetkit.sources.presence import require_library, survey
+from hnetkit.sources.presence import Damage, Replacement, damaged_by, require_library, survey
 from hnetkit.sources.references import Reference
 from hnetkit.sources.results import FetchResult
 from hnetkit.sources.sidecar_writer import SidecarWriter
@@ -386,7 +383,7 @@ class FetchSession:
         for id, state in check_gone(self.registry, self.civitai, self.clock, plan, failed, note):
             found.append(results.of_unlisted(id, state))
         found += map(results.of_lost, plan.lost)
-        if metadata_only:
+        if metadata_only and plan.listings:
             with self.registry.write():
                 store_listings(self.registry, plan)
         jobs = [] if metadata_only else self.enqueue(plan, failed)
@@ -542,7 +539,8 @@ class FetchSession:
         unusable = {bad.id for bad in failed if bad.is_whole and bad.id is not None}
         items = [item for item in plan.items if item.model_id not in unusable]
         with self.registry.write():
-            store_listings(self.registry, plan)
+            if plan.listings:
+                store_listings(self.registry, plan)
             made = [(item, job.id) for item, job in enqueue(self.registry, self.folder, items, failed.append)]
         self._urls |= {job: item.url for item, job in made if item.source == "url"}
         self._wanted = {job: item.digits for item, job in made if item.digits}

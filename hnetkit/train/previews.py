@@ -16,6 +16,7 @@ from hnetkit import settings as configured
 from hnetkit.errors import BadPicture, UsageError
 from hnetkit.files import new_file
 from hnetkit.network import Hypernetwork
+from hnetkit.prompts.attention import words_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -121,6 +122,7 @@ class Previews:
         prompts = [_without_networks(prompt, note) for prompt in typed]
         negative = without_comments(settings.negative_prompt, note)
         warn_about_negative_tags([negative], note)
+        _warn_about_embeddings([*prompts, negative], note)
         settings = replace(settings, negative_prompt=negative)
         self._requests = [_request(model, settings, prompt) for prompt in prompts]
         require_room(len(settings.strengths), len(prompts) * len(settings.seeds))
@@ -255,15 +257,19 @@ class Previews:
 
 def _without_networks(prompt: str, note: Callable[[str], None]) -> str:
     """Returns the text of a preview's prompt, and reports what is left out of it, or has no effect in it."""
-    from hnetkit.generate.loading.extra_networks import find_embeddings
     from hnetkit.generate.prompt_networks import read_prompt, without_comments
 
     tagged = read_prompt(without_comments(prompt, note), note)
     for name in (*(f"hypernet:{tag.name}" for tag in tagged.tags), *(f"lora:{tag.name}" for tag in tagged.loras)):
         note(f"Warning: <{name}> has no effect in a preview, which shows the network in training alone")
-    for file in find_embeddings([tagged.text], configured.get("embeddings"), note):
-        note(f"Warning: {file.stem}: a textual inversion, which a preview reads as the words of its name")
     return tagged.text
+
+
+def _warn_about_embeddings(prompts: Sequence[str], note: Callable[[str], None]) -> None:
+    from hnetkit.generate.loading.extra_networks import find_embeddings
+
+    for file in find_embeddings(map(words_of, prompts), configured.get("embeddings"), note):
+        note(f"Warning: {file.stem}: a textual inversion, which a preview reads as the words of its name")
 
 
 def _request(model: Model, settings: PreviewSettings, prompt: str) -> Request:

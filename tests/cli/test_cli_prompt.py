@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from hnetkit import settings
 from hnetkit.cli import run
@@ -50,6 +52,7 @@ def test_json_says_what_the_prompt_means(capsys: pytest.CaptureFixture[str]) -> 
             for first, last, shape in ((1, 6, "circle"), (7, 10, "star"))
         ],
         "hires_drawn": None,
+        "embeddings": [],
         "tokenizer": "hnetkit-demo",
         "tokens_per_chunk": 14,
         "warnings": [],
@@ -180,3 +183,29 @@ def test_no_heavy_import_is_needed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_textual_inversion_counts_as_its_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As drawing counts it: those that do not fit behind a text are in the next chunk."""
+    monkeypatch.chdir(tmp_path)
+    Path("embeddings").mkdir()
+    for name, number in (("Glow (v2)", 8), ("ink", 2)):
+        save_file({"emb_params": torch.ones(number, 80)}, f"embeddings/{name}.safetensors")
+    Path("embeddings/torn.pt").write_bytes(b"no vectors")
+    settings.put("embeddings", "embeddings")
+    (row,) = rows(capsys, r"a ink, (glow \(v2\):1.2), ink # ink")
+    assert row["embeddings"] == [{"name": "Glow (v2)", "vectors": 8}, {"name": "ink", "vectors": 2}]
+    (part,) = row["drawn"][0]["parts"]
+    assert (part["tokens"], part["chunks"]) == (1 + 2 + 1 + 8 + 1 + 2, 2)
+    assert run(["prompt", "a torn ink"]) == 0
+    out, said = capsys.readouterr()
+    assert "inversion   ink, 2 vectors" in out
+    assert "torn.pt" in said
+    assert "it counts as the words of its name" in said
+
+
+def test_generation_data_are_no_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prompt", "a star\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1"]) == 2
+    assert "a prompt is the generation data of a picture" in capsys.readouterr().err

@@ -10,6 +10,9 @@ from pathlib import Path
 import comfyui_loader
 import pytest
 
+from hnetkit.formats import load
+from hnetkit.generate.differences import made_by_comfyui
+
 
 def test_hnetkit_gives_what_a1111_recorded_for_each_row_of_the_table(shared: Path) -> None:
     folder = shared / "data" / "golden"
@@ -18,6 +21,15 @@ def test_hnetkit_gives_what_a1111_recorded_for_each_row_of_the_table(shared: Pat
     files, _ = comfyui_loader.golden(folder)
     rows = json.loads(comfyui_loader.RECORD.read_text())["files"]
     assert [row["network"] for row in rows] == [comfyui_loader.described(file) for file in files]
+
+
+def test_what_comfyuis_own_loader_makes_otherwise_is_told_of_the_rows_that_differ(shared: Path) -> None:
+    files, _ = comfyui_loader.golden(shared / "data" / "golden")
+    rows = json.loads(comfyui_loader.RECORD.read_text())["files"]
+    for file, row in zip(files, rows, strict=True):
+        said = made_by_comfyui(load(shared / "data" / "golden" / file["file"]))
+        words = {"equal": "None", "dropped": "makes nothing", "changes": "dropout", "differs": "activation at the end"}
+        assert words[row["verdict"]] in str(said), (row["network"], said)
 
 
 @pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="needs a ComfyUI: COMFYUI_PATH=FOLDER")

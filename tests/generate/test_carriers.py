@@ -282,7 +282,7 @@ def test_a_step_that_an_older_a1111_wrote_with_a_point_is_said(
 def test_a_variation_seed_that_a_picture_does_not_say_is_said() -> None:
     recorded = settings_from_infotext(infotext.parse(f"{STATED}, Variation seed strength: 0.5"))
     options = DrawOptions(**recorded.options)
-    assert list(unsaid(recorded, options, None)) == [
+    assert list(unsaid(recorded, options, None, None)) == [
         "it does not say its variation seed; 0 is used: --variation-seed N"
     ]
 
@@ -290,6 +290,9 @@ def test_a_variation_seed_that_a_picture_does_not_say_is_said() -> None:
 def test_a_prompt_that_begins_like_settings_of_sdnext_is_a_prompt() -> None:
     text = "a star\nApp: red circle,\nSteps: 4, Sampler: Euler, Seed: 5, Version: hnetkit 0.2.0"
     assert infotext.parse(text).prompt == "a star\nApp: red circle,"
+    assert infotext.parse(text.replace(", Version: hnetkit 0.2.0", "")).prompt == "a star\nApp: red circle,"
+    own = text.replace("App: red circle,", "App: SD.Next, Version: 1,").replace(", Version: hnetkit 0.2.0", "")
+    assert infotext.parse(own).prompt == "a star"
 
 
 def test_a_picture_of_another_size_than_its_settings_make_is_said(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from support.hostile_images import damaged_avif, large_png, postscript
 from support.odd_images import ADOBE_RGB, SRGB, color_profile
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
-from hnetkit.generate.drawing import _ImageBatch, _InitPixels, _scheduler_of_pass, draw, steps_of_pass
+from hnetkit.generate.drawing import SamplingPass, _ImageBatch, _InitPixels, _scheduler_of_pass, draw, steps_of_pass
 from hnetkit.generate.model import Model, load_model
 from hnetkit.generate.request import UPSCALERS, InitImage, Request, SecondPass, covering_size, nearest_size
 from hnetkit.generate.sampling.noise import Noise
@@ -257,6 +257,24 @@ def test_what_lies_under_the_mask_counts(sd: Model, photo: Path, right_half: Pat
     others = {"original", "noise", "nothing"} - {content}
     drawn = one(sd, replace(REQUEST, steps=6, init_image=init))
     assert all(drawn != one(sd, replace(REQUEST, steps=6, init_image=replace(init, content=other))) for other in others)
+
+
+def test_noise_under_the_mask_is_that_of_the_seeds_as_in_a1111(sd: Model, photo: Path, right_half: Path) -> None:
+    """Whatever the variation: A1111's `create_random_tensors` is given the seeds alone there."""
+    init = InitImage(photo, 0.6, mask=right_half, content="noise")
+    request = replace(REQUEST, init_image=init, variation_seed=9, variation_strength=0.5)
+    varied, plain = (SamplingPass(sd, one, [5, 6], one) for one in (request, replace(request, variation_strength=0)))
+    assert not torch.equal(varied.noise, plain.noise)
+    assert torch.equal(varied.noise_of_seeds(), plain.noise)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 40)])
+def test_a_mask_is_resized_by_lanczos_as_in_a1111(size: tuple[int, int]) -> None:
+    mask = Image.new("L", (50, 30))
+    mask.paste(255, (11, 7, 33, 19))
+    assert (
+        soft_mask(mask, size, blur=0, inverted=False).tobytes() == mask.resize(size, Image.Resampling.LANCZOS).tobytes()
+    )
 
 
 @pytest.mark.parametrize(("sampler", "times"), [("DDIM", 31), ("PLMS", 31), ("UniPC", 31), ("Euler", 30), ("Heun", 30)])

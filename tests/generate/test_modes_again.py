@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from support.networks import network_file
 from support.pipelines import SD_CROSS_WIDTH, tiny_sd
 from support.unet_truth import lora
 
@@ -19,6 +20,7 @@ from hnetkit import settings
 from hnetkit.generate.image_files import Picture
 from hnetkit.generate.model import Model, load_model
 from hnetkit.image_text import write_image
+from hnetkit.library.library import Library
 
 MODES: dict[str, dict[str, Any]] = {
     "size": {"width": 24, "height": 16},
@@ -158,6 +160,117 @@ def test_words_of_a_textual_inversion_that_is_not_there_are_said(draw: Draw) -> 
     Path("embeddings/mine.safetensors").unlink()
     _, (note,) = draw(again="own.png")
     assert "textual inversions mine, drawn as plain words: hnetkit config embeddings FOLDER" in note
+
+
+def test_a_textual_inversion_that_is_another_file_is_said(draw: Draw) -> None:
+    picture, _ = draw(prompt="a star", negative_prompt="a mine", seed=3, steps=2)
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    other = torch.linspace(-1, 1, 2 * SD_CROSS_WIDTH).reshape(2, SD_CROSS_WIDTH)
+    save_file({"emb_params": other}, "embeddings/mine.safetensors")
+    again, (note,) = draw(again="own.png")
+    assert again.image.tobytes() != picture.image.tobytes()
+    assert re.fullmatch(
+        r"own\.png: made with the textual inversion mine \[\w{10}\], drawn with another \[\w{10}\]", note
+    )
+    assert draw(again="own.png", negative_prompt="the mine")[1] == []  # which is the user's own
+
+
+def test_a_textual_inversion_that_a_picture_was_drawn_without_is_said(draw: Draw) -> None:
+    picture, _ = draw(prompt="a star", hires_scale=1.0, hires_prompt="a star", seed=3, steps=2)
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    Path("embeddings/mine.safetensors").rename("embeddings/Star.safetensors")
+    again, (note,) = draw(again="own.png")
+    assert again.image.tobytes() != picture.image.tobytes()
+    said = "drawn with the textual inversions Star, which it does not name: words of it are read as them"
+    assert note == f"own.png: {said}"
+
+
+def test_an_autoencoder_that_a_picture_does_not_name_is_said(draw: Draw) -> None:
+    picture, _ = draw(**options_of())
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    again, (note,) = draw(again="own.png", vae=True)
+    assert again.image.tobytes() != picture.image.tobytes()
+    assert re.fullmatch(r"own\.png: it names no VAE, drawn with other \[\w{10}\]", note)
+
+
+def test_a_textual_inversion_with_brackets_in_its_name_is_read_where_they_are_text(draw: Draw) -> None:
+    Path("embeddings/mine.safetensors").rename("embeddings/mine (v2).safetensors")
+    plain, notes = draw(prompt="a mine (v2)", seed=3, steps=2)
+    advice = r"write mine \(v2\)"
+    assert notes == [f"Warning: the textual inversion mine (v2) is plain words here, for brackets weigh: {advice}"]
+    assert "embed:" not in plain.infotext
+    for prompt, emphasis in (
+        (r"a mine \(v2\)", "original"),
+        ("a mine (v2)", "none"),
+        (r"a (mine \(v2\):1)", "original"),
+    ):
+        read, notes = draw(prompt=prompt, emphasis=emphasis, seed=3, steps=2)
+        assert notes == []
+        assert '"embed:mine (v2)"' in read.infotext
+        assert read.image.tobytes() != plain.image.tobytes()
+        write_image(Path("own.png"), read.image, read.infotext, overwrite=True)
+        again, notes = draw(again="own.png")
+        assert (again.image.tobytes(), notes) == (read.image.tobytes(), [])
+
+
+@pytest.mark.parametrize("prompt", ["", "<hypernet:ink:0.5>"])
+def test_an_empty_prompt_is_said(draw: Draw, prompt: str) -> None:
+    picture, _ = draw(prompt=prompt, seed=3, steps=2)
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    assert draw(again="own.png")[1] == ["own.png: its prompt is empty"]
+    assert draw(again="own.png", prompt="a star")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a star Negative prompt: bad Steps: 4, Sampler: Euler, CFG scale: 3, Seed: 7", "Negative prompt:, Steps: 4"),
+        ("> a star\n> negative prompt: bad\n> Steps: 4, CFG scale: 3, Seed: 7", "negative prompt:, Steps: 4"),
+        ("a star\nNegative prompt\uff1abad", "Negative prompt\uff1a"),
+        ("Steps: 4 of them, all in stone", ""),
+        ("a negative prompt of stone", ""),
+    ],
+)
+def test_settings_that_are_drawn_as_words_are_said(draw: Draw, prompt: str, words: str) -> None:
+    """Generation data lose their line ends where they are copied out of a table or a chat."""
+    said = f"Warning: {words} in the prompt: plain words here, which set nothing"
+    assert draw(prompt=prompt, seed=3, steps=2)[1] == ([said] if words else [])
+
+
+def test_what_comfyuis_own_loader_makes_of_a_network_otherwise_is_said(draw: Draw) -> None:
+    """Of those that it applied, and that are drawn with."""
+    widths = (8, SD_CROSS_WIDTH)
+    for name in ("plain", "normed"):
+        network_file(Path(), f"{name}.pt", widths=widths, activation="mish", layer_norm=name == "normed", scale=0.01)
+    with Library() as library:
+        library.scan(Path())
+    said = "a star<hypernet:plain:1><hypernet:normed:1>\nSteps: 2, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 16x16"
+    Path("own.txt").write_text(f'{said}, ComfyUI loader: "plain, normed", Version: ComfyUI')
+    (note,) = draw(again="own.txt")[1]
+    made = "ComfyUI's own loader adds an activation at the end of normed"
+    assert note == f"own.txt: {made}: the picture will differ"
+    Path("own.txt").write_text(f"{said}, ComfyUI loader: plain, Version: ComfyUI")
+    assert draw(again="own.txt")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "program", "is_said"),
+    [
+        (", ".join(["a red star"] * 30), "ComfyUI", True),
+        (", ".join(["a red star"] * 30), "v1.10.1", False),
+        (" AND ".join(["a red star:0.5"] * 30), "ComfyUI", False),
+        (" BREAK ".join(["a red star"] * 3), "ComfyUI", False),
+    ],
+)
+def test_a_prompt_that_another_program_divides_elsewhere_is_said(
+    draw: Draw, prompt: str, program: str, is_said: bool
+) -> None:
+    settings = "Steps: 2, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 16x16, RNG: CPU"
+    Path("own.txt").write_text(f"{prompt}\n{settings}, Version: {program}")
+    where = "ComfyUI ends a chunk of its tokens at a word, and A1111 at a comma"
+    said = [f"own.txt: its prompt is longer than a chunk: {where}, so the picture may differ"]
+    assert draw(again="own.txt")[1] == (said if is_said else [])
+    assert draw(again="own.txt", prompt=", ".join(["a blue star"] * 30))[1] == []
 
 
 def test_options_beside_a_picture_go_before_its_own_second_pass(draw: Draw) -> None:

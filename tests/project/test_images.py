@@ -527,9 +527,18 @@ def test_a_mask_is_what_is_opaque_or_else_what_is_white(tmp_path: Path) -> None:
     }
     for name, (image, options) in forms.items():
         image.save(tmp_path / f"{name}.png", **options)  # type: ignore[arg-type]
-        assert open_mask(tmp_path / f"{name}.png").tobytes() == mask.tobytes(), name
+        expected = mask.point(lambda part: part // 255 * 255) if name in ("opacity", "palette") else mask
+        assert open_mask(tmp_path / f"{name}.png").tobytes() == expected.tobytes(), name
     Image.merge("RGB", (mask, mask, mask)).save(tmp_path / "clear.png", transparency=(20, 20, 20))
     assert set(open_mask(tmp_path / "clear.png").tobytes()) == {0, 255}
+
+
+def test_a_soft_edge_of_opacity_is_cut_at_its_half_as_in_a1111(tmp_path: Path) -> None:
+    edge = Image.linear_gradient("L")
+    Image.merge("LA", (Image.new("L", edge.size, 255), edge)).save(tmp_path / "soft.png")
+    edge.save(tmp_path / "gray.png")
+    assert open_mask(tmp_path / "soft.png").tobytes() == bytes(255 if part > 128 else 0 for part in edge.tobytes())
+    assert open_mask(tmp_path / "gray.png").tobytes() == edge.tobytes()
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])

@@ -36,7 +36,7 @@ WHY = {
     "hnetkit/sources/download.py lock_download": "a lock of its own",
     "hnetkit/sources/download.py PartialFile.discard": "a part that does not fit what the site has now",
     "hnetkit/sources/download.py discard_parts": "parts of a file that is here",
-    "hnetkit/sources/mirrors.py remake": "a file that it wrote itself",
+    "hnetkit/sources/presence.py remake": "a file that it wrote itself",
     "hnetkit/sources/install.py _install_one": "what it placed itself and could not register",
     "hnetkit/sources/install.py _place": "what it placed itself and could not register",
     "hnetkit/sources/install.py _replace_damaged": "the damaged file is in quarantine, and what is new is complete",

@@ -15,6 +15,8 @@ from hnetkit.limits import Budget
 from hnetkit.prompts import comfyui
 from hnetkit.prompts.comfyui.nodes import WIDGETS
 from hnetkit.prompts.infotext import hypernetworks_of
+from hnetkit.prompts.schedule import split_and
+from hnetkit.prompts.tags import plain_number
 
 Graph = dict[str, dict[str, Any]]
 
@@ -44,6 +46,7 @@ def usual() -> Graph:
     }
 
 
+OWN = {"ComfyUI loader": "wash, ink.v2", "Version": "ComfyUI"}
 WEIGHTS = "its prompt has weights in round brackets, which ComfyUI applies in another way than A1111"
 
 
@@ -92,13 +95,19 @@ def test_the_usual_graph_is_read_whole() -> None:
     assert read.negative_prompt == "blurry"
     assert read.parameters == {
         **{"Steps": "25", "Sampler": "Euler a", "Schedule type": "Karras", "CFG scale": "7.5", "Seed": "42"},
-        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", "Version": "ComfyUI"},
+        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", **OWN},
     }
     assert read.warnings == (WEIGHTS,)
 
 
 def test_hypernetworks_stack_from_the_checkpoint_to_the_sampler() -> None:
     assert stack(parse(usual())) == [("wash", 0.5), ("ink.v2", -1.0)]
+
+
+def test_what_hnetkits_own_nodes_apply_is_not_by_comfyuis_loader() -> None:
+    graph = usual()
+    graph["11"] = node("HnetkitHypernetworkLoader", hypernetwork_name="ink.pt", strength=1, model=["10", 0])
+    assert parse(graph).parameters["ComfyUI loader"] == "wash"
 
 
 def test_a_lora_between_two_hypernetworks_becomes_a_tag_between_theirs() -> None:
@@ -125,7 +134,7 @@ def test_values_from_other_nodes_are_followed() -> None:
 @pytest.mark.parametrize(
     ("kind", "names", "joined"),
     [
-        ("ConditioningCombine", ("conditioning_1", "conditioning_2"), "one AND two"),
+        ("ConditioningCombine", ("conditioning_1", "conditioning_2"), "one:0.5 AND two:0.5"),
         ("ConditioningConcat", ("conditioning_to", "conditioning_from"), "one BREAK two"),
         ("ConditioningAverage", ("conditioning_to", "conditioning_from"), "one, two"),
     ],
@@ -137,6 +146,92 @@ def test_joined_prompts_are_joined_by_a1111s_word(kind: str, names: tuple[str, s
     graph["42"] = node(kind, **dict(zip(names, (["40", 0], ["41", 0]), strict=True)))
     graph["3"]["inputs"]["positive"] = ["42", 0]
     assert parse(graph).prompt.split("<")[0] == joined
+
+
+def mixed(*texts: str, side: str = "positive") -> Graph:
+    """`usual` with a prompt of several texts, the first two of which are mixed first."""
+    graph = usual() | {str(40 + number): node("CLIPTextEncode", text=text) for number, text in enumerate(texts)}
+    origin = ["40", 0]
+    for number in range(1, len(texts)):
+        graph[str(50 + number)] = node(
+            "ConditioningCombine", conditioning_1=origin, conditioning_2=[str(40 + number), 0]
+        )
+        origin = [str(50 + number), 0]
+    graph["3"]["inputs"][side] = origin
+    return graph
+
+
+def test_mixed_prompts_weigh_as_much_together_as_one() -> None:
+    """ComfyUI averages what the model predicts for them; A1111 adds up what each of them adds to the negative one."""
+    third = plain_number(round(1 / 3, 6))
+    read = parse(mixed("a cat, 16:9", "a dog", ""))
+    assert read.prompt.split("<")[0] == f"a cat, 16:9:{third} AND a dog:{third} AND :{third}"
+    assert [round(weight, 6) for _, weight in split_and(read.prompt.split("<")[0])] == [0.333333] * 3
+    assert read.warnings == ()
+
+
+def test_a_mixed_negative_prompt_is_one_text_and_said() -> None:
+    read = parse(mixed("ugly", "blurry", side="negative"))
+    assert read.negative_prompt == "ugly, blurry"
+    assert "its negative prompt is a mix of 2 texts; in A1111 they are one text" in read.warnings
+
+
+def test_what_a_mixed_prompt_goes_through_applies_to_each_text() -> None:
+    graph = mixed("one", "two")
+    graph["60"] = node("CLIPTextEncode", text="behind")
+    graph["61"] = node("ConditioningConcat", conditioning_to=["51", 0], conditioning_from=["60", 0])
+    graph["3"]["inputs"]["positive"] = ["61", 0]
+    assert parse(graph).prompt.split("<")[0] == "one BREAK behind:0.5 AND two BREAK behind:0.5"
+
+
+# --- what is not read
+
+
+def test_texts_that_a_node_joins_are_one_text() -> None:
+    graph = usual()
+    graph["40"] = node("PrimitiveStringMultiline", value="a red")
+    graph["41"] = node("StringConcatenate", string_a=["40", 0], string_b="cat", delimiter=" ")
+    graph["42"] = node("StringConcatenate", string_a=["41", 0], string_b=["40", 0], delimiter=", ")
+    graph["6"]["inputs"]["text"] = ["42", 0]
+    read = parse(graph)
+    assert (read.prompt.split("<")[0], read.warnings) == ("a red cat, a red", ())
+
+
+def test_texts_that_are_joined_again_and_again_take_no_memory() -> None:
+    graph = usual() | {"40": node("PrimitiveString", value="x" * 1000)}
+    for number in range(41, 90):
+        before = [str(number - 1), 0]
+        graph[str(number)] = node("StringConcatenate", string_a=before, string_b=before, delimiter="")
+    graph["6"]["inputs"]["text"] = ["89", 0]
+    with pytest.raises(UnsafeFile):
+        parse(graph)
+
+
+def test_nodes_that_join_each_other_end() -> None:
+    graph = usual()
+    graph["41"] = node("StringConcatenate", string_a=["42", 0], string_b="cat", delimiter=" ")
+    graph["42"] = node("StringConcatenate", string_a=["41", 0], string_b="a", delimiter=" ")
+    graph["6"]["inputs"]["text"] = ["42", 0]
+    assert parse(graph).prompt.split("<")[0].split() == ["cat", "a"]
+
+
+@pytest.mark.parametrize("side", ["positive", "negative"])
+def test_a_prompt_whose_text_is_not_read_says_why_it_is_empty(side: str) -> None:
+    graph = usual()
+    graph["40"] = node("WildcardProcessor", prompt="a {red|blue} cat")
+    graph["6" if side == "positive" else "7"]["inputs"]["text"] = ["40", 0]
+    read = parse(graph)
+    assert "a text of its prompts comes from a WildcardProcessor, which is not read: it is left out" in read.warnings
+
+
+@pytest.mark.parametrize("name", ["steps", "cfg", "denoise", "seed", "sampler_name", "scheduler"])
+@pytest.mark.parametrize("which", ["3", "1"])
+def test_a_setting_from_a_node_that_is_not_read_is_named(which: str, name: str) -> None:
+    graph = two_passes() | {"70": node("MathExpression", expression="a * 0.5", value=[1])}
+    sampler = "3" if which == "3" else next(id for id in graph if id != "3" and graph[id]["class_type"] == "KSampler")
+    graph[sampler]["inputs"][name] = ["70", 0]
+    instead = ": 1 is used" if name == "denoise" else ""
+    assert f"its {name} comes from a MathExpression, which is not read{instead}" in parse(graph).warnings
 
 
 def test_each_side_stays_its_own_through_a_control_net() -> None:
@@ -170,7 +265,7 @@ def test_a_sampler_in_parts_is_read() -> None:
     read = parse(graph)
     assert read.parameters | {} == {
         **{"Steps": "12", "Sampler": "DPM++ 2M", "Schedule type": "Exponential", "CFG scale": "4", "Seed": "5"},
-        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", "Version": "ComfyUI"},
+        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", **OWN},
     }
     assert any("an empty latent at a denoising strength of 0.75" in warning for warning in read.warnings)
     assert stack(read) == [("wash", 0.5), ("ink.v2", -1.0)]
@@ -356,6 +451,7 @@ def test_a_second_sampler_is_a1111s_second_pass_with_its_own_networks() -> None:
     assert read.parameters == parse(usual()).parameters | {
         **{"Denoising strength": "0.5", "Hires resize": "1024x1536", "Hires steps": "10", "Hires upscaler": "Latent"},
         "Hires prompt": "a (red:1.2) cat<hypernet:wash:0.5><hypernet:ink.v2:-1><hypernet:dots:0.5>",
+        "ComfyUI loader": "wash, ink.v2, dots",
     }
     assert read.warnings == (WEIGHTS,)
 
@@ -521,7 +617,7 @@ def test_a_mask_is_told() -> None:
 def test_a_second_pass_over_a_picture_is_left_out_and_told() -> None:
     graph = two_passes() | {key: drawn_over()[key] for key in ("3", "40", "41")}
     read = parse(graph)
-    assert read.parameters == parse(drawn_over()).parameters
+    assert read.parameters == parse(drawn_over()).parameters | {"ComfyUI loader": "wash, ink.v2, dots"}
     assert any("dots" in warning and "left out" in warning for warning in read.warnings)
 
 
@@ -622,7 +718,7 @@ def test_the_drawn_graph_is_read_where_nothing_else_is_there() -> None:
     assert read.negative_prompt == "blurry"
     assert read.parameters == {
         **{"Steps": "25", "Sampler": "Euler", "Schedule type": "Normal", "CFG scale": "7.5", "Seed": "42"},
-        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", "Version": "ComfyUI"},
+        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", **OWN | {"ComfyUI loader": "wash, ink"}},
     }
 
 

@@ -68,6 +68,12 @@ def test_its_loras_become_tags(models: str, strengths: str, tags: str) -> None:
     assert read.prompt == "a large star" + tags
 
 
+def test_its_textual_inversions_are_named() -> None:
+    read = easy_diffusion.parse(GIVEN | {"use_embeddings_model": "['old/soft.pt', 'bad']"})
+    assert read is not None
+    assert read.parameters["Used embeddings"] == "soft, bad"
+
+
 def test_what_has_no_counterpart_keeps_its_name() -> None:
     read = easy_diffusion.parse(GIVEN | {"use_upscale": "RealESRGAN_x4plus", "prompt_strength": "0.6"})
     assert read is not None

@@ -357,4 +357,5 @@ def test_a_textual_inversion_in_a_prompt_is_said_to_be_words(model: Model, tmp_p
     configured.put("embeddings", str(tmp_path / "embeddings"))
     said: list[str] = []
     previews(model, tmp_path, replace(SMALL, prompts=("a mine star", "a star")), note=said.append)
-    assert said == ["Warning: mine: a textual inversion, which a preview reads as the words of its name"]
+    previews(model, tmp_path, replace(SMALL, prompts=("a star",), negative_prompt="mine"), note=said.append)
+    assert said == ["Warning: mine: a textual inversion, which a preview reads as the words of its name"] * 2

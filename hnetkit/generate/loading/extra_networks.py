@@ -205,26 +205,39 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
         FileRefused: the file cannot be read safely.
     """
     with OpenFile(path) as file:
-        refuse_sparse(file)
-        matrices = {
-            name: tensor for name, tensor in _embedding_tensors(file) if len(tensor.shape) in (1, 2) and tensor.numel
-        }
-        refuse_more_than_the_file(file, (tensor.nbytes for tensor in matrices.values()))
-        if _SECOND_ENCODER in matrices:
-            chosen = {name: matrices[name] for name in ("clip_l", _SECOND_ENCODER) if name in matrices}
-        elif len(matrices) == 1:
-            chosen = {"clip_l": next(iter(matrices.values()))}
-        else:
-            raise ModelNotUsable(f"{path}: no textual inversion ({len(matrices)} matrices in it; one is expected)")
-        number = max(tensor.numel // tensor.shape[-1] for tensor in chosen.values())
-        if number > MAX_VECTORS:
-            raise ModelNotUsable(f"{path}: no textual inversion ({number} vectors in it)")
+        chosen = _chosen_vectors(file)
         vectors = {name: tensor.torch().reshape(-1, tensor.shape[-1]) for name, tensor in chosen.items()}
         if not all(bool(tensor.isfinite().all()) for tensor in vectors.values()):
             raise ModelNotUsable(
                 f"{path}: a textual inversion with values that are not finite", hint=_ANOTHER_EMBEDDING
             )
         return vectors
+
+
+def number_of_vectors(path: Path) -> int:
+    """Returns how many vectors the textual inversion in a file has, without reading them; raises as `read_vectors`."""
+    with OpenFile(path) as file:
+        tensor = next(iter(_chosen_vectors(file).values()))
+        return tensor.numel // tensor.shape[-1]
+
+
+def _chosen_vectors(file: OpenFile) -> dict[str, TensorRef]:
+    """Returns the tensors of a textual inversion by the encoders that they are for; raises as `read_vectors`."""
+    refuse_sparse(file)
+    matrices = {
+        name: tensor for name, tensor in _embedding_tensors(file) if len(tensor.shape) in (1, 2) and tensor.numel
+    }
+    refuse_more_than_the_file(file, (tensor.nbytes for tensor in matrices.values()))
+    if _SECOND_ENCODER in matrices:
+        chosen = {name: matrices[name] for name in ("clip_l", _SECOND_ENCODER) if name in matrices}
+    elif len(matrices) == 1:
+        chosen = {"clip_l": next(iter(matrices.values()))}
+    else:
+        raise ModelNotUsable(f"{file.path}: no textual inversion ({len(matrices)} matrices in it; one is expected)")
+    number = max(tensor.numel // tensor.shape[-1] for tensor in chosen.values())
+    if number > MAX_VECTORS:
+        raise ModelNotUsable(f"{file.path}: no textual inversion ({number} vectors in it)")
+    return chosen
 
 
 def _embedding_tensors(file: OpenFile) -> Iterator[tuple[Any, TensorRef]]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hnetkit.errors import ModelNotUsable, UsageError
-from hnetkit.prompts.attention import parse_attention
+from hnetkit.prompts.attention import BREAK, parse_attention
 from hnetkit.prompts.chunks import MOST_CHUNKS, Chunk, split_chunks
 from hnetkit.prompts.schedule import schedule, split_and, text_at
 from hnetkit.text import counted
@@ -89,6 +89,11 @@ class TextEncoder:
     def chunks_of(self, text: str) -> int:
         """Returns how many chunks a text has, which is not encoded; raises UsageError for more than `MOST_CHUNKS`."""
         return max(len(self._chunks(tokenizer, self._pieces(text))) for _, tokenizer in self._encoders())
+
+    def is_divided(self, text: str) -> bool:
+        """Whether a text is longer than a chunk, so that it is divided where no ``BREAK`` says so."""
+        breaks = sum(piece == (BREAK, -1) for piece in self._pieces(text))
+        return self.chunks_of(text) > breaks + 1
 
     def _filled(self, encoded: Encoded, chunks: int) -> Encoded:
         """Returns a text filled up with empty chunks, of one window each."""

@@ -194,7 +194,7 @@ def prepare_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
 
     Its ``timesteps`` are the model's times at each call of the UNet. They are on the CPU, as all that it looks up by
     them: it reads their values, for which the host would else wait for the device. A run may begin later: with
-    ``timesteps[n:]`` and ``set_begin_index(n)``, where n is what `hnetkit.generate.sampling.steps` says.
+    ``timesteps[n:]`` and ``set_begin_index(n)``, where n is what `hnetkit.generate.sampling.loop.Steps` says.
     """
     scheduler = make_scheduler(name, config)
     scheduler.set_timesteps(steps)

@@ -58,17 +58,17 @@ def resize_latents(latents: Tensor, size: Sequence[int]) -> Tensor:
 def soft_mask(image: Image.Image, size: tuple[int, int], *, blur: float, inverted: bool) -> Image.Image:
     """Returns a gray mask of `size` (width, height), white where the image is repainted.
 
-    As in A1111, the mask is blurred before it is resized.
+    As in A1111, the mask is blurred before it is resized, by Lanczos.
 
     Args:
         image: in gray, white where the image is repainted.
         blur: radius in pixels of `image`.
         inverted: repaint where `image` is black instead.
     """
-    from PIL import ImageChops, ImageFilter
+    from PIL import Image, ImageChops, ImageFilter
 
     gray = ImageChops.invert(image) if inverted else image
-    return gray.filter(ImageFilter.GaussianBlur(blur)).resize(size)
+    return gray.filter(ImageFilter.GaussianBlur(blur)).resize(size, Image.Resampling.LANCZOS)
 
 
 def latent_mask(soft: Image.Image, size: tuple[int, int]) -> Tensor:

@@ -56,6 +56,7 @@ def parse(
     else:
         found |= {"RNG": "CPU"} if "Seed" in found else {}  # ComfyUI makes its noise on the CPU
         found |= {"Used embeddings": ", ".join(graph.embeddings)} if graph.embeddings else {}
+        found |= {"ComfyUI loader": ", ".join(graph.loaded)} if graph.loaded else {}
         found["Version"] = "ComfyUI"
     warn_of_others(graph, made.end, first.size)
     return Infotext(positive, negative, found, _first_of(tuple(graph.warnings)))
@@ -127,8 +128,11 @@ def _mask(graph: Graph, nodes: Sequence[Node]) -> str | None:
 
 
 def _warn_of_parts(graph: Graph, passes: Sequence[Pass]) -> None:
-    """Warns of passes that are less than a whole run, unless another one goes on, or that sample otherwise."""
+    """Warns of passes that are less than a whole run, unless another one goes on, sample otherwise, or are unread."""
     for one, following in zip_longest(passes, passes[1:]):
+        for name, origin in one.unread:
+            instead = ": 1 is used" if name == "denoise" else ""
+            graph.warn(f"its {name} comes from {graph.origin(origin)}, which is not read{instead}")
         if one.stops_at is not None and not (following and following.goes_on):
             graph.warn(f"its sampling stops after step {one.stops_at} of {one.steps}; in A1111 it makes all of them")
         if not one.adds_noise and not one.goes_on:

@@ -18,11 +18,14 @@ from typing import Any
 from hnetkit.limits import Budget, json_size, parse_json
 from hnetkit.prompts.comfyui.nodes import WIDGETS
 from hnetkit.prompts.tags import plain_number
+from hnetkit.text import shorten
 
 _HELPERS = ("guider", "sampler", "sigmas", "noise")  # inputs of a sampler; the nodes there hold some of its settings
 _SKIPPED = (2, 4)  # modes of a node in the editor: muted, bypassed
 _PASSED = ("", "*", "any")  # a reroute's only input
 _VALUES = ("value", "seed", "noise_seed", "text", "string", "String", "Text", "int", "float", "number", *_PASSED)
+_CONCATENATE = "StringConcatenate"
+_LONGEST = 80  # letters of a class in a warning
 _SUFFIX = re.compile(r"\.(?:pt|pt2|pth|ckpt|bin|pkl|sft|safetensors)$", re.IGNORECASE)
 
 LARGEST = 1_000_000_000
@@ -70,6 +73,7 @@ class Graph:
         nodes: by id, in the order of their numbers.
         warnings: what reading them lost, each once, in the order found; see `warn`.
         embeddings: the textual inversions that the prompts read so far name, each once.
+        loaded: the networks that ComfyUI's own loader applies, among those that were read so far, each once.
         is_drawn: whether it is the graph in the editor, whose texts are as they were typed.
     """
 
@@ -77,6 +81,7 @@ class Graph:
     budget: Budget
     warnings: dict[str, None] = field(default_factory=dict)
     embeddings: dict[str, None] = field(default_factory=dict)
+    loaded: dict[str, None] = field(default_factory=dict)
     is_drawn: bool = False
 
     def warn(self, warning: str) -> None:
@@ -150,13 +155,31 @@ class Graph:
 
     def value(self, value: Any) -> Any:
         """A plain value, followed through links to other nodes."""
-        seen: set[str] = set()
+        return self._value(value, frozenset())
+
+    def _value(self, value: Any, seen: frozenset[str]) -> Any:
         while isinstance(value, NodeLink):
             self.budget.work(1)
-            node = self.entered(value, seen)
-            inputs = node.inputs if node else {}
-            value = next((inputs[name] for name in _VALUES if name in inputs), None)
+            node = self.entered(value, set(seen))
+            if node is None:
+                return None
+            seen |= {node.id}
+            if node.kind == _CONCATENATE:
+                return self._joined_texts(node, seen)
+            value = next((node.inputs[name] for name in _VALUES if name in node.inputs), None)
         return value
+
+    def _joined_texts(self, node: Node, seen: frozenset[str]) -> str | None:
+        """The text of a node that joins two; None if neither is read."""
+        first, second, between = (self._value(node.inputs.get(name), seen) for name in WIDGETS[_CONCATENATE])
+        texts = [text for text in (first, second) if isinstance(text, str)]
+        self.budget.make(sum(map(len, texts)))
+        return (between if isinstance(between, str) else "").join(texts) if texts else None
+
+    def origin(self, link: NodeLink) -> str:
+        """The node at a link, for a warning."""
+        node = self.nodes.get(link.node)
+        return f"a {shorten(node.kind, _LONGEST)}" if node is not None and node.kind else "another node"
 
     def number(self, value: Any) -> str | None:
         """A number in plain digits; None if it is not a number."""

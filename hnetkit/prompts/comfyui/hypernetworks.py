@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from hnetkit.prompts.comfyui.graph import Graph, Node, stem_of
 from hnetkit.prompts.tags import BLOCK, Tag, excerpt, finite_number, fits_in_tag, split_tags
 
-_LOADERS = ("HypernetworkLoader", "HnetkitHypernetworkLoader")
+_COMFYUIS = "HypernetworkLoader"
+_LOADERS = (_COMFYUIS, "HnetkitHypernetworkLoader")
 _STACK, _FROM_TAGS = "HnetkitHypernetworkStack", "HnetkitHypernetworksFromTags"
 _PARTS = ("k", "v", "self_", "cross")
 _SHARES = ("k", "v", "self_attention", "cross_attention")
@@ -25,6 +26,7 @@ def hypernetwork_tags(graph: Graph, node: Node) -> Iterator[str]:
     elif node.kind in _LOADERS:
         tag = _tag(graph, node, "hypernetwork_name", "strength")
         if tag is not None:
+            graph.loaded |= {tag.name: None} if node.kind == _COMFYUIS else {}
             yield str(_limited(graph, node, tag))
     else:
         for number in range(1, _MOST_SLOTS):

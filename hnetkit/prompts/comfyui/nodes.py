@@ -130,6 +130,7 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "PrimitiveBoolean": ("value",),
     "PrimitiveString": ("value",),
     "PrimitiveStringMultiline": ("value",),
+    "StringConcatenate": ("string_a", "string_b", "delimiter"),
 }
 """Class of a node that is taken over -> its widgets in the editor, in order; "" is one that is not an input.
 

@@ -12,13 +12,14 @@ from hnetkit.prompts.comfyui.graph import MOST_NODES, Graph, Node, NodeLink, ste
 from hnetkit.prompts.comfyui.hypernetworks import HYPERNETWORK_NODES, texts_with_tags
 from hnetkit.prompts.comfyui.nodes import SAMPLERS, SCHEDULERS, WIDGETS
 from hnetkit.prompts.comfyui.wording import is_lora, network_tags, prompt_of
-from hnetkit.prompts.schedule import as_whole_text
 
 LATENT = ("latent_image", "samples", "latent", "pixels", "image")
 """Inputs through which a latent or an image goes on."""
 
 MODEL_KEYS = ("ckpt_name", "unet_name")
 _CONDITIONING = ("conditioning", "conditioning_1", "conditioning_to")
+_NUMBERS = ("steps", "cfg", "denoise", "seed", "noise_seed", "start_at_step", "end_at_step")
+_NAMES = ("sampler_name", "scheduler")
 _MOST_SAVED = 8  # images of one graph that are told apart
 _MOST_PASSES = 8  # a graph has two or three; the others on the way of a hostile one are left out
 
@@ -66,6 +67,15 @@ class Pass:
     def schedule_type(self) -> str:
         name = self.graph.text(self.inputs.get("scheduler"))
         return SCHEDULERS.get(name, name)
+
+    @property
+    def unread(self) -> Iterator[tuple[str, NodeLink]]:
+        """Its settings that come from another node and are not read, each with where it comes from."""
+        for name in (*_NUMBERS, *_NAMES):
+            value = self.inputs.get(name)
+            found = self.graph.real(value) if name in _NUMBERS else self.graph.text(value) or None
+            if isinstance(value, NodeLink) and found is None:
+                yield name, value
 
     # --- steps
 
@@ -136,8 +146,7 @@ class Pass:
     @cached_property
     def prompt(self) -> str:
         """Its prompt, with the tags of its networks at the end."""
-        written = prompt_of(self.graph, self.conditioning("positive"), "positive", self._tagged)
-        return as_whole_text(written) + self.networks
+        return prompt_of(self.graph, self.conditioning("positive"), "positive", self._tagged) + self.networks
 
     @cached_property
     def negative_prompt(self) -> str:

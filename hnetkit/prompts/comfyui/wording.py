@@ -9,9 +9,10 @@ from typing import Any
 from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink, file_name, stem_of
 from hnetkit.prompts.comfyui.hypernetworks import HYPERNETWORK_NODES, hypernetwork_tags
 from hnetkit.prompts.comfyui.nodes import WIDGETS
-from hnetkit.prompts.tags import excerpt, fits_in_tag, unread_tags, without_tags
+from hnetkit.prompts.schedule import as_whole_text
+from hnetkit.prompts.tags import excerpt, fits_in_tag, plain_number, unread_tags, without_tags
 
-_JOINED_BY = {"ConditioningCombine": " AND ", "ConditioningConcat": " BREAK "}
+_JOINED_BY = {"ConditioningConcat": " BREAK "}
 _TEXTS = ("text", "text_g", "text_l", "t5xxl")
 _WEIGHT = re.compile(r"(?<!\\)\(")
 _SQUARE = re.compile(r"(?<!\\)([\[\]])")
@@ -29,29 +30,54 @@ def picture_in(graph: Graph, node: Node, *names: str) -> str:
 def prompt_of(graph: Graph, start: Any, side: str, tagged: frozenset[str] = frozenset()) -> str:
     """The prompt of a conditioning, from every text that is linked to it.
 
+    Of several that are mixed, ComfyUI averages what the model predicts, so each has its part of the weight of one.
+
     Args:
         side: ``"positive"`` or ``"negative"``, by which nodes with both go on.
         tagged: texts whose tags of hypernetworks are applied by a node.
     """
-    return _encoded(graph, start, side, tagged, set()).strip()
+    texts = [text.strip() for text in _encoded(graph, start, side, tagged, set())]
+    if side == "negative":
+        if len(texts) > 1:
+            graph.warn(f"its negative prompt is a mix of {len(texts)} texts; in A1111 they are one text")
+        return _joined(graph, ", ", [text for text in texts if text])
+    if len(texts) < 2:
+        return as_whole_text("".join(texts))
+    weight = plain_number(round(1 / len(texts), 6))
+    return _joined(graph, " AND ", [f"{text}:{weight}" for text in texts])
 
 
-def _encoded(graph: Graph, start: Any, side: str, tagged: frozenset[str], seen: set[str]) -> str:
+def _encoded(graph: Graph, start: Any, side: str, tagged: frozenset[str], seen: set[str]) -> list[str]:
+    """The texts of a conditioning; those of several are mixed."""
     node = graph.entered(start, seen)
     if node is None or node.kind == "ConditioningZeroOut":  # which leaves nothing of its text
-        return ""
+        return []
     stated = node.inputs.get(side)  # some nodes encode texts of both sides
     values = [*map(node.inputs.get, _TEXTS), *([stated] if isinstance(stated, str) else [])]
-    own = list(dict.fromkeys(filter(None, map(graph.text, values))))
-    if own:
+    given = [text for value in values if (text := _text(graph, value)) is not None]
+    own = list(dict.fromkeys(filter(None, given)))
+    if given:
         if len(own) > 1:
             graph.warn("its text encoders read different prompts; A1111 has one, which holds them all")
-        return _joined(graph, "\n", [_in_a1111s_language(graph, text, text in tagged) for text in own])
+        return [_joined(graph, "\n", [_in_a1111s_language(graph, text, text in tagged) for text in own])]
     links = {name: value for name, value in node.inputs.items() if isinstance(value, NodeLink)}
     onward = [value for name, value in links.items() if name.startswith("conditioning") or name == side]
     onward = onward or [value for name, value in links.items() if name in ("", "*", "any")]
-    parts = [_encoded(graph, link, side, tagged, seen) for link in onward]
-    return _joined(graph, _JOINED_BY.get(node.kind, ", "), [part for part in parts if part])
+    parts = [found for link in onward if (found := _encoded(graph, link, side, tagged, seen))]
+    if node.kind == "ConditioningCombine":
+        return [text for texts in parts for text in texts]
+    first, *others = parts or [[]]
+    behind = [texts[0] for texts in others]  # which is all that ComfyUI takes of them
+    word = _JOINED_BY.get(node.kind, ", ")
+    return [_joined(graph, word, [part for part in (text, *behind) if part]) for text in first]
+
+
+def _text(graph: Graph, value: Any) -> str | None:
+    """A text that is encoded; None if there is none, or one that is not read, which is warned of."""
+    text = graph.value(value)
+    if isinstance(value, NodeLink) and not isinstance(text, str):
+        graph.warn(f"a text of its prompts comes from {graph.origin(value)}, which is not read: it is left out")
+    return text if isinstance(text, str) else None
 
 
 def _joined(graph: Graph, word: str, texts: list[str]) -> str:
