@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from hnetkit.library.remove import trashed
-from hnetkit.registry.catalogue import repo_of
+from hnetkit.registry.catalogue import TOLD, repo_of
 from hnetkit.registry.store import Registry
 from hnetkit.sources.archive_layouts import entry_of
 from hnetkit.sources.civitai_models import BadRecord
@@ -181,7 +181,7 @@ def without_listings(raw: Any) -> Any:
 
 
 def store_listings(registry: Registry, plan: FetchPlan) -> None:
-    """Stores the repositories of a plan, the lists of their files, and those of its items that are new."""
+    """Stores the repositories of a plan, the lists of their files, and its items that are new or were only told of."""
     for listing in plan.listings:
         _store_listing(
             registry, listing, [item for item in plan.items if repo_of(str(item.model_id)) == listing.repo.name]
@@ -196,7 +196,8 @@ def _store_listing(registry: Registry, listing: Listing, items: Iterable[FetchIt
     }
     earlier = _kept_listings(registry.catalogue.raw(SOURCE, listing.repo.name) or {})
     others = [other for other in earlier if isinstance(other, dict) and other.get("revision") != listing.revision]
-    known = {row[:3] for row in registry.catalogue.contents(listing.repo.name)}
+    told = {row["remote_id"] for row in registry.catalogue.models(source=SOURCE) if row["last_seen"] == TOLD}
+    known = {row[:3] for row in registry.catalogue.contents(listing.repo.name) if row[0] not in told}
     new = [item for item in items if (item.model_id, item.version_id, item.file_id) not in known]
     store_items(registry, listing.repo, new, list(_within_limits([kept, *others])))
 
