@@ -9,10 +9,9 @@ from typing import Any
 
 from hnetkit.comfyui.files import name_of, names, open_file, state_of
 from hnetkit.comfyui.models import with_networks
-from hnetkit.errors import HnetkitError, UsageError
+from hnetkit.errors import HnetkitError, UsageError, printable
 from hnetkit.prompts.tags import finite_number, split_tags
 from hnetkit.runtime.strength import PARTS, Strength, strength_of
-from hnetkit.text import printable
 
 NONE = "None"
 SLOTS = 5

@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from typing import Any
 
 from hnetkit.errors import UsageError, did_you_mean
-from hnetkit.registry.catalogue import repo_of
 from hnetkit.text import argument
 
 Row = Mapping[str, Any]
@@ -97,7 +96,7 @@ def only_told(sites: Iterable[Row]) -> Iterator[str]:
     """Yields where a license is told for a site by others, in words that follow a network's name, with what asks it."""
     for site in sites:
         if site["is_told"] and _stated(site):
-            repo = repo_of(site["model_id"])
+            repo = site["model_id"].partition(":")[0]
             pull = f"hnetkit pull {argument(f'hf:{repo}' if site['source'] == 'huggingface' else f'model:{repo}')}"
             yield f"its license is told by a dump or an import alone; {pull} asks {site['source']}"
 

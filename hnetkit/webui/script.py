@@ -6,10 +6,9 @@ import importlib.util
 import logging
 from typing import Any
 
-from hnetkit.errors import HnetkitError
+from hnetkit.errors import HnetkitError, printable
 from hnetkit.prompts.tags import Tag, split_tags
 from hnetkit.runtime.network_files import NetworkFile
-from hnetkit.text import printable
 from hnetkit.webui.files import open_named
 from hnetkit.webui.networks import patched
 
