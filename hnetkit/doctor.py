@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 
 from hnetkit import demo, paths, settings
-from hnetkit.errors import HnetkitError, MissingExtra, failure_of
+from hnetkit.errors import ANOTHER_HOME, HnetkitError, MissingExtra, failure_of
 from hnetkit.files import is_file_at, is_folder_at, stat_at
 from hnetkit.text import counted, size_text
 
@@ -90,7 +90,7 @@ def _home() -> str:
         raise HnetkitError(f"{link} leads nowhere: is its disk mounted?", hint="set HNETKIT_HOME to a folder of yours")
     existing = next(parent for parent in (folder, *folder.parents) if stat_at(parent) is not None)
     if not os.access(existing, os.W_OK):
-        raise HnetkitError(f"{existing} cannot be written", hint="set HNETKIT_HOME to a folder of yours")
+        raise HnetkitError(f"{existing} cannot be written", hint=ANOTHER_HOME)
     free = size_text(shutil.disk_usage(existing).free)
     return f"{folder}, {free} free"
 

@@ -164,6 +164,10 @@ class FileChanged(FileRefused):
     """The file changed or shrank after it was opened."""
 
 
+ANOTHER_HOME = "make it writable, or set HNETKIT_HOME to a folder of yours, with a library of its own"
+"""What to do where the folder of hnetkit's state cannot be written."""
+
+
 class RegistryError(HnetkitError):
     """The registry's database is locked, damaged, or was written by a newer hnetkit."""
 

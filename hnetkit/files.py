@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from hnetkit.errors import HnetkitError, NotFound, OutputExists, failure_of
+from hnetkit.errors import ANOTHER_HOME, HnetkitError, NotFound, OutputExists, failure_of
 
 try:
     import fcntl
@@ -182,22 +182,28 @@ def try_lock(handle: int) -> bool:
 
 
 @contextmanager
-def exclusive_lock(lock: Path, busy: HnetkitError, *, patience_s: float = 0.0) -> Iterator[None]:
+def exclusive_lock(
+    lock: Path, busy: HnetkitError, *, patience_s: float = 0.0, elsewhere: str = ANOTHER_HOME
+) -> Iterator[None]:
     """Holds a lock between processes for the duration of a block.
 
     Args:
         lock: a file, created if missing; it is never removed.
         busy: raised if another process holds the lock.
         patience_s: seconds to wait for it.
+        elsewhere: the hint where the file cannot be created.
     """
     from filelock import FileLock, Timeout
 
-    lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock)
     try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         held.acquire(timeout=patience_s)
     except Timeout as error:
         raise busy from error
+    except OSError as error:
+        failure = failure_of(error, os.fspath(lock))
+        raise failure if failure.command_hint else HnetkitError(str(failure), hint=elsewhere) from error
     try:
         yield
     finally:

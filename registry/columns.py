@@ -8,12 +8,12 @@ import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from pathlib import PurePath
 from sqlite3 import Connection
 from typing import Any, TypeVar
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import parse_json
-from hnetkit.text import is_text
 
 Row = dict[str, Any]
 Item = TypeVar("Item")
@@ -48,18 +48,33 @@ def now() -> str:
 
 
 def to_column(path: str) -> str | bytes:
-    """Returns a path as SQLite can store it: text, or bytes if it is not valid text."""
-    return path if is_text(path) else os.fsencode(path)
+    """Returns a path as SQLite can store it: text, or bytes if it is not UTF-8, whatever this process's locale is."""
+    try:
+        return os.fsencode(path).decode()
+    except UnicodeEncodeError:  # of no file that this locale has a name for
+        return text_of(path)
+    except UnicodeDecodeError:
+        return os.fsencode(path)
 
 
 def from_column(value: str | bytes) -> str:
     """Returns the path that `to_column` was given."""
-    return os.fsdecode(value) if isinstance(value, bytes) else str(value)  # a damaged value simply names no file
+    return os.fsdecode(value if isinstance(value, bytes) else str(value).encode())  # a damaged one simply names no file
 
 
 def text_of(name: str) -> str:
     """Returns a name as valid text, for columns that are only shown and searched."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    try:
+        return name.encode("utf-8", "surrogateescape").decode()  # of UTF-8 that another locale did not know
+    except UnicodeError:
+        return name.encode("utf-8", "backslashreplace").decode()
+
+
+def stem_of(path: str) -> str:
+    """Returns the name of the file at a path, without its suffix, as valid text."""
+    stem = PurePath(path).stem
+    stored = to_column(stem)
+    return stored if isinstance(stored, str) else text_of(stem)
 
 
 def spelled(name: str) -> str:

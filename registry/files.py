@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePath
 from sqlite3 import Connection
@@ -21,6 +21,7 @@ from hnetkit.registry.columns import (
     now,
     spelled,
     spellings,
+    stem_of,
     text_of,
     to_column,
     to_json,
@@ -41,10 +42,11 @@ _KINDS = {"size_bytes": ("integer", int), "sha256": _TEXT, "source_sha256": _TEX
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A folder that is scanned."""
+    """A folder that is scanned, and when it last was."""
 
     id: int
     path: Path
+    scanned_at: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,8 @@ class Files:
     # --- roots
 
     def roots(self) -> list[Root]:
-        rows = self._db.execute("SELECT id, path FROM roots ORDER BY id")
-        return [Root(id, Path(from_column(path))) for id, path in rows]
+        rows = self._db.execute("SELECT id, path, scanned_at FROM roots ORDER BY id")
+        return [Root(id, Path(from_column(path)), scanned_at) for id, path, scanned_at in rows]
 
     def add_root(self, path: Path) -> Root:
         """Returns the root at an absolute path, adding it if new. Files known under a parent root move to it."""
@@ -147,7 +149,7 @@ class Files:
         keys = ("size_bytes", "sha256", "autov1", "content_hash", "format", "kind", "verdict", "reason")
         values = {key: row[key] for key in keys} | {
             "source_sha256": row.get("source_sha256") or self._former_hash(root, path, row),
-            "stem": text_of(PurePath(path).stem),
+            "stem": stem_of(path),
             "warnings": to_json(row["warnings"]),
             "mtime_ns": mtime_ns,
             "reader_version": reader_version,
@@ -198,12 +200,21 @@ class Files:
 
     def move(self, id: int, path: str) -> None:
         """Gives a file another path below its root; a row of that path is replaced."""
-        values = [to_column(path), text_of(PurePath(path).stem), id]
+        values = [to_column(path), stem_of(path), id]
         self._db.execute("UPDATE OR REPLACE files SET path = ?, stem = ? WHERE id = ?", values)
 
     def set_state(self, ids: Iterable[int], state: str) -> None:
-        """Marks files as ``present``, ``missing`` or ``corrupt``."""
+        """Marks files as ``present`` or ``corrupt``."""
         self._db.executemany("UPDATE files SET state = ? WHERE id = ?", [(state, id) for id in ids])
+
+    def set_missing(self, ids: Iterable[int]) -> None:
+        """Marks files as ``missing``; those that were not so far were last seen by the last scan."""
+        scanned = "(SELECT coalesce(scanned_at, '') FROM roots WHERE roots.id = root_id)"
+        self._db.executemany(
+            f"UPDATE files SET last_seen = max(coalesce(last_seen, ''), {scanned}), state = 'missing' "
+            "WHERE id = ? AND state <> 'missing'",
+            [(id,) for id in ids],
+        )
 
     def counts(self) -> tuple[int, int, int]:
         """Returns the number of files that hold a usable network, of those that are missing, and of all others."""

@@ -52,6 +52,7 @@ _PLAIN = (
 MOST_WORDS = 200
 """Words of a search, each once; of scripts without spaces, characters."""
 _WORD = re.compile(r"\w+")
+_ENDED = re.compile(r"\w[!-/:-@\[-^`{-~]\W*$")  # the last word of a query, with a mark of ASCII at its end: c++, 100%
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # as authors of files join words
 # scripts that have no spaces between words, or endings on them: each character is a word of the index, and what is
 # searched is a phrase of them
@@ -241,9 +242,9 @@ class Networks:
         """Returns the networks of which every word is shown somewhere, best match first.
 
         Searched are names, tags, notes, what sites and sidecars say (title, creator, tags, trigger words, description),
-        the checkpoint, the base model and the activation. The last word may be incomplete. Punctuation is ignored: any
-        input is a search for its words. Words of scripts without spaces between them are found inside of others, and
-        so are signs that are no words, such as emoji.
+        the checkpoint, the base model and the activation. The last word may be incomplete, unless a mark follows it.
+        Punctuation is ignored otherwise: any input is a search for its words. Words of scripts without spaces between
+        them are found inside of others, and so are signs that are no words, such as emoji.
 
         Raises:
             UsageError: it has more words than `MOST_WORDS`.
@@ -261,9 +262,9 @@ class Networks:
     def _matching(self, text: str) -> list[tuple[int, str]]:
         """Returns ids and content hashes of the networks of which every word is shown somewhere, best match first."""
         text = unicodedata.normalize("NFKC", text_of(text))
-        *whole, last = [f'"{_apart(word)}"' for word in _WORD.findall(text)] or [""]
-        words = list(dict.fromkeys(whole))
-        words += [f"{last}*"] if last and last not in words else []  # it may be going to be typed on
+        *others, last = [f'"{_apart(word)}"' for word in _WORD.findall(text)] or [""]
+        words = list(dict.fromkeys(others))
+        words += [last if _ENDED.search(text) else f"{last}*"] if last and last not in words else []
         signs = {sign for sign in text if not sign.isascii() and unicodedata.category(sign) in _SIGNS}
         if (count := sum(len(word.split()) for word in words) + len(signs)) > MOST_WORDS:
             raise UsageError(f"a search of {count:,} words", hint=f"use at most {MOST_WORDS}")

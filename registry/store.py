@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from types import TracebackType
 
-from hnetkit.errors import DiskFull, HnetkitError, RegistryError
+from hnetkit.errors import ANOTHER_HOME, DiskFull, HnetkitError, RegistryError
 from hnetkit.files import stat_at, sync_folder
 from hnetkit.registry import columns
 from hnetkit.registry.bakes import Bakes
@@ -252,8 +252,19 @@ def _opened_to_read(path: Path, error: Exception) -> Connection:
             raise error from None
     try:
         return _opened(path, _prepare_to_read, "?mode=ro&immutable=1")  # a read-only disk
+    except _OfEarlierVersion:
+        if not any(word in str(error) for word in ("readonly", "unable to open")) or not _has_room(path):
+            raise error from None
+        message = f"{path}: of an earlier version of hnetkit, and cannot be brought up to date where it is ({error})"
+        raise RegistryError(
+            message, hint="make it writable, or copy it into a folder of yours and set HNETKIT_HOME to that"
+        ) from None
     except sqlite3.OperationalError:
         raise error from None
+
+
+class _OfEarlierVersion(sqlite3.OperationalError):
+    """A registry that must be brought up to date before it can be read."""
 
 
 def _has_changes_beside(path: Path) -> bool:
@@ -377,8 +388,8 @@ def _prepare_alone(db: Connection, path: Path) -> None:
 def _prepare_to_read(db: Connection, path: Path) -> None:
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA temp_store = MEMORY")
-    if _version(db, path) < SCHEMA_VERSION:
-        raise sqlite3.OperationalError("readonly: it must be brought up to date")
+    if (version := _version(db, path)) < SCHEMA_VERSION:
+        raise _OfEarlierVersion if version else sqlite3.OperationalError("there is nothing in it yet")
 
 
 def _version(db: Connection, path: Path) -> int:
@@ -445,8 +456,8 @@ def _translate(path: Path, error: Exception) -> HnetkitError:
     if "disk is full" in text or (_is_of_the_disk(error) and "readonly" not in text and not _has_room(path)):
         return DiskFull(f"{path}: no room is left on the disk", hint="make room, and run the command again")
     if isinstance(error, OSError) or "unable to open" in text or "readonly" in text:
-        hint = "set HNETKIT_HOME to a folder of yours"
-        return RegistryError(f"{path}: the registry cannot be opened for writing ({text})", hint=hint)
+        message = f"{path}: the registry cannot be opened for writing ({text})"
+        return RegistryError(message, hint=ANOTHER_HOME)
     if "no such table" in text or "no such column" in text or "missing from index" in text:
         return RegistryError(f"{path}: the registry is damaged ({text})", hint="hnetkit doctor")
     return RegistryError(f"{path}: {text}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import click
 
 from hnetkit import paths
 from hnetkit.cli.signals import name_command
-from hnetkit.errors import OutputExists, UsageError, did_you_mean
+from hnetkit.errors import NotFound, OutputExists, UsageError, did_you_mean
 
 _MAY_BE_EMPTY = frozenset(
     (
@@ -92,12 +93,17 @@ def check_names(ctx: click.Context, name: str | None, command: click.Command | N
     """Accepts the arguments of a command that is about to run.
 
     Raises:
-        UsageError: a file, a folder or a name is empty, as ``"$FOLDER"`` is where the variable is not set; an empty
-            path would often mean the current folder.
+        UsageError: a file, a folder or a name is empty or blank, as ``"$FOLDER"`` is where the variable is not set; an
+            empty path would often mean the current folder, and a blank filter everything.
+        NotFound: the current folder is not there any more, from which paths begin, and which torch needs to load.
         OutputExists: a file to write, or a folder above it, is the registry or the settings, or would take their name.
     """
     if command is None or ctx.resilient_parsing:  # a shell completes the line
         return
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise NotFound("the folder that you are in is not there any more", hint='cd "$HOME"') from None
     try:
         own = click.Context(command, parent=ctx, info_name=name)
         given, _, _ = command.make_parser(own).parse_args(args=list(args))
@@ -105,7 +111,8 @@ def check_names(ctx: click.Context, name: str | None, command: click.Command | N
         return
     for param in command.params:
         value = given.get(param.name or "")
-        if param.name not in _MAY_BE_EMPTY and "" in (value if isinstance(value, list | tuple) else [value]):
+        texts = value if isinstance(value, list | tuple) else [value]
+        if param.name not in _MAY_BE_EMPTY and any(isinstance(text, str) and not text.strip() for text in texts):
             what = param.opts[0] if isinstance(param, click.Option) else "an argument"
             raise UsageError(f"{what} is empty", hint="a shell variable in it may not be set")
         if param.name in _WRITTEN and isinstance(value, str) and any(map(paths.is_state, _with_folders(value))):

@@ -215,8 +215,8 @@ def search_command(words: tuple[str, ...], output: Output) -> None:
 
     Searches names, tags and notes, what sites and sidecars say (title, creator, tags, trigger words, description), the
     checkpoint that a network was trained on, its base model and its activation. Every word of QUERY must occur; the
-    last one may be the beginning of a word. Chinese, Japanese and Korean words are found inside of others, and so are
-    signs such as emoji.
+    last one may be the beginning of a word, unless a mark follows it, as in c++. Chinese, Japanese and Korean words are
+    found inside of others, and so are signs such as emoji.
 
     \b
     Examples:
@@ -322,7 +322,7 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
     NAME is a network's name, a file's path, a folder that was scanned, or one in it, or the path of what was baked.
     Tags, notes and aliases go with the last file of a network. A file that is still there comes back with the next scan
     of its folder. --missing keeps what may be on a disk that is away: files in a folder that is not there or is empty,
-    and in one that was scanned and holds nothing known any more.
+    and in one that was scanned and holds nothing any more of what was there with them.
 
     \b
     Examples:

@@ -569,7 +569,11 @@ def _license(model: CivitaiModel) -> str | None:
 def _words(wanted: Wanted) -> str:
     from hnetkit.sources.subscriptions import as_stored
 
-    return ", ".join(f"{key}={value}" for key, value in as_stored(wanted).items()) or "none, so everything"
+    stored = as_stored(wanted).items()
+    texts = (
+        f"{key}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}" for key, value in stored
+    )
+    return ", ".join(texts) or "none, so everything"
 
 
 def _stored_note(plan: FetchPlan) -> str:

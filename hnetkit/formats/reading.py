@@ -49,6 +49,7 @@ TITLES: Mapping[str, str] = {
     "sam": "a Segment Anything model",
     "aesthetic-gradient": "an aesthetic gradient",
     "optimizer": "the state of an optimizer",
+    "training-state": "a checkpoint of a training, which `hnetkit train` goes on from",
     "torchscript": "a TorchScript program",
     "html": "a web page, probably what a site sent instead of the file",
     "network-mix": "a mix of networks by name for aria1th's extension (stack them: -n NAME:STRENGTH)",
@@ -325,6 +326,8 @@ def kind_of_names(names: Collection[str]) -> str:
     def any_of(*parts: str) -> bool:
         return any(part in joined for part in parts)
 
+    if any(name.startswith("network.mlps.") for name in names):
+        return "training-state"
     if any_of("hada_w1_a", "lokr_w1", "dora_scale", "oft_blocks", "oft_diag", "lora_mid"):
         return "lycoris"
     if any_of("lora_up", "lora_down", ".lora_A", ".lora_B", "to_q_lora", "lora.up", "lora.down"):

@@ -21,6 +21,7 @@ from hnetkit.gallery.cards import View, which
 from hnetkit.gallery.network_page import name_for_commands
 from hnetkit.gallery.pages import Gallery, sent_texts
 from hnetkit.inspection import validate_file
+from hnetkit.library.records import gone
 from hnetkit.library.scan import add_file
 from hnetkit.text import argument, counted, listed, shorten
 
@@ -68,7 +69,7 @@ class Actions:
         if action not in self._actions:
             raise NotFound(f"{shorten(action)}: no change of a network", hint="reload the page")
         if self._gallery.cards.card(content_hash) is None:
-            raise NotFound("the library has no such network", hint="reload the page")
+            raise gone(self._gallery.library.registry, content_hash)
         act, names = self._actions[action]
         texts = sent_texts(given, names)
         if action in _SET and action not in texts:  # an empty text takes away what is there

@@ -36,7 +36,7 @@ from hnetkit.gallery.drawing import (
     subject_in,
     write_json,
 )
-from hnetkit.library.records import with_files
+from hnetkit.library.records import gone, with_files
 from hnetkit.library.suggestions import trigger_words
 from hnetkit.prompts.infotext import is_generation_data
 from hnetkit.prompts.tags import without_tags
@@ -252,7 +252,7 @@ def networks_of(library: Library, contents: Sequence[str]) -> list[NamedNetwork]
     rows = {row["content_hash"]: row for row in with_files(library.registry, known)}
     for content in contents:
         if content not in rows:
-            raise NotFound("the library has no such network any more", hint="hnetkit scan")
+            raise gone(library.registry, content)
     return [NamedNetwork(content, rows[content]["name"]) for content in contents]
 
 

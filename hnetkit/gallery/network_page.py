@@ -19,6 +19,7 @@ from hnetkit.gallery.pages import MOST_TEXT, Gallery
 from hnetkit.gallery.thumbnails import is_below, seen_at
 from hnetkit.library.layouts import PROGRAMS
 from hnetkit.library.prompt_names import prompt_name, tag_text
+from hnetkit.library.records import gone
 from hnetkit.library.resolve import content_called
 from hnetkit.library.suggestions import suggested_strength, trigger_words
 from hnetkit.text import argument
@@ -97,7 +98,7 @@ class NetworkPages:
         gallery, registry = self._gallery, self._gallery.library.registry
         card = gallery.cards.card(content_hash)
         if card is None:
-            raise NotFound("the library has no such network", hint="hnetkit scan, if its file is there")
+            raise gone(registry, content_hash)
         row = gallery.library.record(content_hash)
         suggested = suggested_strength(row)
         before, after = gallery.cards.neighbours(content_hash, view)

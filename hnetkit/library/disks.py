@@ -12,6 +12,8 @@ from pathlib import Path
 
 from hnetkit.files import is_absent
 from hnetkit.library.walking import bare_way, broken_way, in_cloud
+from hnetkit.registry.columns import Row
+from hnetkit.registry.files import Root
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument
 
@@ -48,29 +50,49 @@ class Disks:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._holds_any: dict[Path, bool] = {}
+        self._since: dict[Path, str | None] = {}
 
     @cached_property
-    def _roots(self) -> list[Path]:
+    def _roots(self) -> list[Root]:
         """The innermost first: a folder is scanned without those inside it that are scanned themselves."""
-        return sorted((root.path for root in self._registry.files.roots()), key=lambda path: -len(path.parts))
+        return sorted(self._registry.files.roots(), key=lambda root: -len(root.path.parts))
 
     def root_of(self, path: str | os.PathLike[str]) -> Path:
         """Returns the scanned folder that a known file is under."""
-        return next(root for root in self._roots if Path(path).is_relative_to(root))
+        return self._root_of(path).path
 
-    def away(self, path: str | os.PathLike[str]) -> Away | None:
-        """Returns why a known file that is not there may be only away; None if it is gone."""
-        root = self.root_of(path)
-        if (away := away_below(root, Path(path))) is not None:
+    def _root_of(self, path: str | os.PathLike[str]) -> Root:
+        return next(root for root in self._roots if Path(path).is_relative_to(root.path))
+
+    def away(self, row: Row) -> Away | None:
+        """Returns why a known file that is not there may be only away; None if it is gone.
+
+        It is gone if a file that was there together with it still is. One that came later may be on another disk, or
+        in the empty folder on which a disk is mounted.
+        """
+        root = self._root_of(row["path"])
+        if (away := away_below(root.path, Path(row["path"]))) is not None:
             return away
-        return None if self._holds_some(root) else Away(root, f"holds none of its files, {_DISK}")
+        last_seen = row["last_seen"] or ""
+        if row["state"] != "missing":
+            last_seen = max(last_seen, root.scanned_at or "")
+        since = self._holds_one_since(root.path)
+        if since is not None and since <= last_seen:
+            return None
+        which = "its files" if since is None else "the files that were there with it"
+        return Away(root.path, f"holds none of {which}, {_DISK}")
 
-    def _holds_some(self, root: Path) -> bool:
-        if root not in self._holds_any:
-            known = (row["path"] for row in self._registry.files.rows() if self.root_of(row["path"]) == root)
-            self._holds_any[root] = any(not is_absent(path) for path in known)
-        return self._holds_any[root]
+    def _holds_one_since(self, root: Path) -> str | None:
+        """When the first of the files that are there was found; None if none is there."""
+        if root not in self._since:
+            known = [row for row in self._registry.files.rows() if self.root_of(row["path"]) == root]
+            known.sort(key=_first_seen)
+            self._since[root] = next((_first_seen(row) for row in known if not is_absent(row["path"])), None)
+        return self._since[root]
+
+
+def _first_seen(row: Row) -> str:
+    return row["first_seen"] or ""
 
 
 def away_below(folder: Path, path: Path) -> Away | None:

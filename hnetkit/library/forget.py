@@ -135,7 +135,7 @@ def _really_gone(registry: Registry, rows: list[Row]) -> tuple[list[Row], list[s
     for row in rows:
         if not is_absent(row["path"]):
             there += 1
-        elif (away := disks.away(row["path"])) is not None:
+        elif (away := disks.away(row)) is not None:
             behind[away] += 1
         else:
             gone.append(row)

@@ -272,7 +272,7 @@ class Library:
             tags: to add. A comma ends one, as in prompts: ``"lines, night"`` are two.
             remove: tags to remove.
             alias: another name for prompts and commands.
-            note: replaces the present note; an empty text removes it.
+            note: replaces the present note; an empty or blank text removes it.
             remove_aliases: aliases to remove.
             strength: to suggest; an empty text removes it.
             trigger_words: for the prompt; an empty text removes them.
@@ -310,7 +310,7 @@ class Library:
             if alias is not None:
                 networks.set_alias(id, alias)
             if note is not None:
-                networks.set_note(id, note)
+                networks.set_note(id, note if note.strip() else "")
             failures = [] if suggestions.is_nothing else suggestions.write(self.registry, content_hash, name)
         if failures:
             raise PartlyFailed(f"beside {counted(len(failures), 'file')} of {name} not written: {failures[0]}")
@@ -351,7 +351,7 @@ class Library:
             name: a network's name, a file's path, a folder that was scanned, or the path of what was baked.
             missing: forget all files that no longer exist, networks in no file, and records of what was baked and is
                 gone, instead. Files in iCloud are kept, and those whose disk may be away: a folder on the way to them
-                is not there, leads nowhere or is empty, or nothing else of their root is there either.
+                is not there, leads nowhere or is empty, or nothing that was in their root with them is there either.
 
         Raises:
             NotFound, AmbiguousName, FileRefused: as `record`.

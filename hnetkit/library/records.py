@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from hnetkit.errors import NotFound
 from hnetkit.files import is_absent
 from hnetkit.library.bakes import bakes_of
 from hnetkit.library.known_hashes import remembered_hashes
 from hnetkit.library.listing import size_or_state, trained_on
+from hnetkit.library.resolve import removed_hint
 from hnetkit.library.walking import is_as_scanned, names_of_files
 from hnetkit.registry.store import Registry
 
@@ -20,6 +22,12 @@ Row = dict[str, Any]
 _SAID = ("title", "creator", "trigger_words", "copies", "first_seen")  # by the view `library`
 _IMPORTED_COLUMNS = ("name", "sha256", "size_bytes", "reference", "reference_sha256")
 _FILE_COLUMNS = ("path", "state", "format", "size_bytes", "sha256", "autov1", "warnings")
+
+
+def gone(registry: Registry, content_hash: str) -> NotFound:
+    """Returns the error that the library has a network no more that a page still shows."""
+    hint = removed_hint(registry, digits=[content_hash])
+    return NotFound("the library has no such network any more", hint=hint or "hnetkit scan, if its file is there")
 
 
 def with_files(registry: Registry, rows: list[Row]) -> list[Row]:

@@ -190,7 +190,7 @@ def _why_not(disks: Disks, row: Row) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         if not is_absent(path):
             return "a link to a file that is not there"
-        away = disks.away(path)
+        away = disks.away(row)
         return f"{away}; {away.forgotten_by} forgets it" if away else ""
     except OSError as error:
         return str(error.strerror or error)

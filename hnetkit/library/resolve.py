@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnetkit import paths
@@ -25,7 +25,6 @@ from hnetkit.inspection import examine
 from hnetkit.text import argument, shorten
 
 if TYPE_CHECKING:
-    from hnetkit.library.trash import Entry
     from hnetkit.network import Hypernetwork
     from hnetkit.registry.store import Registry
 
@@ -366,8 +365,9 @@ class _Search:
     def _hint(self, registry: Registry | None) -> str:
         """Returns the next step. Where a hash is named, whatever is called similarly is another network."""
         mention = self.mention
-        if registry and (removed := _removed(registry, mention)):
-            return f"hnetkit remove --undo {argument(removed)} brings it back"
+        named = {"digits": mention.digits} if mention.digits else {"names": mention.names}
+        if registry and (hint := removed_hint(registry, **named)) is not None:
+            return hint
         if not mention.digits or mention.name is None:
             return _nearest(registry, mention.written, self.bundled)
         if mention.name in mention.names:
@@ -560,21 +560,13 @@ def names(registry: Registry) -> list[str]:
     return sorted(registry.files.stems() | registry.imported.stems() | registry.networks.aliases())
 
 
-def _removed(registry: Registry, mention: _Mention) -> str | None:
-    """Returns the name of the network in a trash that is meant, the last one that was removed."""
+def removed_hint(registry: Registry, *, digits: Iterable[str] = (), names: Iterable[str] = ()) -> str | None:
+    """Returns what brings back the network in a trash that is meant, the last that was removed; None without one."""
     from hnetkit.library import trash
 
-    found = [entry for root in registry.files.roots() for entry in trash.entries(root.path)]
-    meant = [entry for entry in found if isinstance(entry, trash.Entry) and _is_meant(entry, mention)]
-    return max(meant, key=lambda entry: entry.batch).name if meant else None
-
-
-def _is_meant(entry: Entry, mention: _Mention) -> bool:
-    if mention.digits:
-        hashes = [entry.content_hash, *(file.sha256 for file in entry.files)]
-        return any(known.startswith(digits) for known in hashes if known for digits in mention.digits)
-    stems = {PurePosixPath(file.path).stem for file in entry.files}
-    return not {entry.name, *stems, *(entry.words.get("aliases") or ())}.isdisjoint(mention.names)
+    roots = [root.path for root in registry.files.roots()]
+    removed = trash.last_removed(roots, digits=tuple(digits), names=tuple(names))
+    return removed and f"hnetkit remove --undo {argument(removed)} brings it back"
 
 
 def _nearest(registry: Registry | None, name: str, bundled: Mapping[str, Path]) -> str:

@@ -350,7 +350,7 @@ def _mark_gone(registry: Registry, root: Root, gone: list[tuple[str, KnownFile]]
     if missing:
         with registry.write():
             registry.files.read_again(seen.id for _, seen in missing if seen.state == "corrupt")
-            registry.files.set_state((seen.id for _, seen in missing), "missing")
+            registry.files.set_missing(seen.id for _, seen in missing)
     places = (root.path / path for path, _ in missing)
     yield from (FileChange("missing", str(place), reason=in_cloud(place)) for place in places)
 

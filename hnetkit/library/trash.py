@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -222,6 +222,28 @@ def sweep(root: Path) -> None:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
         (root / FOLDER).rmdir()
+
+
+def last_removed(roots: Iterable[Path], *, digits: Collection[str], names: Collection[str]) -> str | None:
+    """Returns the name of the network that was removed last of those with a hash or a name; None without one.
+
+    Args:
+        roots: in whose trashes to look.
+        digits: the first ones of a hash of a network or of one of its files.
+        names: of networks or files, or aliases.
+    """
+
+    def is_meant(entry: Entry) -> bool:
+        hashes = [entry.content_hash, *(file.sha256 for file in entry.files)]
+        known = {
+            entry.name,
+            *(PurePosixPath(file.path).stem for file in entry.files),
+            *(entry.words.get("aliases") or ()),
+        }
+        return any(own and own.startswith(tuple(digits)) for own in hashes) or not known.isdisjoint(names)
+
+    found = [entry for root in roots for entry in entries(root) if isinstance(entry, Entry) and is_meant(entry)]
+    return max(found, key=lambda entry: entry.batch).name if found else None
 
 
 def entries(root: Path) -> Iterator[Entry | HnetkitError]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from hnetkit.errors import FileRefused, Gone, HnetkitError, failure_of
 from hnetkit.files import MODEL_SUFFIXES, is_absent, is_folder_at
 from hnetkit.library.library import Row
+from hnetkit.library.walking import is_as_scanned
 from hnetkit.registry.catalogue import TOLD
 from hnetkit.registry.imported import ImportedFile
 from hnetkit.registry.store import Registry
@@ -35,8 +36,9 @@ class Identification:
     Attributes:
         files: one row per network file: ``path``, ``sha256``, ``model``, ``version``, ``creator``, ``model_id``,
             ``version_id``, ``checkpoint_model_id``, ``checkpoint_version_id``; None where the site knows none.
-            ``state`` is ``"known"``, ``"unknown"``, or ``"failed"`` where nothing was answered; ``reason`` says so, or
-            what of a known model's record cannot be used.
+            ``state`` is ``"known"``, ``"unknown"``, ``"failed"`` where nothing was answered, or ``"changed"`` where the
+            file is gone or another one since it was scanned, of which nothing is said; ``reason`` says so, or what of a
+            known model's record cannot be used.
         checkpoints: one row per checkpoint that a network was trained on: ``checkpoint`` (its hash), ``name``,
             ``model_id``, ``version_id``.
     """
@@ -155,17 +157,20 @@ def _identified(
     trained = {row["content_hash"]: row["sd_checkpoint"] for row in registry.networks.with_checkpoint()}
     for row in files:
         sha256 = asked[row["id"]]
-        answer = known.get(sha256, {"model_id": None, "version_id": None})
+        nothing = {"model_id": None, "version_id": None}
+        is_changed = not is_as_scanned(row)
+        answer = nothing if is_changed else known.get(sha256, nothing)
         is_known, is_unheard = answer["model_id"] is not None, sha256 in unheard
+        reason = "the site gave no answer about it" if is_unheard else reasons.get(answer["model_id"] or "")
         yield {
-            "state": "known" if is_known else "failed" if is_unheard else "unknown",
+            "state": "changed" if is_changed else "known" if is_known else "failed" if is_unheard else "unknown",
             "path": row["path"],
             "sha256": sha256,
             "sd_checkpoint": trained.get(row["content_hash"]),
             "model_id": answer["model_id"],
             "version_id": answer["version_id"],
             **names.get(answer["version_id"] or "", {"model": None, "version": None, "creator": None}),
-            "reason": "the site gave no answer about it" if is_unheard else reasons.get(answer["model_id"] or ""),
+            "reason": "gone or changed since: hnetkit scan" if is_changed else reason,
         }
 
 
@@ -330,9 +335,9 @@ def requeue_damaged(registry: Registry, damage: Damage, library: Path) -> Path |
     try:
         if damage.what == "corrupt" and damage.damaged is None:
             raise FileRefused(f"{path}: not a file that hnetkit replaces", hint="move it away, then: hnetkit repair")
-        state = "missing" if damage.what == "missing" else "corrupt"
         with registry.write():
-            registry.files.set_state([row["id"] for row in registry.files.at(damage.path)], state)
+            ids = [row["id"] for row in registry.files.at(damage.path)]
+            registry.files.set_missing(ids) if damage.what == "missing" else registry.files.set_state(ids, "corrupt")
         if damage.what == "corrupt" and find_bytes(registry, damage.sha256) is not None:
             aside = quarantine(registry, damage.job, path, f"{path.name}: damaged since it was installed")
             path.unlink(missing_ok=True)

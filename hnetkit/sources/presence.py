@@ -72,7 +72,7 @@ def _follow_moved(registry: Registry) -> None:
         with registry.write():
             for old, new in moved:
                 registry.jobs.move_install(old, new)
-                registry.files.set_state([file["id"] for file in registry.files.at(old)], "missing")
+                registry.files.set_missing(file["id"] for file in registry.files.at(old))
 
 
 def require_library(registry: Registry, folder: Path) -> None:

@@ -6,7 +6,7 @@ torch is imported when one of the two is called.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hnetkit.library.scan import Note
     from hnetkit.train.callbacks import TrainingReport
     from hnetkit.train.recipe import Recipe
-    from hnetkit.train.run_folder import StartMode
+    from hnetkit.train.run_folder import RunFolder, StartMode
     from hnetkit.train.sweeps import RunOutcome, Sweep
     from hnetkit.train.trainer import TrainingResult
     from hnetkit.train.variations import VariedSetting
@@ -88,6 +88,7 @@ def train(
     require_extra("diffusers", "training")
     from hnetkit.train.data import read_data
     from hnetkit.train.recipe import make_recipe
+    from hnetkit.train.run_folder import RunFolder
 
     if resume and restart:
         raise UsageError("--resume and --restart say the opposite", hint="leave one of them out")
@@ -96,13 +97,12 @@ def train(
     source = _ModelSource.of(model, device)
     make = partial(make_recipe, recipe, source.changes(changes))
     whole = make(source.defaults())
-    _require_networks([whole], library)
     folder = Path(out) / whole.name
-    source.require_sense(whole, folder)
+    _require_networks(RunFolder(folder, whole), start_mode, library)
+    source.require_sense(RunFolder(folder, whole), start_mode)
     data = read_data(whole, partial(callbacks.progress, "Reading pictures"))
     # until here without torch
     from hnetkit.train.export import register_run
-    from hnetkit.train.run_folder import RunFolder
     from hnetkit.train.step import require_optimizer
     from hnetkit.train.trainer import train as run
 
@@ -158,6 +158,7 @@ def sweep(
         HnetkitError: as `train`, except TrainingFailed.
     """
     require_extra("diffusers", "training")
+    from hnetkit.train.run_folder import RunFolder
     from hnetkit.train.sweeps import plan_sweep, run_sweep
     from hnetkit.train.variations import VariedSetting
 
@@ -171,14 +172,14 @@ def sweep(
 
     plan = planned(source.defaults())
     plan.require_ours()
-    _require_networks([made_run.recipe for made_run in plan.runs], library)
+    for made_run in plan.runs:
+        _require_networks(RunFolder(made_run.folder, made_run.recipe), start_mode, library)
     for made_run in plan.runs:
         with made_run.naming_errors():
-            source.require_sense(made_run.recipe, made_run.folder)
+            source.require_sense(RunFolder(made_run.folder, made_run.recipe), start_mode)
     data = plan.read(partial(callbacks.progress, "Reading pictures"))
     plan = planned({**source.defaults(), "precision": source.precision()})
     data = [replace(own, recipe=made_run.recipe) for own, made_run in zip(data, plan.runs, strict=True)]
-    from hnetkit.train.run_folder import RunFolder
     from hnetkit.train.step import require_optimizer
 
     for made_run in plan.runs:
@@ -202,14 +203,14 @@ def _callbacks(**given: Any) -> Callbacks:
     return Callbacks(**{name: callback for name, callback in given.items() if callback is not None})
 
 
-def _require_networks(recipes: Iterable[Recipe], library: Library | None) -> None:
+def _require_networks(run: RunFolder, start_mode: StartMode, library: Library | None) -> None:
     """Raises NotFound if a network that training reads is no file; the hint is the file of the network of that name."""
-    for recipe in recipes:
-        for option, file in (("--init-from", recipe.start), *(("--with", file) for file in recipe.beside)):
-            if file is not None and stat_at(file) is None:
-                place = _file_of(file, library)
-                hint = f"{option} {'FILE' if place is None else argument(place, is_path=True)}"
-                raise NotFound(f"{file}: no such file", hint=hint)
+    start = run.network_to_load(start_mode)
+    for option, file in (("--init-from", start), *(("--with", file) for file in run.recipe.beside)):
+        if file is not None and stat_at(file) is None:
+            place = _file_of(file, library)
+            hint = f"{option} {'FILE' if place is None else argument(place, is_path=True)}"
+            raise NotFound(f"{file}: no such file", hint=hint)
 
 
 def _file_of(name: str, library: Library | None) -> Path | None:
@@ -279,7 +280,7 @@ class _ModelSource(NamedTuple):
 
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
-    def require_sense(self, recipe: Recipe, folder: Path) -> None:
+    def require_sense(self, run: RunFolder, start_mode: StartMode) -> None:
         """Raises what is wrong with a run and can be told without torch; its images are not looked at.
 
         Raises:
@@ -291,16 +292,16 @@ class _ModelSource(NamedTuple):
         from hnetkit.generate.model import ModelSource
         from hnetkit.generate.prompt_networks import ResolvedNetwork
         from hnetkit.train.recipe import require_one_build, schedules_of
-        from hnetkit.train.run_folder import RunFolder
 
+        recipe = run.recipe
         schedules_of(recipe)
         require_one_build(recipe)
-        RunFolder(folder, recipe).require_ours()
+        run.require_ours()
         if self.loaded is not None:
             return
         place = None if self._is_fallback(recipe) else recipe.model
         source = ModelSource(place, vae=recipe.vae, tokenizer=recipe.tokenizer)
-        files = [file for file in (recipe.start, *recipe.beside) if file is not None]
+        files = [file for file in (run.network_to_load(start_mode), *recipe.beside) if file is not None]
         networks = [ResolvedNetwork(network.name, network) for network in map(load, files)]
         with settings.naming(model=self.source, vae=None, tokenizer=None):
             source.require_fit(networks, source.outline())

@@ -30,7 +30,7 @@ FORMAT = "hnetkit.training/1"
 # what a run writes into or appends to; every other file is written under another name and then renamed
 _WRITTEN_IN = (".lock", "state", "previews", TENSORBOARD_NAME, CSV_NAME)
 
-_PLACES = ("pictures", "vae", "tokenizer", "start")  # settings of a recipe that may be paths
+_PLACES = ("pictures", "vae", "tokenizer")  # settings of a recipe that may be paths
 
 _ELSEWHERE = "choose another --name or --out"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, UsageError)  # errors of reading a record
@@ -103,7 +103,7 @@ class RunFolder:
             HnetkitError: another command trains here.
         """
         busy = HnetkitError(f"{self.folder}: another command trains here", hint="choose another --name")
-        return exclusive_lock(self.folder / ".lock", busy)
+        return exclusive_lock(self.folder / ".lock", busy, elsewhere="choose another --out")
 
     def require_ours(self) -> None:
         """Raises OutputExists if the folder is something else, or holds files that no run wrote, or a link.
@@ -165,6 +165,24 @@ class RunFolder:
                 )
             return None
         return before
+
+    def network_to_load(self, start_mode: StartMode) -> str | None:
+        """Returns the file that says how the network is built, None for a new one.
+
+        A run that goes on loads its own last network, whose weights its checkpoint replaces: the one that it began with
+        may be gone, or another one by now.
+        """
+        if self.recipe.start is None or start_mode == "restart" or self.checkpoints.newest_folder is None:
+            return self.recipe.start
+        return self.recipe.start if (last := self.last_snapshot) is None else os.fspath(last)
+
+    def began_with(self) -> str | None:
+        """Returns the content hash of the network that the run so far began with, by its record.
+
+        Raises:
+            RunChanged: there is no record that can be read.
+        """
+        return self._read_record()[1].start
 
     def require_same_steps(self, state: TrainingState) -> Recipe | None:
         """Returns the recipe that the steps of a checkpoint were made with, None where earlier versions wrote it.
@@ -236,6 +254,12 @@ class RunFolder:
     def snapshot(self, step: int) -> Path:
         """The path of the network after so many steps."""
         return self.folder / f"{self.recipe.name}-{step}.safetensors"
+
+    @property
+    def last_snapshot(self) -> Path | None:
+        """The network of the latest step that has one of its own; None without any."""
+        last = max(self._snapshots(), key=lambda snapshot: snapshot[1], default=None)
+        return None if last is None else last[0]
 
     def remove_snapshots_after(self, step: int) -> None:
         """Removes snapshots of later steps, which are made again."""
@@ -360,6 +384,8 @@ def _placed(recipe: Recipe) -> Recipe:
         return name if is_absent(name) else os.path.abspath(name)  # a hub id, or gone
 
     named: dict[str, Any] = {key: place(value) for key in _PLACES if (value := getattr(recipe, key)) is not None}
+    if recipe.start is not None:  # a file, though a run that goes on may do so without it
+        named["start"] = os.path.abspath(recipe.start)
     template = recipe.template if recipe.template in BUILT_IN_TEMPLATES else place(recipe.template)
     return replace(recipe, **named, beside=tuple(map(place, recipe.beside)), template=template)
 

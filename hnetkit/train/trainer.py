@@ -14,12 +14,13 @@ import torch
 
 from hnetkit.distributed import Processes
 from hnetkit.errors import DamagedFile, OutOfMemory, UsageError
+from hnetkit.files import stat_at
 from hnetkit.generate.backend_errors import is_out_of_memory
 from hnetkit.runtime.cuda_graphs import CudaGraphs
 from hnetkit.runtime.fit import require_fit
 from hnetkit.runtime.layers import contexts_of, find_layers
 from hnetkit.runtime.stack import require_finite
-from hnetkit.text import size_text
+from hnetkit.text import argument, size_text
 from hnetkit.train.callbacks import NO_CALLBACKS, Callbacks
 from hnetkit.train.captured_step import StepGraphs, obstacle_of_run
 from hnetkit.train.checkpoints import TrainingState, require_disk_space
@@ -104,7 +105,7 @@ def train(
         KeyboardInterrupt: Ctrl-C, after the step and with a checkpoint.
     """
     with ExitStack() as stack:
-        parts = stack.enter_context(_set_up(recipe, model, data, folder, callbacks))
+        parts = stack.enter_context(_set_up(recipe, model, data, folder, start_mode, callbacks))
         processes, rates, files = parts.processes, parts.rates, parts.files
         for change in files.require_same(start_mode, parts.inputs, force=force):
             callbacks.note(f"Warning: continuing although {change}")
@@ -168,7 +169,7 @@ def check(
     Raises:
         UsageError, RunChanged, NotFound: as `train`, before its first step.
     """
-    with _set_up(recipe, model, data, folder, NO_CALLBACKS) as parts:
+    with _set_up(recipe, model, data, folder, start_mode, NO_CALLBACKS) as parts:
         parts.files.require_same(start_mode, parts.inputs, force=force)
         return parts.inputs
 
@@ -201,14 +202,16 @@ class _SetUp:
 
 
 @contextmanager
-def _set_up(recipe: Recipe, model: Model, data: TrainingData, folder: Path, callbacks: Callbacks) -> Iterator[_SetUp]:
+def _set_up(
+    recipe: Recipe, model: Model, data: TrainingData, folder: Path, start_mode: StartMode, callbacks: Callbacks
+) -> Iterator[_SetUp]:
     """Gives a run's parts, after every check that needs no step; afterwards the model is as before."""
     processes = Processes.of_accelerate(model.pipe.unet.device.type)
     rates = _checked_rates(recipe, data, processes, callbacks)
     files = RunFolder(folder, recipe)
     files.require_ours()
     with _preserving_generators(model.pipe.unet.device), frozen_unet(model, recipe) as unet:
-        network, start = _network(recipe, unet)
+        network, start = _network(files, start_mode, unet)
         others = _other_networks(recipe, unet)
         beside = {name: content_hash for name, (_, content_hash) in others.items()}
         yield _SetUp(
@@ -309,11 +312,15 @@ def _checked_rates(recipe: Recipe, data: TrainingData, processes: Processes, cal
     return rates
 
 
-def _network(recipe: Recipe, unet: Any) -> tuple[TrainedNetwork, str | None]:
+def _network(files: RunFolder, start_mode: StartMode, unet: Any) -> tuple[TrainedNetwork, str | None]:
     """Returns the network to train, on the UNet's device, and the content hash of the file that it comes from."""
+    recipe = files.recipe
     require_one_build(recipe)
-    if recipe.start is not None:
-        network, start = _load_network(recipe.start, unet)
+    start: str | None
+    if (file := files.network_to_load(start_mode)) is not None:
+        network, start = _load_network(file, unet)
+        if recipe.start is not None and file != recipe.start:
+            start = files.began_with() if stat_at(recipe.start) is None else _content_hash(recipe.start)
     else:
         widths = sorted({layer.width for layer in find_layers(unet)})
         network, start = TrainedNetwork(recipe.build, widths, seed=recipe.seed), None
@@ -327,6 +334,12 @@ def _other_networks(recipe: Recipe, unet: Any) -> dict[str, tuple[TrainedNetwork
     for network, _ in loaded.values():
         network.to(unet.device).eval().requires_grad_(False)
     return loaded
+
+
+def _content_hash(file: str) -> str:
+    from hnetkit.formats import load
+
+    return load(file).content_hash
 
 
 def _load_network(file: str, unet: Any) -> tuple[TrainedNetwork, str]:
@@ -343,7 +356,13 @@ def _load_network(file: str, unet: Any) -> tuple[TrainedNetwork, str]:
 def _read_checkpoint(files: RunFolder, note: Callable[[str], None]) -> TrainingState | None:
     """Returns the checkpoint to continue from, None to begin; damaged ones that are passed over for it are noted."""
     passed_over: list[DamagedFile] = []
-    state = files.checkpoints.read(passed_over=passed_over.append)
+    try:
+        state = files.checkpoints.read(passed_over=passed_over.append)
+    except DamagedFile as damaged:
+        if (last := files.last_snapshot) is None:
+            raise
+        kept = f"--init-from {argument(last, is_path=True)} with another --name goes on from its weights"
+        raise DamagedFile(str(damaged), hint=f"{kept}; --restart starts over, and removes them") from damaged
     if state is not None:
         for error in passed_over:
             note(f"Warning: {error}: its steps since step {state.step} are made again")

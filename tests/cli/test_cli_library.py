@@ -695,3 +695,29 @@ def test_every_word_of_a_card_is_found(listed: Path, capsys: pytest.CaptureFixtu
     assert {"Glass", "nwcstyle", "lineart", "noon", "Pixel", "shadow", "relu"} <= words
     for word in words - {"05", "by"}:  # of the structure, and before the creator
         assert "ink" in [row["name"] for row in rows(capsys, "search", word)], word
+
+
+@pytest.mark.parametrize(
+    ("lock", "command"),
+    [
+        ("locks", ["remove", "ink", "-y"]),
+        ("locks", ["link", "ComfyUI", "--layout", "comfyui"]),
+        (".config.lock/", ["config", "device", "cpu"]),
+    ],
+)
+def test_a_home_in_which_no_lock_can_be_made_comes_with_a_way_out(
+    lock: str, command: list[str], tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks.network_file(tmp_path, "ink.pt")
+    (tmp_path / "ComfyUI").mkdir()
+    assert run(["scan", str(tmp_path)]) == 0
+    if lock.endswith("/"):
+        (home / lock).mkdir()
+    else:
+        (home / lock).write_text("something else")
+    capsys.readouterr()
+    assert run([word if word != "ComfyUI" else str(tmp_path / word) for word in command]) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"Error: {home / lock}")
+    assert hint == "Hint: make it writable, or set HNETKIT_HOME to a folder of yours, with a library of its own"
+    assert (tmp_path / "ink.pt").exists()

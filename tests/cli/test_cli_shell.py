@@ -34,6 +34,9 @@ def test_a_mistyped_command_names_the_nearest_and_is_a_usage_error(capsys: pytes
         ["generate", "--from", "", "a"],
         ["generate", "a", "--model", ""],
         ["list", "--tag", ""],
+        ["sync", "--query", " "],
+        ["sync", "--creator", "\t", "--dry-run"],
+        ["remove", "  ", "-y"],
         ["train", "prepare", "", "--out", "there"],
         ["train", ""],
         ["demo", "--out", ""],
@@ -46,6 +49,19 @@ def test_nothing_stands_for_the_folder_that_one_is_in(
     assert run(arguments) == 2
     assert " is empty\n" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["list"], ["scan", "."], ["convert", "a.pt", "b.safetensors"], ["generate", "a"]]
+)
+def test_a_current_folder_that_was_deleted_is_what_the_error_names(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run(arguments) == 4
+    assert capsys.readouterr().err.splitlines()[0] == "Error: the folder that you are in is not there any more"
 
 
 def test_texts_may_be_empty(capsys: pytest.CaptureFixture[str]) -> None:

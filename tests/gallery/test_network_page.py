@@ -443,6 +443,15 @@ def test_a_file_that_went_away_is_not_shown_in_its_folder(
     assert "not there any more" in answer.json()["error"]
 
 
+def test_of_a_network_in_the_trash_a_page_says_what_brings_it_back(
+    server: Server, library: hnetkit.Library, place: str
+) -> None:
+    library.remove("ink")
+    answer = server.change(f"{place}/tags", {"add": "x"})
+    assert (answer.status_code, answer.json()["hint"]) == (404, "hnetkit remove --undo ink brings it back")
+    assert "hnetkit remove --undo ink brings it back" in server.get(place).text
+
+
 def test_a_network_is_linked_into_the_folder_of_a_program(
     server: Server, library: hnetkit.Library, place: str, tmp_path: Path
 ) -> None:

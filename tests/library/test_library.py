@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -199,6 +200,29 @@ def test_any_file_name_is_kept_exactly(registry: Registry, tmp_path: Path, name:
     (row,) = registry.files.rows()
     assert os.fsencode(row["path"]) == os.fsencode(folder) + b"/" + name
     assert changes(registry) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
+def test_a_name_is_the_same_in_a_locale_that_is_not_utf_8(tmp_path: Path, home: Path) -> None:
+    """As a timer or a service may have it: one scans there, the other here."""
+    (tmp_path / "odd").mkdir()
+    path = networks.network_file(tmp_path / "odd", "最終 é.pt")
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    def there(*arguments: str) -> str:
+        command = [sys.executable, "-P", "-m", "hnetkit", *arguments]
+        return subprocess.run(command, env=plain, capture_output=True, text=True, check=True).stdout
+
+    there("scan", str(path.parent))
+    with Registry(home / "registry.db") as registry:
+        assert resolve(registry, "最終 é").path == path
+        assert changes(registry) == []
+        networks.network_file(tmp_path / "odd", "最終 é.pt", seed=5)
+        assert len(changes(registry)) == 1
+    (row,) = json.loads(there("list", "--files", "--json"))
+    assert (row["stem"], row["state"]) == ("最終 é", "present")
+    assert there("show", "最終 é")
+    assert there("scan") == ""
 
 
 def test_the_same_content_in_two_files_is_one_network(registry: Registry, library: Path) -> None:

@@ -131,6 +131,15 @@ def test_a_library_of_another_home_is_another_one(folder: Path, tmp_path: Path, 
         assert own.networks() == []
 
 
+@pytest.mark.parametrize("nothing", ["", " ", "\n\t"])
+def test_a_blank_text_says_nothing(nothing: str, folder: Path) -> None:
+    with hnetkit.Library() as library:
+        library.scan(folder)
+        library.tag("ink", note="best at 0.6", trigger_words="thin lines")
+        row = library.tag("ink", note=nothing, trigger_words=nothing)
+        assert (row["note"], row["trigger_words"]) == (None, None)
+
+
 def test_a_comma_ends_a_tag_as_people_type_lists(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with hnetkit.Library() as library:
         library.scan(folder)

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,40 @@ def test_what_may_be_on_a_disk_that_is_away_is_not_forgotten(
     assert run(["forget", str(mount), "-y"]) == 0
     with pytest.raises(NotFound):
         library.record("far")
+
+
+@pytest.mark.parametrize("is_scanned", [True, False])
+def test_what_came_onto_an_empty_mount_point_does_not_speak_for_the_disk_that_is_away(
+    is_scanned: bool,
+    library: Library,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    networks.network_file(mount, "far.pt", seed=3)
+    networks.network_file(mount, "gone.pt", seed=4)
+    library.scan(mount)
+    library.tag("far", "away")
+    mount.rename(tmp_path / "unplugged")
+    mount.mkdir()
+    if is_scanned:
+        library.scan()
+    later = (datetime.now(timezone.utc) + timedelta(hours=1)).isoformat(timespec="seconds")
+    monkeypatch.setattr("hnetkit.registry.files.now", lambda: later)
+    networks.network_file(mount, "new.pt", seed=5)
+    library.scan()
+    said = told(capsys, "forget", "--missing", "-y")
+    assert f"2 files kept: {mount} holds none of the files that were there with it" in said
+    assert library.record("far")["tags"] == ["away"]
+    (mount / "new.pt").rename(tmp_path / "unplugged" / "new.pt")
+    mount.rmdir()
+    (tmp_path / "unplugged").rename(mount)
+    (mount / "gone.pt").unlink()
+    library.scan()
+    assert f"forgotten  {mount / 'gone.pt'}" in told(capsys, "forget", "--missing", "-y")
+    assert library.record("far")["tags"] == ["away"]
 
 
 def test_what_came_back_while_the_question_stood_is_not_forgotten(library: Library, folder: Path) -> None:

@@ -291,6 +291,14 @@ def test_on_a_disk_that_may_not_be_written_the_registry_is_read(path: Path, smal
     assert "cannot be opened for writing" in run(WRITE, small_disk / "r.db").stderr.splitlines()[-1]
 
 
+def test_one_of_an_earlier_version_that_may_not_be_written_is_called_so(small_disk: Path) -> None:
+    with closing(sqlite3.connect(small_disk / "r.db")) as connection:
+        connection.executescript(Path(__file__).with_name("registry_m001.sql").read_text(encoding="utf-8"))
+    assert mount("-o", "remount,ro", str(small_disk))
+    said = run(READ, small_disk / "r.db").stderr.splitlines()[-1]
+    assert "of an earlier version of hnetkit, and cannot be brought up to date where it is" in said
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="file permissions do not stop root")
 def test_in_a_folder_of_somebody_else_the_registry_is_read(path: Path) -> None:
     path.chmod(0o444)

@@ -144,6 +144,16 @@ def test_a_search_of_more_words_than_anybody_types_is_refused(registry: Registry
         registry.networks.contents_matching(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "names"), [("co", ["co style", "comic"]), ("co++", ["co style"]), ("co% ", ["co style"])]
+)
+def test_a_word_with_a_mark_at_its_end_is_whole(registry: Registry, text: str, names: list[str]) -> None:
+    put(registry, row(3, name="co style", sha256="c" * 64), "co style.pt")
+    put(registry, row(4, name="comic", sha256="d" * 64), "comic.pt")
+    assert sorted(found(registry, text)) == names
+    assert found(registry, "com co++") == []
+
+
 def test_a_name_counts_for_more_than_a_description(registry: Registry) -> None:
     list_model(registry, description="not like other ones, other than other ones")
     assert found(registry, "other") == ["other", "final"]

@@ -115,6 +115,24 @@ def test_a_converted_file_is_identified_as_what_it_was_converted_from(
     assert row["model_id"] in {str(model["id"]) for model in sites.world.models}
 
 
+def test_of_a_file_that_is_another_one_since_the_scan_nothing_is_said(
+    sites: Sites, session: FetchSession, tmp_path: Path
+) -> None:
+    _, _, file = next(entry for entry in sites.world.files() if entry[2]["hashes"].get("SHA256"))
+    (tmp_path / "mine").mkdir()
+    path = tmp_path / "mine" / "ink.pt"
+    path.write_bytes(sites.world.content(file["id"]))
+    list(scan(session.registry, [tmp_path / "mine"]))
+    networks.network_file(tmp_path / "mine", "ink.pt", seed=99)
+    (row,) = identify_files(session.registry, session.civitai)
+    assert (row["state"], row["model_id"], row["model"]) == ("changed", None, None)
+    assert row["reason"] == "gone or changed since: hnetkit scan"
+    path.write_bytes(sites.world.content(file["id"]))
+    list(scan(session.registry))
+    (row,) = identify_files(session.registry, session.civitai)
+    assert row["state"] == "known"
+
+
 def test_the_checkpoint_that_networks_were_trained_on_is_looked_up_once(
     sites: Sites, session: FetchSession, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from hnetkit.errors import (
     DamagedFile,
     HnetkitError,
     IncompatibleNetwork,
+    NotAHypernetwork,
     NotFound,
     OutputExists,
     RunChanged,
@@ -294,6 +295,25 @@ def test_changed_pictures_are_refused_unless_forced(model: Model, pictures: Path
     run_training(replace(recipe, max_steps=7), model, cut)
 
 
+def test_where_all_checkpoints_are_damaged_the_last_network_is_what_to_go_on_from(
+    model: Model, pictures: Path, cut: Path
+) -> None:
+    for folder in (cut / "state").iterdir():
+        os.truncate(folder / "tensors.safetensors", 100)
+    with pytest.raises(DamagedFile, match="a damaged checkpoint") as refused:
+        run_training(small_recipe(pictures), model, cut)
+    last = max(cut.glob("ink-*.safetensors"), key=lambda path: int(path.stem.removeprefix("ink-")))
+    said = str(refused.value.command_hint)
+    assert said.startswith(f"--init-from {last} with another --name goes on from its weights; --restart starts over")
+
+
+def test_a_checkpoint_is_no_network_and_is_called_what_it_is(cut: Path) -> None:
+    (*_, newest) = sorted((cut / "state").iterdir())
+    with pytest.raises(NotAHypernetwork, match="a checkpoint of a training") as refused:
+        hnetkit.load(newest / "tensors.safetensors")
+    assert refused.value.kind == "training-state"
+
+
 def test_a_checkpoint_of_other_layers_is_said_in_a_line(
     model: Model, pictures: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -302,6 +322,8 @@ def test_a_checkpoint_of_other_layers_is_said_in_a_line(
     other = small_recipe(pictures, name="other", max_steps=1, build=Build(structure=(1, 3, 1)))
     run_training(other, model, tmp_path / "other")
     changed = replace(recipe, start=str(tmp_path / "other" / "other.safetensors"))
+    for path in (tmp_path / "more").glob("more-*.safetensors"):  # which would say how the network is built
+        path.unlink()
     with pytest.raises(RunChanged, match="other layers") as caught:
         run_training(changed, model, tmp_path / "more", force=True)
     assert len(str(caught.value)) < 200 + len(str(tmp_path))

@@ -259,6 +259,31 @@ def test_verbs_stay_what_they_are_when_everything_is_imported() -> None:
             assert name not in {module.name for module in pkgutil.iter_modules(train.__path__)}
 
 
+@pytest.mark.parametrize("start", ["kept", "gone", "another one"])
+def test_a_run_goes_on_without_the_network_that_it_began_with(start: str, here: Path) -> None:
+    widths = (8, 12, 16)
+    wash = save_pt(a1111_network(widths, activation="relu", seed=1), here / "wash.pt")
+    settings = {**SETTINGS, "start": "wash.pt", "preview_every": 0}
+    assert train.train({**settings, "max_steps": 2}, "tiny", device="cpu").step == 2
+    assert train.train(settings, "tiny", device="cpu", out="whole").started_from
+    with pytest.raises(NotFound, match=r"elsewhere\.pt: no such file"):
+        train.train({**settings, "start": "elsewhere.pt"}, "tiny", device="cpu", out="new")
+    if start != "kept":
+        wash.unlink()
+    if start == "another one":
+        save_pt(a1111_network(widths, (1, 3, 3, 1), activation="tanh", seed=2), wash)
+        with pytest.raises(RunChanged, match="the network that training began with is another one"):
+            train.train(settings, "tiny", device="cpu")
+    result = train.train(settings, "tiny", device="cpu", force=start == "another one")
+    assert result.step == 4
+    for name in ("ink.safetensors", "ink.pt", "ink-4.safetensors"):
+        assert Path("training/ink", name).read_bytes() == Path("whole/ink", name).read_bytes()
+    if start == "gone":
+        with pytest.raises(NotFound, match=r"wash.pt: no such file"):
+            train.train(settings, "tiny", device="cpu", restart=True)
+        assert Path("training/ink/ink-4.safetensors").exists()
+
+
 @pytest.mark.parametrize(("setting", "option"), [("start", "--init-from"), ("beside", "--with")])
 @pytest.mark.parametrize("verb", ["train", "sweep"])
 def test_a_name_of_the_library_is_no_file_and_the_error_says_where_it_is(
