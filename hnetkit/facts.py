@@ -112,6 +112,7 @@ def _site(site: Row) -> Iterator[_Told]:
     state = f" ({states[0]})" if states else ""
     number = f"{_REFERENCES[site['source']]}{site['model_id']}"
     yield site["source"], f"{site['model']}, {site['version']}{creator}, {number}{state}"
+    yield "told by", "a dump or an import; the site itself was not asked" if site["is_told"] else None
     yield "link", site["link"]
     yield "listed file", ", ".join(filter(None, (site["file_name"], site["file_type"])))
     yield "trigger words", ", ".join(site["trained_words"] or ())

@@ -31,12 +31,18 @@ _PLAIN_CELL = re.compile(r"[A-Za-z0-9_][\w .,()\[\]-]*", re.ASCII)
 _LIKE_ESCAPE = re.compile(r"\\(?=u[0-9a-f]{4})")
 _MOST_ITEMS, _MOST_DEPTH = 12, 3  # of a container, as `shorten` shows it
 _TAG = re.compile(r"</?[a-z][a-z0-9]*(?:\s[^<>]*)?/?>|<!--[^<>]*-->", re.IGNORECASE)  # <lora:x:1> is none
+_NO_SIGN = re.compile(
+    r"&#[xX]?[0-9a-fA-F]{9,};?"
+)  # beyond Unicode; slow to convert, and of thousands of digits an error
 _BREAK = re.compile(r"<(?:br|hr|/p|/div|/li|/h[1-6]|/tr|/pre|/blockquote)\s*/?>", re.IGNORECASE)
 _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
 _INLINE_MARK = re.compile(r"[\\`*_~\[\]|$]")  # of Markdown, anywhere in a line
 _LINE_MARK = re.compile(r"^(?:(?=[#+\-=:!])|(\d{1,9})(?=[.)]))")  # at its beginning: headings, lists, rules
 # what readers of Markdown make a link of without any mark; the numbers keep the search short
-_BARE_LINK = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]{0,30}://|www\.|[\w.+-]{1,64}@(?=[\w-]))\S*", re.IGNORECASE)
+_BARE_LINK = r"(?:[A-Za-z][A-Za-z0-9+.-]{0,30}://|www\.|[\w.+-]{1,64}@(?=[\w-]))\S*"
+# what the hub takes for the beginning or the end of a formula, also behind a backslash of Markdown
+_OF_A_FORMULA = r"(?:\\+[()\[\]])+"
+_AS_CODE = re.compile(rf"{_BARE_LINK}|{_OF_A_FORMULA}(?:{_BARE_LINK})?", re.IGNORECASE)
 _PLAIN_YAML = re.compile(r"[A-Za-z](?:[\w ./+-]*[\w+])?", re.ASCII)
 _YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none"})
 
@@ -73,8 +79,13 @@ def exact(text: str, *, ascii_only: bool = False) -> str:
 
 def without_markup(text: str) -> str:
     """Returns the words of a text that may be HTML, as sites write descriptions: a line for each paragraph."""
-    lines = _TAG.sub("", _BREAK.sub("\n", text))
-    return "\n".join(filter(None, (" ".join(line.split()) for line in html.unescape(lines).splitlines())))
+    lines = unescaped(_TAG.sub("", _BREAK.sub("\n", text))).splitlines()
+    return "\n".join(filter(None, (" ".join(line.split()) for line in lines)))
+
+
+def unescaped(text: str) -> str:
+    """Returns a text that may be HTML with the signs that its references stand for; one to no sign is a space."""
+    return html.unescape(_NO_SIGN.sub(" ", text))
 
 
 def counted(number: int, noun: str) -> str:
@@ -167,10 +178,11 @@ def from_cell(cell: str) -> str:
 def in_markdown(text: str) -> str:
     """Returns `text` as words of one line in Markdown, which are shown as they are: no markup, no HTML, no entity.
 
-    An address is code, as many readers make a link of one that is not.
+    An address is code, as many readers make a link of one that is not. So is a bracket that prompts escape, as in
+    ``saber \\(fate\\)``: the hub would show a formula.
     """
     words, parts, position = " ".join(printable(" ".join(text.split())).split()), [], 0
-    for link in _BARE_LINK.finditer(words):
+    for link in _AS_CODE.finditer(words):
         parts += [_in_words(words[position : link.start()]), in_code(link[0])]
         position = link.end()
     return _LINE_MARK.sub(r"\1\\", "".join([*parts, _in_words(words[position:])]))

@@ -19,7 +19,7 @@ from hnetkit.registry.columns import COLUMNS, Row, broken, from_json, now, text_
 from hnetkit.registry.files import CONVERTED
 
 TOLD = "0001-01-01T00:00:00+00:00"
-"""The time of what a site never said: a dump of its records told it, and the site's own answer replaces it."""
+"""The time of what a site never said: a dump or an import told it, and the site's own answer replaces it."""
 MAX_RECORD = 16 << 20
 """Bytes of a site's record of one model, unpacked."""
 # column -> its table
@@ -46,10 +46,10 @@ SELECT jobs.remote_file_id FROM jobs JOIN installs ON installs.job_id = jobs.id
 WHERE jobs.state = 'done' AND installs.kind = 'network' AND installs.sha256 IN ({_PRESENT})
 """
 _HERE = f"(remote_files.sha256 IN ({_PRESENT}) OR remote_files.id IN ({_INSTALLED}))"
-_MODEL = """
+_MODEL = f"""
 SELECT source, remote_id AS model_id, name AS model, creator, type, tags, nsfw_level, availability, commercial_use,
     allow_no_credit, allow_derivatives, allow_different_license, downloads, state AS model_state,
-    state_since AS model_state_since, description
+    state_since AS model_state_since, description, last_seen = '{TOLD}' AS is_told
 FROM models WHERE id = ?
 """
 _VERSION = """
@@ -84,8 +84,15 @@ class Catalogue:
 
     # --- storing answers
 
-    def put_model(self, source: str, remote_id: str, values: Mapping[str, Any], raw: Any) -> int:
+    def put_model(
+        self, source: str, remote_id: str, values: Mapping[str, Any], raw: Any, *, is_told: bool = False
+    ) -> int:
         """Stores a model and returns its row's id; `raw` is the site's own JSON.
+
+        Args:
+            source, remote_id: of the model.
+            values, raw: what the site says of it.
+            is_told: whether an import says it for the site; one that the site itself spoke of stays so.
 
         Raises:
             UnsafeFile: `raw` is larger than any real record, and could not be read again.
@@ -94,7 +101,9 @@ class Catalogue:
         if len(text) > MAX_RECORD or json_size(text) > MAX_MADE:
             raise UnsafeFile(f"its record at {source} is too large: {len(text) >> 20} MB")
         packed = zlib.compress(text, 6)
-        return self._put("models", {"source": source, "remote_id": remote_id}, {**values, "raw": packed})
+        return self._put(
+            "models", {"source": source, "remote_id": remote_id}, {**values, "raw": packed}, is_told=is_told
+        )
 
     def put_version(self, model: int, remote_id: str, values: Mapping[str, Any]) -> int:
         return self._put("versions", {"model_id": model, "remote_id": remote_id}, {**values, "state": "listed"})
@@ -158,7 +167,7 @@ class Catalogue:
             )
 
     def mark_told(self, source: str, remote_id: str) -> None:
-        """Marks a model as never seen at its site: a dump of its records told of it."""
+        """Marks a model as never seen at its site: a dump of its records, or an import, told of it."""
         self._db.execute(
             "UPDATE models SET last_seen = ? WHERE source = ? AND remote_id = ?", [TOLD, source, remote_id]
         )
@@ -167,13 +176,15 @@ class Catalogue:
         """Marks a file as ``listed`` or ``gone``: a site may list one that it does not have."""
         self._db.execute(f"UPDATE remote_files SET {_SINCE} WHERE id = ?", [state, now(), state, remote_file])
 
-    def _put(self, table: str, key: Row, values: Mapping[str, Any]) -> int:
-        columns = {name: _column(name, value) for name, value in values.items()} | {"last_seen": now()}
+    def _put(self, table: str, key: Row, values: Mapping[str, Any], *, is_told: bool = False) -> int:
+        columns = {name: _column(name, value) for name, value in values.items()}
+        first = {"first_seen": now()} | ({"last_seen": TOLD} if is_told else {})
+        columns |= {} if is_told else {"last_seen": now()}
         where = " AND ".join(f"{column} = ?" for column in key)
         known = self._db.execute(f"SELECT state FROM {table} WHERE {where}", list(key.values())).fetchone()
         if values["state"] != (known or ("listed",))[0]:
             columns["state_since"] = now()
-        return upsert(self._db, table, key, columns, first={"first_seen": now()}, keep_known=True)
+        return upsert(self._db, table, key, columns, first=first, keep_known=True)
 
     # --- queries
 
@@ -287,7 +298,7 @@ class Catalogue:
                 (versions[version],) = self._rows(_VERSION, [version])
             file = _from_columns(dict(zip(names, values, strict=True)), str(values[names.index("file_name")]))
             row = {**models[model], **versions[version], **file}
-            rows.append(row | {"link": _link(row)})
+            rows.append(row | {"link": _link(row), "is_told": bool(row["is_told"])})
         return rows
 
     def _models(self, where: str, parameters: list[Any]) -> list[Row]:

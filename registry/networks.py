@@ -12,6 +12,7 @@ from itertools import chain
 from sqlite3 import Connection
 from typing import Any
 
+from hnetkit.errors import UsageError
 from hnetkit.limits import parse_json
 from hnetkit.registry.columns import (
     COLUMNS,
@@ -48,6 +49,8 @@ _PLAIN = (
     "sd_checkpoint",
     "sd_checkpoint_name",
 )
+MOST_WORDS = 200
+"""Words of a search, each once; of scripts without spaces, characters."""
 _WORD = re.compile(r"\w+")
 _ENDED = re.compile(r"\w[!-/:-@\[-^`{-~]\W*$")  # the last word of a query, with a mark of ASCII at its end: c++, 100%
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # as authors of files join words
@@ -242,6 +245,9 @@ class Networks:
         the checkpoint, the base model and the activation. The last word may be incomplete, unless a mark follows it.
         Punctuation is ignored otherwise: any input is a search for its words. Words of scripts without spaces between
         them are found inside of others, and so are signs that are no words, such as emoji.
+
+        Raises:
+            UsageError: it has more words than `MOST_WORDS`.
         """
         order = {id: rank for rank, (id, _) in enumerate(self._matching(text))}
         rows = []
@@ -250,16 +256,19 @@ class Networks:
         return sorted(rows, key=lambda row: order[row["id"]])
 
     def contents_matching(self, text: str) -> list[str]:
-        """Returns the content hashes of the networks that `search` finds, best match first."""
+        """Returns the content hashes of the networks that `search` finds, best match first; raises as it does."""
         return [content for _, content in self._matching(text)]
 
     def _matching(self, text: str) -> list[tuple[int, str]]:
         """Returns ids and content hashes of the networks of which every word is shown somewhere, best match first."""
         text = unicodedata.normalize("NFKC", text_of(text))
-        words = _WORD.findall(text)
-        is_whole = _ENDED.search(text) is not None
+        *others, last = [f'"{_apart(word)}"' for word in _WORD.findall(text)] or [""]
+        words = list(dict.fromkeys(others))
+        words += [last if _ENDED.search(text) else f"{last}*"] if last and last not in words else []
         signs = {sign for sign in text if not sign.isascii() and unicodedata.category(sign) in _SIGNS}
-        query = " ".join(f'"{_apart(word)}"' for word in words) + ("" if is_whole else "*")
+        if (count := sum(len(word.split()) for word in words) + len(signs)) > MOST_WORDS:
+            raise UsageError(f"a search of {count:,} words", hint=f"use at most {MOST_WORDS}")
+        query = " ".join(words)
         if not words and not signs:
             return []
         found = self._db.execute(_RANKED, [query]) if words else self._db.execute(_BY_NAME)

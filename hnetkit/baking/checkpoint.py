@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,15 +16,17 @@ from torch import Tensor
 from hnetkit.baking.changes import Changes, output_shift
 from hnetkit.baking.key_sets import Outputs
 from hnetkit.baking.record import refuse_all_but_baked
-from hnetkit.errors import DiskFull, FileRefused, NotFound, UsageError
+from hnetkit.errors import DiskFull, FileRefused, NotFound, OutputExists, UsageError
 from hnetkit.files import (
     SAFETENSORS_SUFFIXES,
     is_file_at,
     is_folder_at,
     is_link_elsewhere,
     is_model_name,
+    is_there,
     new_file,
     new_folder,
+    read_regular,
     refuse_any,
     stat_at,
     suffixed,
@@ -31,7 +34,7 @@ from hnetkit.files import (
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.writing import write_header
-from hnetkit.generate.loading.checkpoints import configuration_of, read_state_dict
+from hnetkit.generate.loading.checkpoints import MOST_YAML, configuration_of, read_state_dict
 from hnetkit.generate.loading.configs import read_object
 from hnetkit.generate.loading.diffusers_folder import part_weights, read_model_index, variant_of, weight_files
 from hnetkit.generate.loading.parts import names_in_checkpoint
@@ -103,10 +106,8 @@ def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
     if stat_at(path) is not None and os.path.samefile(model, path):
         raise UsageError(f"{path}: the model itself, which is never changed", hint="choose another name")
     if is_file:
-        beside = Path(model).with_suffix(_CONFIGURATION)
-        if is_link_elsewhere(beside, Path(model)):
-            raise _elsewhere(beside)
         refuse_all_but_baked(path, overwrite=overwrite)
+        _configuration_for(model, path)
         size = os.path.getsize(model)
     else:
         refuse_any(path)
@@ -155,10 +156,10 @@ def write_checkpoint(
         else:
             named = names_in_checkpoint(configuration_of(state), shapes)
         _require_all(model, added, named)
-        beside = Path(model).with_suffix(_CONFIGURATION)
-        if is_file_at(beside):  # it says what the UNet predicts, and is read by the checkpoint's name
-            with new_file(path.with_suffix(_CONFIGURATION), overwrite=overwrite) as file:
-                _copy_bytes(beside, file)
+        configuration = _configuration_for(model, path)
+        if configuration is not None:
+            with new_file(path.with_suffix(_CONFIGURATION)) as file:
+                file.write(configuration)
         with new_file(path, overwrite=overwrite) as file:
             _copy_weights(Path(model), file, {named[name]: tensor for name, tensor in added.items()}, metadata)
         return
@@ -174,6 +175,30 @@ def write_checkpoint(
                 else:
                     _copy_bytes(source, file)
         _require_all(model, left, {})
+
+
+def _configuration_for(model: str, path: Path) -> bytes | None:
+    """Returns what is to be written beside the copy of a checkpoint: it says what the UNet predicts, under its name.
+
+    None where nothing is beside the checkpoint, or the same beside the copy already.
+
+    Raises:
+        FileRefused: it is a link to a file elsewhere.
+        OutputExists: something else has its place: that may be a person's, and what it says a stranger's.
+    """
+    beside, place = Path(model).with_suffix(_CONFIGURATION), path.with_suffix(_CONFIGURATION)
+    if is_link_elsewhere(beside, Path(model)):
+        raise _elsewhere(beside)
+    try:
+        configuration = read_regular(beside, most=MOST_YAML)
+    except (FileNotFoundError, ValueError):  # what is too large for one is not read as one either
+        return None
+    if not is_there(place):
+        return configuration
+    with suppress(OSError, ValueError):
+        if read_regular(place, most=len(configuration)) == configuration:
+            return None
+    raise OutputExists(f"{place}: there, and not what lies beside the model", hint="choose another name for the copy")
 
 
 def _require_all(model: str, added: Mapping[str, Tensor], named: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hnetkit.comfyui.files import name_of, names, open_file, state_of
 from hnetkit.comfyui.models import with_networks
-from hnetkit.errors import HnetkitError, UsageError
+from hnetkit.errors import HnetkitError, UsageError, printable
 from hnetkit.prompts.tags import finite_number, split_tags
 from hnetkit.runtime.strength import PARTS, Strength, strength_of
 
@@ -113,7 +113,7 @@ def hypernetworks_from_tags(*, model: Any, text: str) -> tuple[Any, str]:
     for warning in prompt.warnings:
         if "hypernet" in warning:
             raise UsageError(warning, hint="write <hypernet:name:0.8>")
-        logging.warning("hnetkit: %s", warning)
+        logging.warning("hnetkit: %s", printable(warning))  # the prompt may be a stranger's, and this a terminal
     rest = prompt.replacing([None] * len(prompt.tags)).written
     chosen = [(open_file(name_of(tag.name)), Strength.of(strength_of(tag))) for tag in prompt.tags]
     return with_networks(model, chosen) if chosen else model, rest

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from types import MappingProxyType
@@ -46,7 +46,7 @@ class Chunk:
 
 def split_chunks(
     pieces: Sequence[tuple[str, float]],
-    tokenize: Callable[[str], list[int]],
+    tokenize: Callable[[str], Iterable[int]],
     room: int,
     comma: int | None,
     lengths: Mapping[int, int] = MappingProxyType({}),

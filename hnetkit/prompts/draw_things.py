@@ -8,13 +8,13 @@ Source: the texts that the program writes and the programs that read them (behav
 
 from __future__ import annotations
 
-import html
 import re
 
 from hnetkit.prompts import infotext
 from hnetkit.prompts.infotext import Infotext
 from hnetkit.prompts.schedule import as_whole_text
 from hnetkit.prompts.tags import unread_tags, without_tags
+from hnetkit.text import unescaped
 
 _KEYS = {"Guidance Scale": "CFG scale"}
 _NOISE = {"Torch CPU Compatible": "CPU", "Nvidia GPU Compatible": "NV"}
@@ -45,4 +45,4 @@ def parse(text: str) -> Infotext | None:
 def parse_xmp(xmp: str) -> Infotext | None:
     """Converts a PNG's XMP data; None if it is not Draw Things'."""
     description = _DESCRIPTION.search(xmp)
-    return parse(html.unescape(description[1])) if description else None
+    return parse(unescaped(description[1])) if description else None

@@ -20,7 +20,15 @@ from hnetkit.images import has_more, open_rgb, read_image
 from hnetkit.library.layouts import folded, stem_for_layout
 from hnetkit.sharing.card import CardFile, CardNetwork, CardPicture, card_text
 from hnetkit.sharing.folder import CARD, PICTURES, ShareFolder, writing
-from hnetkit.sharing.licenses import UNKNOWN, License, common_license, license_of, objections, require_license
+from hnetkit.sharing.licenses import (
+    UNKNOWN,
+    License,
+    common_license,
+    license_of,
+    objections,
+    only_told,
+    require_license,
+)
 from hnetkit.text import is_text
 
 if TYPE_CHECKING:
@@ -35,7 +43,14 @@ Progress = Callable[[int, int], None]
 _CHUNK = 4 << 20  # bytes
 _LONGEST_IN_JPEG = 30_000  # letters of an infotext; its segment has 64 kB
 # the folders of a path that programs note among the settings: of a web address, and of a hub's name, it is none
-_FOLDERS = re.compile(r"(?<![\w:/\\~.])(?:~?/(?:[^/\s\"][^/\"]*/)+|(?:[A-Za-z]:[\\/]|\\\\)(?:[^\\/\"]*[\\/])*)")
+_FOLDERS = re.compile(
+    r"""
+    (?: \b(?:file|smb):/+ | (?<![\w:/\\])// | (?<![\w/\\~.$%}])(?:~\w*|\.{1,2}|\$\{?\w+\}?|%\w+%)?/ )
+        (?:[^/\s"][^/"]*/)+
+    | (?<![\w/\\~.])(?:[A-Za-z]:[\\/]|\\\\|%\w+%\\)(?:[^\\/"]*[\\/])*
+    """,
+    re.VERBOSE,
+)
 _PROMPTS = ("Hires prompt", "Hires negative prompt")
 
 
@@ -223,6 +238,8 @@ def _doubts(networks: Sequence[CardNetwork], license: str | None) -> Iterable[st
     unknown = [network.stem for network in networks if network.license.id in (None, UNKNOWN)]
     if unknown and license is None:
         yield f"no license is known of {', '.join(unknown)}, so the card says `license: {UNKNOWN}`"
+        for network in networks:
+            yield from (f"{network.stem}: {told}" for told in dict.fromkeys(only_told(network.row["sites"])))
     for network in networks:
         for reason in dict.fromkeys(objections(network.row["sites"], license)):
             yield f"{network.stem}: {reason}"

@@ -272,14 +272,15 @@ def _site(site: Row) -> Iterator[tuple[str, str | None]]:
     is_known = site["model_state"] == site["version_state"] == "listed"
     version = "" if site["source"] == "huggingface" else f", {site['version']}"
     title = in_markdown(f"{site['model']}{version}")
-    yield "Source", f"[{title}]({site['link']}) at {name}{'' if is_known else ', which is no longer there'}"
+    whose = ", as others tell: the site was not asked" if site["is_told"] else ""
+    yield "Source", f"[{title}]({site['link']}) at {name}{'' if is_known else ', which is no longer there'}{whose}"
     if site["creator"]:
         creator = in_markdown(site["creator"])
         # who made what somebody else archived on the hub need not be there
         is_owner = site["model_id"].removeprefix("datasets/").startswith(f"{site['creator']}/")
-        is_there = site["source"] != "huggingface" or is_owner
+        is_there = not site["is_told"] and (site["source"] != "huggingface" or is_owner)
         yield "Creator", f"[{creator}]({people}{quote(site['creator'], safe='')})" if is_there else creator
-    if site["source"] == "civitai" and (said := permissions(site)):
+    if site["source"] == "civitai" and not site["is_told"] and (said := permissions(site)):
         yield "Permissions", f"{in_markdown(said)} (as stated at {name})"
 
 

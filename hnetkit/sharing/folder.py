@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hnetkit import hub
-from hnetkit.errors import HnetkitError, NotFound, OutputExists
+from hnetkit.errors import BadPicture, FileRefused, HnetkitError, NotFound, OutputExists
 from hnetkit.files import (
     TEMPORARY,
     is_file_at,
@@ -28,7 +28,9 @@ from hnetkit.files import (
     sync_folder,
     temporary_folder,
 )
+from hnetkit.formats import load
 from hnetkit.formats.open_file import sha256_at
+from hnetkit.images import image_size
 from hnetkit.limits import MAX_JSON, read_json
 from hnetkit.sharing.card import SOMEWHERE
 from hnetkit.text import counted, shorten, size_text
@@ -40,6 +42,7 @@ PICTURES = "images"
 _FORMAT = "hnetkit.share/1"
 _NAMED = 5  # files in a question
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_NETWORK, _PICTURE = re.compile(r"[^/]+\.(?:safetensors|pt)"), re.compile(rf"{PICTURES}/\d+\.(?:jpg|png)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +102,24 @@ class ShareFolder:
     def require_own(self) -> None:
         """Raises OutputExists where one of its files is another one than was written; the card is the person's to edit.
 
+        The record may be a stranger's, with the hashes of any files: `share` writes networks and pictures alone.
+
         Raises:
             NotFound: as `paths`.
         """
-        if others := self.paths().keys() - self.as_written() - {CARD}:
+        own = {name for name in self.as_written() if self._can_be_shared(name)}
+        if others := self.paths().keys() - own - {CARD}:
             message = f"{self.path / min(others)}: not the file that `hnetkit share` wrote"
             raise OutputExists(message, hint="move it away, and make the folder anew with --overwrite")
+
+    def _can_be_shared(self, name: str) -> bool:
+        """Whether a file is one of the networks of the record, or a picture, by its name and its content."""
+        try:
+            if _NETWORK.fullmatch(name):
+                return load(self.path / name).content_hash in self.contents
+            return _PICTURE.fullmatch(name) is not None and min(image_size(self.path / name)) > 0
+        except (FileRefused, BadPicture, NotFound):
+            return False
 
     def hashes(self) -> dict[str, str]:
         """Returns name -> sha256 of its files; that of the card as it is now."""

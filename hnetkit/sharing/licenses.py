@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from hnetkit.errors import UsageError, did_you_mean
+from hnetkit.text import argument
 
 Row = Mapping[str, Any]
 
@@ -73,14 +74,31 @@ def require_license(text: str) -> str:
 
 
 def license_of(sites: Iterable[Row]) -> License:
-    """Returns what the sites' records say of a network's license; the first that says anything decides."""
+    """Returns what the sites themselves say of a network's license; the first that says anything decides.
+
+    What a dump or an import tells for a site may be made up, and counts for nothing here.
+    """
+    own = (_stated(site) for site in sites if not site["is_told"])
+    return next(filter(None, own), License())
+
+
+def _stated(site: Row) -> License | None:
+    """Returns the license in a record; None where it states none."""
+    stated = [tag.removeprefix(_TAG).lower() for tag in site["tags"] or () if tag.startswith(_TAG)]
+    if site["source"] == "huggingface" and (known := [id for id in stated if id in HUB_LICENSES - {UNKNOWN}]):
+        return License(known[0], link=site["link"] if known[0] == "other" else None)
+    if site["source"] == "civitai" and permissions(site):
+        return License("other", _STATED, site["link"])
+    return None
+
+
+def only_told(sites: Iterable[Row]) -> Iterator[str]:
+    """Yields where a license is told for a site by others, in words that follow a network's name, with what asks it."""
     for site in sites:
-        stated = [tag.removeprefix(_TAG).lower() for tag in site["tags"] or () if tag.startswith(_TAG)]
-        if site["source"] == "huggingface" and (known := [id for id in stated if id in HUB_LICENSES - {UNKNOWN}]):
-            return License(known[0], link=site["link"] if known[0] == "other" else None)
-        if site["source"] == "civitai" and permissions(site):
-            return License("other", _STATED, site["link"])
-    return License()
+        if site["is_told"] and _stated(site):
+            repo = site["model_id"].partition(":")[0]
+            pull = f"hnetkit pull {argument(f'hf:{repo}' if site['source'] == 'huggingface' else f'model:{repo}')}"
+            yield f"its license is told by a dump or an import alone; {pull} asks {site['source']}"
 
 
 def common_license(licenses: Iterable[License]) -> License:

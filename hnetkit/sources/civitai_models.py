@@ -12,11 +12,11 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from html import unescape
 from typing import Any, Protocol, TypeVar
 
 from hnetkit.limits import Budget, json_size, parse_json
 from hnetkit.sources.http import MOST_MADE, read_json
+from hnetkit.text import unescaped
 
 Json = Mapping[str, Any]
 
@@ -346,14 +346,13 @@ MOST_HTML = 256 << 10
 _BLOCKS = frozenset({"p", "br", "li", "div", "h1", "h2", "h3", "h4", "ul", "ol", "tr", "pre", "blockquote"})
 _SILENT = frozenset({"script", "style"})
 _TAG = re.compile(r"(/?)([a-zA-Z][a-zA-Z0-9]*)")
-_NO_SIGN = re.compile(r"&#[xX]?[0-9a-fA-F]{9,};?")  # beyond Unicode, and slow to convert
 
 
 def plain_text(html: Any) -> str | None:
     """Returns a description without its tags and without terminal control characters; None where nothing is left."""
     if not isinstance(html, str):
         return None
-    text = unescape(_NO_SIGN.sub(" ", "".join(_visible_texts(html[:MOST_HTML]))))
+    text = unescaped("".join(_visible_texts(html[:MOST_HTML])))
     lines = (" ".join(_printable(line).split()) for line in text.splitlines())
     return "\n".join(line for line in lines if line) or None
 

@@ -367,11 +367,11 @@ def _import_model(registry: Registry, record: Record) -> list[str]:
             store_model(registry, model)
         elif repo is not None:
             files = record.get("files") or ()
-            store_items(
-                registry, repo, [hub_item(replace(repo, commit=file["commit"]), _hub_file(file)) for file in files]
-            )
+            items = [hub_item(replace(repo, commit=file["commit"]), _hub_file(file)) for file in files]
+            store_items(registry, repo, items, is_told=True)
         since = record.get("state_since")
         registry.catalogue.set_model_state(source, id, record.get("state") or "listed", since=since)
+        registry.catalogue.mark_told(source, id)
     return [bad.reason.removeprefix("left out: ") for bad in parts_left_out(model)] if model is not None else []
 
 

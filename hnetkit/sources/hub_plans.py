@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from hnetkit.library.remove import trashed
-from hnetkit.registry.catalogue import repo_of
+from hnetkit.registry.catalogue import TOLD, repo_of
 from hnetkit.registry.store import Registry
 from hnetkit.sources.archive_layouts import entry_of
 from hnetkit.sources.civitai_models import BadRecord
@@ -181,7 +181,7 @@ def without_listings(raw: Any) -> Any:
 
 
 def store_listings(registry: Registry, plan: FetchPlan) -> None:
-    """Stores the repositories of a plan, the lists of their files, and those of its items that are new."""
+    """Stores the repositories of a plan, the lists of their files, and its items that are new or were only told of."""
     for listing in plan.listings:
         _store_listing(
             registry, listing, [item for item in plan.items if repo_of(str(item.model_id)) == listing.repo.name]
@@ -196,7 +196,8 @@ def _store_listing(registry: Registry, listing: Listing, items: Iterable[FetchIt
     }
     earlier = _kept_listings(registry.catalogue.raw(SOURCE, listing.repo.name) or {})
     others = [other for other in earlier if isinstance(other, dict) and other.get("revision") != listing.revision]
-    known = {row[:3] for row in registry.catalogue.contents(listing.repo.name)}
+    told = {row["remote_id"] for row in registry.catalogue.models(source=SOURCE) if row["last_seen"] == TOLD}
+    known = {row[:3] for row in registry.catalogue.contents(listing.repo.name) if row[0] not in told}
     new = [item for item in items if (item.model_id, item.version_id, item.file_id) not in known]
     store_items(registry, listing.repo, new, list(_within_limits([kept, *others])))
 
@@ -211,13 +212,16 @@ def _within_limits(listings: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[st
             yield listing
 
 
-def store_repo(registry: Registry, repo: Repo, listings: Sequence[Mapping[str, Any]] | None = None) -> int:
+def store_repo(
+    registry: Registry, repo: Repo, listings: Sequence[Mapping[str, Any]] | None = None, *, is_told: bool = False
+) -> int:
     """Stores a repository as a model; returns the model's row number.
 
     Args:
         registry: of the library.
         repo: to be stored.
         listings: of its files, for revisions; None keeps those that are stored.
+        is_told: whether an import tells of it, and not the hub.
     """
     owner = repo.name.removeprefix(DATASETS).partition("/")[0]
     about = {"name": repo.name, "creator": owner, "tags": repo.tags, "downloads": repo.downloads}
@@ -225,23 +229,28 @@ def store_repo(registry: Registry, repo: Repo, listings: Sequence[Mapping[str, A
     if listings is None:
         listings = _kept_listings(registry.catalogue.raw(SOURCE, repo.name) or {})
     raw |= {_LISTINGS: listings} if listings else {}
-    return registry.catalogue.put_model(SOURCE, repo.name, {**about, "state": "listed"}, raw)
+    return registry.catalogue.put_model(SOURCE, repo.name, {**about, "state": "listed"}, raw, is_told=is_told)
 
 
 def store_items(
-    registry: Registry, repo: Repo, items: Iterable[FetchItem], listings: Sequence[Mapping[str, Any]] | None = None
+    registry: Registry,
+    repo: Repo,
+    items: Iterable[FetchItem],
+    listings: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    is_told: bool = False,
 ) -> dict[str, int]:
     """Stores a repository and files of it, each with its commit as the version; returns file -> its row number.
 
-    What an archive has of one network is a model of its own.
+    What an archive has of one network is a model of its own. The arguments are those of `store_repo`.
     """
-    models = {repo.name: store_repo(registry, repo, listings)}
+    models = {repo.name: store_repo(registry, repo, listings, is_told=is_told)}
     versions: dict[tuple[str, str], int] = {}
     rows = {}
     for item in items:  # models and versions once: a repository may have thousands of files
         model, commit, path = str(item.model_id), str(item.version_id), str(item.file_id)
         if model not in models:
-            models[model] = _store_entry(registry, repo, model, path)
+            models[model] = _store_entry(registry, repo, model, path, is_told=is_told)
         if (model, commit) not in versions:
             versions[model, commit] = registry.catalogue.put_version(models[model], commit, {"name": commit[:10]})
         values = {"name": path, "size_bytes": item.size_bytes, "sha256": item.sha256, "hashes": item.hashes or None}
@@ -249,8 +258,9 @@ def store_items(
     return rows
 
 
-def _store_entry(registry: Registry, repo: Repo, model: str, path: str) -> int:
+def _store_entry(registry: Registry, repo: Repo, model: str, path: str, *, is_told: bool) -> int:
     entry = entry_of(repo.name, path)
     about = {} if entry is None else {"name": entry.title, "creator": entry.creator}
     raw = {"id": repo.name, "sha": repo.commit, "tags": repo.tags, "downloads": None}
-    return registry.catalogue.put_model(SOURCE, model, {**about, "tags": repo.tags, "state": "listed"}, raw)
+    values = {**about, "tags": repo.tags, "state": "listed"}
+    return registry.catalogue.put_model(SOURCE, model, values, raw, is_told=is_told)

@@ -74,7 +74,7 @@ def enqueue_imported(registry: Registry, civitai: Civitai, folder: Path, file: I
         path = _ESCAPED.sub(r"\1", ref.pattern)
         item = hub_plans.hub_item(repo, HubFile(path, _size(file), file.reference_sha256))
         with registry.write():
-            placed = hub_plans.store_items(registry, repo, [item])[path]
+            placed = hub_plans.store_items(registry, repo, [item], is_told=True)[path]
             return requeue_unless_here(registry, add_job(registry, folder, item, placed))
     if ref.kind == "hash" and len(ref.digits) == 64:
         item = plan_by_hash(ref.digits, name=file.name, size_bytes=_size(file))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +19,7 @@ from hnetkit.train.logs import CSV_NAME, PLOT_NAME, LogRow, read_log
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_SETTINGS = "matplotlibrc"
 _INK, _PALE_INK, _GRID = "#333333", "#777777", "#e6e6e6"
 _RATE = "#c4722b"
 _LARGEST = 1e30  # largest number that is drawn; the smallest is its inverse
@@ -57,11 +61,28 @@ def draw_plot(name: str, rows: Sequence[LogRow]) -> bytes:
         name: of the network.
         rows: in the order in which the steps were made; those that a roll-back undid are red.
     """
-    from matplotlib import style
+    with _elsewhere():
+        from matplotlib import style
 
-    # matplotlib reads a matplotlibrc in the current folder, and a stranger's may have texts set by LaTeX
     with style.context("default"):
         return _draw(name, [_clamped(row) for row in rows])
+
+
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Has matplotlib imported from a folder without settings for it, where the current one has some.
+
+    It reads them as it is imported, and a stranger's may be no text, may never end, or have texts set by LaTeX.
+    """
+    if "matplotlib" in sys.modules or not os.path.lexists(_SETTINGS):
+        yield
+        return
+    here = os.getcwd()
+    os.chdir(Path(__file__).parent)
+    try:
+        yield
+    finally:
+        os.chdir(here)
 
 
 def _clamped(row: LogRow) -> LogRow:

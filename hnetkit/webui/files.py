@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from hnetkit.errors import NotFound
 from hnetkit.runtime.network_files import NetworkFile, file_named, library_folder, open_network
@@ -42,7 +43,19 @@ def _files(folders: list[str]) -> dict[str, str]:
     return {
         os.path.relpath(path, folder): path
         for folder in folders
-        for root, _, names in os.walk(folder, followlinks=True)
+        for root, names in _walk(folder)
         for name in sorted(names)
         if name.lower().endswith(_SUFFIXES) and (path := os.path.join(root, name))
     }
+
+
+def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields each folder and its files, links followed, each folder once: two links in a circle would never end."""
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield root, names

@@ -6,7 +6,7 @@ import importlib.util
 import logging
 from typing import Any
 
-from hnetkit.errors import HnetkitError
+from hnetkit.errors import HnetkitError, printable
 from hnetkit.prompts.tags import Tag, split_tags
 from hnetkit.runtime.network_files import NetworkFile
 from hnetkit.webui.files import open_named
@@ -120,6 +120,7 @@ def _write(p: Any, name: str, tag: str) -> None:
 def _say(p: Any, problem: HnetkitError | str) -> None:
     """Shows a problem where the webui shows them: beneath the picture, and in the console."""
     hint = problem.command_hint if isinstance(problem, HnetkitError) else None
-    text = f"hnetkit: {problem}. {hint}" if hint and not hint.startswith("-") else f"hnetkit: {problem}"
+    said = printable(str(problem))  # of a warning, the text of a prompt, which may be a stranger's
+    text = f"hnetkit: {said}. {hint}" if hint and not hint.startswith("-") else f"hnetkit: {said}"
     logging.warning("%s", text)
     p.comment(text)

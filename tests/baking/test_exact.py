@@ -134,6 +134,17 @@ def test_a_checkpoint_in_one_file_is_copied_with_the_stack_in_it(
     (tmp_path / "model.yaml").write_text("model: {}\n")  # what the UNet predicts
     copy = bake(model, to="checkpoint").save(tmp_path / "baked.safetensors")
     assert (tmp_path / "baked.yaml").read_bytes() == (tmp_path / "model.yaml").read_bytes()
+    bake(model, to="checkpoint").save(tmp_path / "baked.safetensors", overwrite=True)
+    (tmp_path / "mine.yaml").write_text("of a person\n")
+    with pytest.raises(OutputExists, match=r"mine\.yaml: there, and not what lies beside the model"):
+        bake(model, to="checkpoint").save(tmp_path / "mine.safetensors", overwrite=True)
+    assert (tmp_path / "mine.yaml").read_text() == "of a person\n"
+    assert not (tmp_path / "mine.safetensors").exists()
+    before_it_was_large = (tmp_path / "model.yaml").read_bytes()
+    os.truncate(tmp_path / "model.yaml", 2 << 20)
+    bake(model, to="checkpoint").save(tmp_path / "without.safetensors")
+    assert not (tmp_path / "without.yaml").exists()
+    (tmp_path / "model.yaml").write_bytes(before_it_was_large)
     if os.name != "nt":
         (tmp_path / "private").mkdir()
         (tmp_path / "model.yaml").rename(tmp_path / "private" / "notes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from support.deep_folders import deep_tree, unreadable
 from support.pipelines import SD_CROSS_WIDTH, SDXL_CROSS_WIDTH, tiny_sd, tiny_sdxl
 from torch import Tensor
 
-from hnetkit.errors import AmbiguousName, FileRefused, ModelNotUsable, NotFound, UnsafeFile
+from hnetkit.errors import AmbiguousName, FileRefused, ModelNotUsable, NotFound, UnsafeFile, UsageError
 from hnetkit.generate.loading.extra_networks import (
     find_embeddings,
     find_unread_embeddings,
@@ -203,3 +204,15 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     save_file({"emb_params": vectors() * float("inf")}, tmp_path / "inf.safetensors")
     with pytest.raises(ModelNotUsable, match="not finite"):
         read_vectors(tmp_path / "inf.safetensors")
+
+
+def test_vectors_that_are_named_very_often_are_refused_before_they_are_there(tmp_path: Path) -> None:
+    """Such a prompt may be a stranger's, packed in a picture: its tokens would take gigabytes."""
+    pipe = tiny_sd()
+    save_file({"emb_params": vectors(300)}, tmp_path / "zq.safetensors")
+    load_embeddings(pipe, [tmp_path / "zq.safetensors"])
+    begun = time.process_time()
+    for text in ("zq " * 50_000, "(zq:1.1)" * 20_000):
+        with pytest.raises(UsageError, match="more than 100 chunks"):
+            TextEncoder(pipe).chunks_of(text)
+    assert time.process_time() - begun < 20

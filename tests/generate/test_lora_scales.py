@@ -13,7 +13,7 @@ from support.unet_truth import run
 from torch import Tensor
 
 from hnetkit.errors import ModelNotUsable
-from hnetkit.generate.loading.extra_networks import attach_loras, find_loras
+from hnetkit.generate.loading.extra_networks import attach_loras, find_loras, read_lora
 from hnetkit.prompts.tags import split_tags
 
 PARTS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -72,3 +72,14 @@ def test_a_tensor_that_would_be_left_out_is_named(tmp_path: Path, name: str) -> 
     with pytest.raises(ModelNotUsable, match=r"style\.safetensors: not a plain LoRA"):
         attach_loras(pipe, find_loras(split_tags("<lora:style:1>").loras, str(tmp_path)), [].append)
     assert torch.equal(run(pipe), bare)
+
+
+def test_one_layer_of_a_huge_rank_does_not_make_all_of_them_huge(tmp_path: Path) -> None:
+    """The file has 1 MB; with zeros up to that rank its layers would have more than a thousand."""
+    tensors = {"unet.wide.lora_A.weight": torch.ones(1000, 1), "unet.wide.lora_B.weight": torch.ones(1, 1000)}
+    for number in range(300):
+        name = f"unet.layer_{number}"
+        tensors |= {f"{name}.lora_A.weight": torch.ones(1, 500), f"{name}.lora_B.weight": torch.ones(500, 1)}
+    save_file(tensors, tmp_path / "style.safetensors")
+    with pytest.raises(ModelNotUsable, match=r"one of its layers has the rank 1,000"):
+        read_lora(tmp_path / "style.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sqlite3
@@ -166,6 +167,14 @@ def test_what_a_file_claims_is_made_fit(registry: Registry, folder: Path, claim:
     networks.save_pt(networks.a1111_network(seed=9) | claim, folder / "b.pt")
     assert [what for what, _ in named(scan(registry, [folder]))] == ["new"] * 5
     assert named(scan(registry)) == named(recheck(registry)) == []
+
+
+def test_a_sidecar_with_a_reference_of_thousands_of_digits_costs_no_search(registry: Registry, folder: Path) -> None:
+    (folder / "b.json").write_text(
+        json.dumps({"description": f"a &#{9:09}{0:05000}; castle", "activation text": "ink"})
+    )
+    assert [what for what, _ in named(scan(registry, [folder]))] == ["new"] * 5
+    assert len(registry.networks.contents_matching("castle")) == 1
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ WHY = {
     "hnetkit/sources/mirrors.py _is_begun": "the order in which mirrors are asked",
     "hnetkit/train/checkpoints.py Checkpoints._next": "no folder with anything in it is replaced",
     "hnetkit/train/checkpoints.py _discard": "what cannot be seen stays",
+    "hnetkit/train/plot.py _elsewhere": "what cannot be seen is not read either",
     "hnetkit/train/preparing/crops.py _cascade": "a file of OpenCV's own",
     "hnetkit/train/preparing/images.py _is_folder": "raises; Python takes only an absence for no folder",
     "hnetkit/train/preparing/review.py read_captions": "the table is opened next, and that error is said",
@@ -56,6 +57,7 @@ WHY = {
 
 
 FORGIVEN = {
+    "hnetkit/baking/checkpoint.py _configuration_for": "what cannot be read is something else, and stays",
     "hnetkit/baking/record.py _is_other": "what cannot be read is kept",
     "hnetkit/cli/completion.py _plain_words": "what cannot be seen is not completed",
     "hnetkit/cli/output.py say": "a message that nobody can read",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetkit.text import exact, from_cell, printable, size_text, to_cell
+from hnetkit.text import exact, from_cell, printable, size_text, to_cell, without_markup
 
 HAZARDS = st.sampled_from(
     "'=+-@\\u005c1b\x1b\x07\x7f\x9b\t\r\n \u202e\u2066\u200e\u200d\u200c\u2028\ufeff\ufe0f\udce9猫❤\uff1d"
@@ -99,3 +99,9 @@ def test_semicolons_between_words_stay() -> None:
 )
 def test_sizes_are_shown_in_powers_of_ten(size: int, shown: str) -> None:
     assert size_text(size) == shown
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "x" + "f" * 5000, "X110000000", "1114112000"])
+def test_a_reference_to_no_sign_is_a_space(digits: str) -> None:
+    """Python refuses to read a number of more than 4,300 digits."""
+    assert without_markup(f"<p>a &amp; &#{digits}; b &#{digits}") == "a & b"

@@ -902,3 +902,24 @@ def test_choices_and_comments_of_the_drawn_graph_are_said(text: str, is_said: bo
     encoder = {"id": 2, "type": "CLIPTextEncode", "widgets_values": [text]}
     read = parse(None, {"nodes": [sampler, encoder], "links": [[1, 2, 0, 1, 0, "CONDITIONING"]]})
     assert any("a choice or a comment" in said for said in read.warnings) == is_said
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 1e308, -1e308, 5e-324, 0])
+@pytest.mark.parametrize("key", ["scale_by", "width", "height", "strength", "seed", "steps", "cfg", "denoise"])
+def test_a_number_without_measure_is_no_defect(key: str, number: float) -> None:
+    """A picture of a stranger ends neither the look at others nor a share of what it shows."""
+    graph = usual()
+    for one in graph.values():
+        if key in one["inputs"]:
+            one["inputs"][key] = number
+    before = "8"
+    for step in range(400):
+        graph[f"u{step}"] = node("ImageScaleBy", image=[before, 0], upscale_method="lanczos", scale_by=8.0)
+        before = f"u{step}"
+        if key == "scale_by":
+            graph[before]["inputs"][key] = number
+    graph["w"] = node("ImageScale", image=[before, 0], upscale_method="lanczos", width=64, height=0)
+    graph["9"]["inputs"]["images"] = ["w", 0]
+    assert parse(graph).parameters["Sampler"] == "Euler a"
+    del graph["w"]["inputs"]["width"]
+    assert parse(graph).parameters["Sampler"] == "Euler a"

@@ -55,3 +55,11 @@ def test_the_data_of_a_png_are_read_without_their_markup(line_end: str) -> None:
 def test_other_texts_are_not_taken_for_its_own(text: str) -> None:
     assert draw_things.parse(text) is None
     assert draw_things.parse_xmp(f"<dc:description>{text}</dc:description>") is None
+
+
+def test_a_reference_of_thousands_of_digits_in_the_data_of_a_png_is_no_defect() -> None:
+    read = draw_things.parse_xmp(
+        f"<dc:description>{TEXT.replace('a star', f'a &#{9:09}{0:05000}; star')}</dc:description>"
+    )
+    assert read is not None
+    assert read.prompt == "a   star"

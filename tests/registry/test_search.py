@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.registry_rows import row
 
+from hnetkit.errors import UsageError
 from hnetkit.registry import Registry
 
 SHA = f"{1:064x}"
@@ -125,6 +126,22 @@ def test_signs_that_are_no_words_are_found_inside_of_others(registry: Registry, 
 def test_words_that_are_joined_in_a_name_are_found(registry: Registry, text: str) -> None:
     put(registry, row(3, name="net"), "glassOrchard_v10.pt")
     assert found(registry, text) == ["net"]
+
+
+@pytest.mark.parametrize("text", ["final " * 20_000, "fi " * 20_000 + "final", "final " * 9 + "fin"])
+def test_a_word_that_is_said_often_is_looked_up_once(registry: Registry, text: str) -> None:
+    """Any page in the browser can send a search to the gallery."""
+    begun = time.process_time()
+    assert found(registry, text) == ([] if text.startswith("fi ") else ["final"])
+    assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize(
+    "text", [" ".join(map(str, range(20_000))), "\u732b" * 20_000, "".join(map(chr, range(0x2600, 0x2700)))]
+)
+def test_a_search_of_more_words_than_anybody_types_is_refused(registry: Registry, text: str) -> None:
+    with pytest.raises(UsageError, match=r"a search of [0-9,]+ words"):
+        registry.networks.contents_matching(text)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +23,7 @@ from hnetkit.cli import run
 from hnetkit.sharing import plan_share
 from hnetkit.sharing.card import CardFile, CardNetwork, CardPicture, card_text
 from hnetkit.sharing.licenses import License, common_license, license_of, objections
+from hnetkit.sources.export import export_library
 from hnetkit.text import in_code, in_markdown, in_yaml, printable
 
 SITE: dict[str, Any] = {
@@ -30,7 +33,7 @@ SITE: dict[str, Any] = {
     **{"model_state": "listed", "description": "<p>Soft lines.</p><p>Best at 0.8</p>", "version_id": "8"},
     **{"version": "v1", "site_base_model": "SD 1.5", "published_at": "2023-02-01", "early_access_until": None},
     **{"trained_words": ["inkstyle"], "strength": 0.8, "version_state": "listed"},
-    **{"link": "https://civitai.com/models/7?modelVersionId=8"},
+    **{"link": "https://civitai.com/models/7?modelVersionId=8", "is_told": False},
 }
 ROW: dict[str, Any] = {
     **{"name": "ink", "base_model": "sd1", "layer_structure": [1, 2, 1], "activation": "relu", "layer_norm": True},
@@ -207,6 +210,46 @@ def test_a_license_of_the_hub_is_taken_from_its_repository() -> None:
     assert license_of([{**hub, "tags": ["license:<b>"]}]) == License()
 
 
+def test_what_a_dump_tells_for_a_site_is_no_license_until_the_site_is_asked(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Anybody can make up a dump, or an export, that has the hash of a network."""
+    with Sites(World.make(3, plain=True)) as site:
+        monkeypatch.setenv("HNETKIT_CIVITAI_URL", site.civitai_url)
+        model = site.world.models[0]
+        assert run(["pull", f"model:{model['id']}", "-q"]) == 0
+        with hnetkit.Library() as library:
+            (row,) = library.networks()
+            pulled = fields((plan_share(library, [row["content_hash"]])).card())
+            assert pulled["license_name"] == "permissions-stated-at-civitai"
+            export_library(library, tmp_path / "told.jsonl")
+            network_path = Path(row["files"][0]["path"])
+        (tmp_path / "dump.jsonl").write_text(json.dumps(model))
+        for way in (["import", str(tmp_path / "told.jsonl")], ["identify", "--dump", str(tmp_path / "dump.jsonl")]):
+            monkeypatch.setenv("HNETKIT_HOME", str(tmp_path / way[0]))
+            mine = tmp_path / f"of {way[0]}"
+            mine.mkdir()
+            shutil.copy(network_path, mine / "ink.pt")
+            assert run(["scan", str(mine)]) == run(way) == 0
+            assert "told by" in run_out(["show", "ink"], capsys)
+            with hnetkit.Library() as library:
+                plan = plan_share(library, ["ink"])
+            assert plan.license == License()
+            assert any(f"hnetkit pull model:{model['id']} asks civitai" in doubt for doubt in plan.doubts)
+            assert "Permissions" not in plan.card()
+            assert "the site was not asked" in plan.card()
+            assert run(["pull", f"model:{model['id']}", "-q"]) == 0
+            assert "told by" not in run_out(["show", "ink"], capsys)
+            with hnetkit.Library() as library:
+                assert plan_share(library, ["ink"]).license.name == "permissions-stated-at-civitai"
+
+
+def run_out(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert run(command) == 0
+    return capsys.readouterr().out
+
+
 def test_a_network_of_a_site_is_shared_with_its_creator_and_words(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +346,18 @@ def test_an_address_is_looked_for_in_time_by_the_length_of_the_text_alone() -> N
     for text in ("a" * 200_000, "a." * 100_000, "a@" * 100_000, "www" * 60_000, "http:/" * 30_000):
         in_markdown(text)
     assert time.process_time() - begun < 3
+
+
+@pytest.mark.parametrize(
+    "text", [r"saber \(fate\)", r"\\(x^2\\) \[y\]", r"\(\(a\)\)", r"\(https://evil.example/\)", r"\ \\ a\b"]
+)
+def test_a_bracket_that_a_prompt_escapes_begins_no_formula(text: str) -> None:
+    r"""The hub shows as one what stands between ``\\(`` and ``\\)`` in the source, or ``\(`` and ``\)`` on the page."""
+    written = in_markdown(text)
+    seen = Seen(written)
+    assert squeezed(seen.words) == squeezed(text)
+    assert not re.search(r"\\[()\[\]]", seen.outside_code)
+    assert not re.search(r"\\\\[()\[\]]", re.sub(r"`[^`]*`", "", written))
 
 
 @given(TEXTS)

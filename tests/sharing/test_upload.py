@@ -39,7 +39,7 @@ from hnetkit.errors import (
 )
 from hnetkit.image_text import write_image
 from hnetkit.sharing import share
-from hnetkit.sharing.folder import ShareFolder
+from hnetkit.sharing.folder import RECORD, ShareFolder
 
 Capture = pytest.CaptureFixture[str]
 
@@ -363,6 +363,43 @@ def test_a_network_that_was_replaced_is_not_uploaded_under_the_hashes_of_another
     (folder.path / "ink.pt").write_bytes((folder.path / "ink.safetensors").read_bytes())
     with pytest.raises(OutputExists, match=r"ink\.pt: not the file that `hnetkit share` wrote"):
         folder.upload("me/ink")
+    assert sites.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("evil.pt", b"cos\nsystem\n(S'true'\ntR."),
+        ("ink.pt", b""),
+        ("run.exe", b"MZ"),
+        ("images/1.png", b"#!/bin/sh\n"),
+        ("images/1.sh", b"#!/bin/sh\n"),
+        (".bashrc", b"true\n"),
+    ],
+)
+def test_of_a_folder_whose_record_a_stranger_wrote_only_networks_and_pictures_are_uploaded(
+    sites: Sites, folder: ShareFolder, name: str, content: bytes
+) -> None:
+    """Their record has the right hash of whatever they put there."""
+    place = folder.path / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(content)
+    record = json.loads((folder.path / RECORD).read_text())
+    record["files"][name] = hashlib.sha256(content).hexdigest()
+    (folder.path / RECORD).write_text(json.dumps(record))
+    with pytest.raises(OutputExists, match="not the file that `hnetkit share` wrote"):
+        ShareFolder.read(folder.path).upload("me/ink")
+    assert sites.requests == []
+
+
+def test_a_network_that_the_record_does_not_name_is_not_uploaded(
+    sites: Sites, folder: ShareFolder, library: hnetkit.Library
+) -> None:
+    record = json.loads((folder.path / RECORD).read_text())
+    record["networks"] = ["h1:" + "0" * 64]
+    (folder.path / RECORD).write_text(json.dumps(record))
+    with pytest.raises(OutputExists, match="not the file that `hnetkit share` wrote"):
+        ShareFolder.read(folder.path).upload("me/ink")
     assert sites.requests == []
 
 

@@ -14,6 +14,7 @@ from support.odd_answers import network_bytes
 
 from hnetkit.cli import run
 from hnetkit.library.library import Library
+from hnetkit.sharing.licenses import License, license_of
 from hnetkit.sources.archive_layouts import ArchiveEntry, entry_of
 from hnetkit.sources.export import export_records, import_records
 from hnetkit.sources.session import FetchSession
@@ -123,6 +124,26 @@ def test_what_folders_say_is_known_on_another_machine(hub: Sites, here: FetchSes
         assert not report.failed, report
         known = {(row["name"], row["creator"]) for row in library.registry.catalogue.models() if row["name"] != REPO}
     assert known == {("Ink wash", "anna"), ("Oil", "anna"), ("Ink wash", "ben"), ("chalk", None), ("furry", None)}
+
+
+def test_what_an_import_told_of_an_archive_is_the_hubs_word_once_it_is_asked(
+    hub: Sites, here: FetchSession, tmp_path: Path
+) -> None:
+    """An export may be made up, with a license among its tags that nobody gave."""
+    here.sync(f"hf:{REPO}")
+    records = list(export_records(here.registry))
+    for record in records:
+        if record.get("source") == "huggingface":
+            record["raw"]["tags"] = ["license:mit"]
+    with Library(tmp_path / "other") as library, FetchSession(library) as other:
+        import_records(library.registry, map(json.dumps, records))
+        files = library.registry.catalogue.files
+        assert all(file["is_told"] for file in files())
+        other.repair()
+        assert all(file["is_told"] for file in files())
+        assert all(license_of([file]) == License() for file in files())
+        other.sync(f"hf:{REPO}")
+        assert not any(file["is_told"] or "license:mit" in file["tags"] for file in files())
 
 
 def test_half_a_letter_in_the_path_of_one_file_loses_no_other_of_an_import(here: FetchSession, tmp_path: Path) -> None:

@@ -120,12 +120,14 @@ def test_what_the_dump_told_is_what_the_site_tells(
     site: Sites, here: FetchSession, mine: dict[Path, tuple[str, str]], tmp_path: Path
 ) -> None:
     def told() -> list[dict[str, Any]]:
-        dated = ("hashes_at", "remote_file_id")
+        dated = ("hashes_at", "remote_file_id", "is_told")
         return [{k: v for k, v in row.items() if k not in dated} for row in here.registry.catalogue.files()]
 
     here.identify(dump=dumps.write_sqlite(tmp_path / "dump", site.world.models))
     by_dump = told()
+    assert all(row["is_told"] for row in here.registry.catalogue.files())
     here.identify()
+    assert not any(row["is_told"] for row in here.registry.catalogue.files())
     assert [{**row, "hashes": None} for row in told()] == [{**row, "hashes": None} for row in by_dump]
     assert len(by_dump) >= len(mine)
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from support.pictures import noise
 from transformers import (
     BertTokenizer,
     BlipConfig,
     BlipForConditionalGeneration,
     BlipImageProcessor,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessor,
+    SwinConfig,
+    SwinForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -23,7 +31,7 @@ from transformers import (
 from hnetkit.cli import run
 from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound
 from hnetkit.train import prepare
-from hnetkit.train.preparing.captioners import Tagger, TagSettings, load_blip, load_tagger
+from hnetkit.train.preparing.captioners import BLIP, TAGGER, Tagger, TagSettings, load_blip, load_tagger
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
 BEGIN = len(WORDS)  # as in the real models, the token that a caption begins with is none of the tokenizer's
@@ -198,7 +206,6 @@ def test_a_timm_tagger_without_timm_says_what_to_install(tmp_path: Path) -> None
 @pytest.mark.skipif(not timm_can_be_imported(), reason="needs timm and the torchvision of this torch")
 def test_a_timm_tagger_gives_tags(tmp_path: Path) -> None:
     import timm
-    from safetensors.torch import save_file
 
     model = timm.create_model("vit_tiny_patch16_224", num_classes=len(TAGS), img_size=32, depth=1)
     torch.nn.init.zeros_(model.head.weight)
@@ -243,8 +250,6 @@ def change(path: Path, **values: Any) -> None:
     ],
 )
 def test_what_no_timm_tagger_needs_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
-
     save_file({"head.bias": torch.zeros(len(TAGS))}, timm_folder(tmp_path) / "model.safetensors")
     change(tmp_path / "config.json", **values)
     with pytest.raises(ModelNotUsable) as refusal:
@@ -256,8 +261,6 @@ def test_what_no_timm_tagger_needs_is_refused(tmp_path: Path, values: dict[str, 
 def test_of_a_timm_config_the_library_sees_a_name_sizes_and_the_number_of_tags(
     tmp_path: Path, with_timm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safetensors.torch import save_file
-
     from hnetkit.train.preparing import captioners
 
     seen: list[Any] = []
@@ -324,6 +327,60 @@ def test_blips_files_are_held_to_what_can_be_meant(
         load_blip(str(tmp_path), device="cpu")
 
 
+@pytest.mark.parametrize("kind", ["blip", "tags"])
+def test_a_folder_of_a_stranger_does_not_stand_in_for_the_models_that_are_usual(
+    blip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    theirs = tmp_path / (BLIP if kind == "blip" else TAGGER)
+    theirs.parent.mkdir()
+    shutil.copytree(blip, theirs) if kind == "blip" else tagger_folder(theirs, ["evil"], [9.0])
+    with pytest.raises(NotFound, match="no folder here, and the hub gave no model"):
+        load_blip(device="cpu") if kind == "blip" else load_tagger(device="cpu")
+
+
+def test_a_very_long_picture_makes_no_square_of_gigabytes(tmp_path: Path) -> None:
+    """806 bytes of PNG are 30,000 x 8 pixels: a white square around them would have 2.7 GB."""
+    tagger = load_tagger(str(wd_folder(tmp_path, TAGS, SCORES)), device="cpu")
+    begun = time.process_time()
+    seen = tagger.pixels(Image.new("RGB", (60_000, 8), (255, 0, 0)))
+    assert time.process_time() - begun < 5
+    assert seen.shape == (1, 3, 16, 16)
+
+
+def test_of_a_very_long_picture_whose_shorter_side_is_scaled_the_middle_is_seen(tmp_path: Path) -> None:
+    folder = tagger_folder(tmp_path, ["cat", "dog"], [2.0, -2.0])
+    sizes = {"size": {"shortest_edge": 256}, "crop_size": {"height": 16, "width": 16}}
+    change(folder / "preprocessor_config.json", image_processor_type="BitImageProcessor", **sizes)
+    begun = time.process_time()
+    tagger = load_tagger(str(folder), device="cpu")
+    picture = Image.new("RGB", (30_000, 8), (255, 0, 0))
+    picture.paste((0, 255, 0), (14_000, 0, 16_000, 8))
+    seen = tagger.pixels(picture)
+    assert time.process_time() - begun < 8
+    assert seen.shape == (1, 3, 16, 16)
+    assert (seen[0, 1] > seen[0, 0]).all()
+
+
+def test_a_model_whose_input_or_tables_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    """Neither of them is in a file: a few kilobytes of weights would do for gigabytes."""
+    names = {"id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}}
+    fine = ConvNextConfig(patch_size=1, num_stages=2, hidden_sizes=[8, 8], depths=[1, 1], image_size=32, **names)
+    ConvNextForImageClassification(fine).save_pretrained(tmp_path / "fine")
+    ConvNextImageProcessor(size={"shortest_edge": 1024}, crop_pct=1.0).save_pretrained(tmp_path / "fine")
+    with pytest.raises(ModelNotUsable, match="an input of 1024 pixels has 1024 patches on a side"):
+        load_tagger(str(tmp_path / "fine"), device="cpu")
+    wide = SwinConfig(image_size=128, patch_size=4, embed_dim=8, depths=[12], num_heads=[1], window_size=32, **names)
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in SwinForImageClassification(wide).named_parameters()}
+    wide.save_pretrained(tmp_path / "wide")
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "wide" / "model.safetensors")
+    ViTImageProcessor(size={"height": 128, "width": 128}).save_pretrained(tmp_path / "wide")
+    with pytest.raises(ModelNotUsable, match="its tables of positions would take"):
+        load_tagger(str(tmp_path / "wide"), device="cpu")
+
+
 def test_a_tokenizer_of_its_own_code_is_not_asked_for(blip: Path, tmp_path: Path) -> None:
     for path in blip.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -370,7 +427,7 @@ def test_of_a_captioner_of_the_hub_only_files_with_known_names_are_fetched(
                 *({"rescale_factor": "x"}, {"rescale_factor": None}, {"rescale_factor": float("nan")}),
                 *({"image_std": [0, 0, 0]}, {"image_std": [1]}, {"image_std": ["a"] * 3}, {"image_mean": None}),
                 *({"resample": 99}, {"resample": None}, {"size": {"shortest_edge": 5}}, {"size": {"height": 4096}}),
-                *({"do_resize": False}, {"do_center_crop": True}),
+                {"do_center_crop": True},
             )
         ),
     ],

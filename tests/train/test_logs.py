@@ -243,8 +243,14 @@ def test_odd_runs_have_a_plot_too(rows: list[LogRow]) -> None:
     assert picture(draw_plot("ink $x_$ 画", rows)).shape == (660, 1200, 3)
 
 
-def test_a_matplotlibrc_in_the_current_folder_starts_no_program(tmp_path: Path) -> None:
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+@pytest.mark.parametrize(
+    "settings", [b"text.usetex: True\n", b"font.family: \xff\n", None], ids=["latex", "no text", "pipe"]
+)
+def test_a_matplotlibrc_in_the_current_folder_is_not_read(tmp_path: Path, settings: bytes | None) -> None:
+    if settings is not None:
+        (tmp_path / "matplotlibrc").write_bytes(settings)
+    elif hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "matplotlibrc")
     for program in ("latex", "dvipng", "kpsewhich"):
         (tmp_path / program).write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
         (tmp_path / program).chmod(0o755)
@@ -252,13 +258,17 @@ def test_a_matplotlibrc_in_the_current_folder_starts_no_program(tmp_path: Path) 
 from hnetkit.train.logs import LogRow
 from hnetkit.train.plot import draw_plot
 draw_plot("ink", [LogRow(1, 0, 0, 0.1, 5e-6, 0.1, 0.1, 1.0)])
+import os
+print(os.getcwd())
 """
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = [sys.executable, "-P", "-c", code]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
     )
     assert not (tmp_path / "ran").exists()
     assert done.returncode == 0, done.stderr
+    assert os.path.samefile(done.stdout.strip(), tmp_path)
 
 
 def test_plotting_draws_no_random_numbers_and_opens_no_window() -> None:

@@ -183,6 +183,22 @@ def test_what_cannot_be_applied_is_said_and_the_rest_is_drawn(
     assert told in comment
 
 
+def test_links_in_a_circle_are_followed_once(forge: Webui, models: Path, step: Any, expected: Expected) -> None:
+    """Two links of a folder to itself have no end: of ten folders below each other there are a thousand ways."""
+    for name in ("a", "b"):
+        (models / "hypernetworks" / name).symlink_to(models / "hypernetworks", target_is_directory=True)
+    (got,) = Generation(forge, "<hypernet:outline:0.8>").run(*step)
+    assert error(got, expected((OUTLINE, 0.8))) <= TOLERANCE
+
+
+def test_what_a_terminal_obeys_in_a_prompt_does_not_reach_it(
+    forge: Webui, step: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    Generation(forge, "a castle <hypernet:dots:\x1b]0;mine\x07>").run(*step)
+    assert "is not a number" in caplog.text
+    assert "\x1b" not in caplog.text
+
+
 def test_the_weights_are_moved_with_the_model_and_have_room(forge: Webui, step: Any) -> None:
     generation = Generation(forge, "<hypernet:dots:0.5> <hypernet:paper:0.5>")
     generation.run(*step)

@@ -59,7 +59,8 @@ _REFINER_WIDTH = 1280
 # what CosXL and Playground 2.5 keep beside their weights: the noise levels of EDM, and the mean of their latents
 _EDM = ("edm_vpred.", "edm_mean", "edm_std")
 _PREDICTS_V = re.compile(r"^\s*parameterization:\s*[\"']?v[\"']?\s*(?:#.*)?$", re.MULTILINE)
-_MOST_YAML = 1 << 20
+MOST_YAML = 1 << 20
+"""Bytes of a configuration beside a checkpoint; a larger one is none."""
 
 MakeVae = Callable[[Callable[[], Mapping[str, Any]]], Any]
 
@@ -179,7 +180,7 @@ def predicts_v_by_yaml(path: str | os.PathLike[str]) -> bool:
     try:
         if not is_file_at(beside):
             return False
-        text = read_regular(beside, most=_MOST_YAML)
+        text = read_regular(beside, most=MOST_YAML)
     except ValueError:  # too large for one
         return False
     except OSError as error:

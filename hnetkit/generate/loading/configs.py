@@ -24,15 +24,15 @@ MOST_NUMBER = 1 << 20
 MOST: Mapping[str, int] = {
     "depth": 100,
     "depths": 100,
-    "image_size": 4096,
-    "img_size": 4096,
+    "image_size": 1024,
+    "img_size": 1024,
     "layers_per_block": 16,
     "num_hidden_layers": 100,
     "num_train_timesteps": 100_000,
     "reverse_transformer_layers_per_block": 32,
     "sample_size": MOST_PIXELS,
     "transformer_layers_per_block": 32,
-    "window_size": 64,
+    "window_size": 32,
 }
 """Limits by name. Stable Diffusion has 2 layers in a block, 10 transformer layers, 32 hidden ones, 1000 steps."""
 

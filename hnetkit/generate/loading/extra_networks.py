@@ -42,7 +42,7 @@ from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.limits import parse_json
 from hnetkit.network import TensorRef
 from hnetkit.prompts.tags import LoraTag
-from hnetkit.text import argument, shorten
+from hnetkit.text import argument, shorten, size_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,6 +91,8 @@ _OTHER_KINDS: Mapping[str, re.Pattern[str]] = {
 }
 _LARGEST = 1e9  # of an alpha; a rank is at most a few thousand
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
+# how much more its layers may take with zeros up to the largest rank: resized ones have ranks from 1 to 128
+_MOST_TIMES, _MOST_FILLED = 16, 200_000_000
 
 
 # --- textual inversions
@@ -437,7 +439,7 @@ def _of_one_scale(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     the up-projections, and zeros fill every layer up to the largest rank: what a layer adds stays the same.
 
     Raises:
-        ModelNotUsable: an alpha belongs to no layer.
+        ModelNotUsable: an alpha belongs to no layer, or one layer has so large a rank that the zeros fill the memory.
     """
     from torch.nn.functional import pad
 
@@ -451,6 +453,11 @@ def _of_one_scale(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return tensors
     result = {name: tensor for name, tensor in tensors.items() if name not in known}
     most = max(ranks.values())
+    own = sum(tensor.nbytes for tensor in tensors.values())
+    filled = sum((tensors[down].nbytes + tensors[up].nbytes) * most // ranks[down] for down, up in pairs.items())
+    if filled > _MOST_TIMES * own + _MOST_FILLED:
+        reason = f"one of its layers has the rank {most:,}, and with it all would take {size_text(filled)}"
+        raise ModelNotUsable(f"{path}: no LoRA: {reason}", hint=_ANOTHER_LORA)
     for down, up in pairs.items():
         missing, scale = most - ranks[down], alphas[down] / ranks[down] if down in alphas else 1.0
         kernel = (0, 0) * (tensors[down].ndim - 2)  # of convolutions

@@ -6,9 +6,9 @@ Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/sd_hijack_clip.py, sd
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, takewhile
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -123,19 +123,23 @@ class TextEncoder:
         room = tokenizer.model_max_length - 2
         comma = tokenizer.convert_tokens_to_ids(",</w>")
 
-        def tokenize(text: str) -> list[int]:
-            # a textual inversion's name is expanded to all of its vectors; CLIP's tokenizer knows lower case only
-            text = self._pipe.maybe_convert_prompt(text.lower(), tokenizer)
-            tokens: list[int] = tokenizer(text, truncation=False, add_special_tokens=False).input_ids
-            return tokens
+        vectors, left = _vectors_of_added(tokenizer), MOST_CHUNKS * room
+
+        def tokenize(text: str) -> Iterator[int]:
+            nonlocal left
+            # CLIP's tokenizer knows lower case only
+            for token in tokenizer(text.lower(), truncation=False, add_special_tokens=False).input_ids:
+                expanded = vectors.get(token, (token,))  # the name of a textual inversion stands for all of its vectors
+                left -= len(expanded)
+                if left < 0:  # before they are there: a short prompt may name many vectors many times
+                    raise _too_long(room)
+                yield from expanded
 
         known_comma = None if comma == tokenizer.unk_token_id else comma
-        chunks = split_chunks(pieces, tokenize, room, known_comma, _lengths_of_added(tokenizer))
+        lengths = {first: len(tokens) for first, tokens in vectors.items()}
+        chunks = split_chunks(pieces, tokenize, room, known_comma, lengths)
         if len(chunks) > MOST_CHUNKS:
-            raise UsageError(
-                f"a prompt of {len(chunks):,} chunks of {room} tokens: at most {MOST_CHUNKS}",
-                hint="shorten it; each BREAK begins a chunk",
-            )
+            raise _too_long(room)
         return chunks
 
     def _encode_with(
@@ -186,14 +190,20 @@ class TextEncoder:
         return weighted.to(hidden.dtype)
 
 
-def _lengths_of_added(tokenizer: Any) -> dict[int, int]:
-    """Returns the first token of each textual inversion -> its tokens, called NAME, NAME_1, NAME_2 by diffusers."""
+def _vectors_of_added(tokenizer: Any) -> dict[int, list[int]]:
+    """Returns the first token of each textual inversion -> all of them, called NAME, NAME_1, NAME_2 by diffusers."""
     added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
 
-    def length(name: str) -> int:
-        return next(number for number in count(1) if f"{name}_{number}" not in added)
+    def vectors(name: str) -> Iterator[int]:
+        yield added[name]
+        yield from (added[further] for further in takewhile(added.__contains__, (f"{name}_{n}" for n in count(1))))
 
-    return {number: length(name) for name, number in added.items() if f"{name}_1" in added}
+    return {number: list(vectors(name)) for name, number in added.items() if f"{name}_1" in added}
+
+
+def _too_long(room: int) -> UsageError:
+    message = f"a prompt of more than {MOST_CHUNKS} chunks of {room} tokens"
+    return UsageError(message, hint="shorten it; each BREAK begins a chunk")
 
 
 def _window(chunk: Chunk, tokenizer: Any, room: int) -> list[int]:

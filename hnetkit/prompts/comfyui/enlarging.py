@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hnetkit.prompts.comfyui.graph import Graph, Node, stem_of
+from hnetkit.prompts.comfyui.graph import LARGEST, Graph, Node, stem_of
 from hnetkit.prompts.comfyui.nodes import IMAGE_UPSCALERS, LATENT_UPSCALERS
 from hnetkit.prompts.tags import excerpt, plain_number
 
@@ -42,7 +42,7 @@ class Enlargement:
         """
         if self.size or original is None or self.factor is None:
             return self.size
-        return round(original[0] * self.factor), round(original[1] * self.factor)
+        return _length(original[0] * self.factor), _length(original[1] * self.factor)
 
     @property
     def factor_text(self) -> str | None:
@@ -81,8 +81,13 @@ def _side(graph: Graph, node: Node, key: str) -> int:
 def _scaled(before: Enlargement, factor: float | None, upscaler: str) -> Enlargement:
     if factor is None:
         return Enlargement(None, None, upscaler)
-    size = before.size and (round(before.size[0] * factor), round(before.size[1] * factor))
-    return Enlargement(size, before.factor and before.factor * factor, upscaler)
+    size = before.size and (_length(before.size[0] * factor), _length(before.size[1] * factor))
+    return Enlargement(size, before.factor and min(before.factor * factor, LARGEST), upscaler)
+
+
+def _length(pixels: float) -> int:
+    """A side of an image, also where a graph enlarges it without end, or makes it as small as nothing."""
+    return max(1, round(min(pixels, LARGEST)))
 
 
 def _resized(graph: Graph, node: Node, before: Enlargement, original: Size | None, upscaler: str) -> Enlargement:
@@ -97,7 +102,10 @@ def _resized(graph: Graph, node: Node, before: Enlargement, original: Size | Non
         return before
     if shape is None:
         return Enlargement(None, None, upscaler)
-    sides = (width or round(height * shape[0] / shape[1]), height or round(width * shape[1] / shape[0]))
+    sides = (
+        width or _length(height * shape[0] / max(shape[1], 1)),
+        height or _length(width * shape[1] / max(shape[0], 1)),
+    )
     return Enlargement(sides, None, upscaler)
 
 

@@ -25,9 +25,11 @@ _SKIPPED = (2, 4)  # modes of a node in the editor: muted, bypassed
 _PASSED = ("", "*", "any")  # a reroute's only input
 _VALUES = ("value", "seed", "noise_seed", "text", "string", "String", "Text", "int", "float", "number", *_PASSED)
 _CONCATENATE = "StringConcatenate"
-_LARGEST = 1_000_000_000
 _LONGEST = 80  # letters of a class in a warning
 _SUFFIX = re.compile(r"\.(?:pt|pt2|pth|ckpt|bin|pkl|sft|safetensors)$", re.IGNORECASE)
+
+LARGEST = 1_000_000_000
+"""A number beyond this one, or its negative, counts as this."""
 
 MOST_NODES = 200
 """Nodes on one way through a graph; no real one is longer."""
@@ -189,9 +191,9 @@ class Graph:
     def real(self, value: Any) -> float | None:
         """A number within a billion of 0; None if it is not a number."""
         number = self.value(value)
-        if not isinstance(number, int | float) or isinstance(number, bool) or math.isnan(number):
+        if not isinstance(number, int | float) or isinstance(number, bool) or number != number:
             return None
-        return float(max(-_LARGEST, min(number, _LARGEST)))
+        return float(max(-LARGEST, min(number, LARGEST)))
 
     def whole(self, value: Any) -> int:
         """A whole number within a billion of 0; 0 if it is not a number."""

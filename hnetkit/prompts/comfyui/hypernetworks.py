@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hnetkit.prompts.comfyui.graph import Graph, Node, stem_of
-from hnetkit.prompts.tags import BLOCK, Tag, fits_in_tag, split_tags
+from hnetkit.prompts.tags import BLOCK, Tag, excerpt, finite_number, fits_in_tag, split_tags
 
 _COMFYUIS = "HypernetworkLoader"
 _LOADERS = (_COMFYUIS, "HnetkitHypernetworkLoader")
@@ -45,12 +45,13 @@ def texts_with_tags(graph: Graph, models: Sequence[Node]) -> frozenset[str]:
 
 def _tag(graph: Graph, node: Node, name_key: str, strength_key: str) -> Tag | None:
     """Returns the tag of a network; None, with a warning, if no tag can hold its name or its strength is no number."""
-    name, strength = stem_of(graph.text(node.inputs.get(name_key))), graph.number(node.inputs.get(strength_key, 1))
+    name, stated = stem_of(graph.text(node.inputs.get(name_key))), graph.number(node.inputs.get(strength_key, 1))
+    strength = None if stated is None else finite_number(stated)
     if not name or not fits_in_tag(name) or strength is None:
-        graph.warn(f"a {node.kind} is left out: {name[:80]!r} at {strength}")
+        graph.warn(f"a {node.kind} is left out: {name[:80]!r} at {excerpt(str(stated))}")
         return None
     graph.budget.make(len(name))
-    return Tag(name, float(strength))
+    return Tag(name, strength)
 
 
 def _limited(graph: Graph, node: Node, tag: Tag) -> Tag:

@@ -27,7 +27,7 @@ from hnetkit.generate.loading.configs import HINT, checked_values, read_object, 
 from hnetkit.generate.loading.model_source import require_safe_hub
 from hnetkit.images import on_white
 from hnetkit.limits import MAX_JSON, require_unique_columns
-from hnetkit.text import printable
+from hnetkit.text import printable, size_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -207,9 +207,12 @@ def load_tagger(source: str = TAGGER, *, settings: TagSettings = TagSettings(), 
 
 
 def _model_folder(source: str) -> Path:
-    """Returns the folder of a captioning model; from the hub, only `FILES` are fetched, none of which is a pickle."""
+    """Returns the folder of a captioning model; from the hub, only `FILES` are fetched, none of which is a pickle.
+
+    Those that are taken where none is named are the hub's, whatever the current folder has: it may be a stranger's.
+    """
     folder = Path(source)
-    if not is_folder_at(folder):
+    if source in (BLIP, TAGGER) or not is_folder_at(folder):
         if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
             raise NotFound(f"{source}: no such folder", hint=f"a folder with config.json, or a hub id such as {BLIP}")
         from huggingface_hub import snapshot_download
@@ -256,6 +259,13 @@ FILES = ("config.json", WEIGHTS, TAG_LIST, "preprocessor_config.json", "vocab.tx
 
 _MOST_TAG = 300  # characters
 GENERAL, CHARACTER, RATING = 0, 4, 9  # categories of a tag list
+_MOST_SIDE, _MOST_PATCHES = (
+    1024,
+    128,
+)  # pixels of a side of a model's input, and patches along it; real ones have 448 and 112
+_MOST_TABLES = 64 << 20  # bytes of what a model computes by itself, beyond its weights
+_LARGEST_SQUARE = 4096  # pixels of a side that an image is scaled from
+_MOST_RATIO = 8  # of the sides of an image whose shorter one is scaled
 
 Pixels = Callable[["Image.Image"], Any]
 
@@ -291,7 +301,7 @@ _CLASSIFIER_KEYS = _TRANSFORMER_KEYS + _keys(
 )
 _PROCESSOR_KEYS = _keys(
     """
-    do_resize resample do_rescale rescale_factor do_normalize image_mean image_std do_center_crop crop_pct
+    resample do_rescale rescale_factor do_normalize image_mean image_std do_center_crop crop_pct
     do_convert_rgb
     """
 )
@@ -379,14 +389,13 @@ def classifier(folder: Path, config: Mapping[str, Any]) -> tuple[Any, list[tuple
     if not tags:
         raise ModelNotUsable(f"{folder}: it has no tags", hint=HINT)
     if is_timm_model(config):
-        model = _timm_model(folder, config, len(tags))
         pixels = _wd_pixels(folder, config) if is_wd else _cropped_pixels(folder, config)
-        return model, tags, pixels
+        return _timm_model(folder, config, len(tags)), tags, pixels
     named = config.get("model_type")
     if not isinstance(named, str) or named not in _CLASSIFIERS:
         raise ModelNotUsable(f"{folder}: holds a {str(named)[:60]}, no image classifier that is known", hint=HINT)
-    model = _model_of_transformers(folder, config, named, len(tags))
-    return model, tags, _wd_pixels(folder, config) if is_wd else _own_pixels(folder, named)
+    pixels = _wd_pixels(folder, config) if is_wd else _own_pixels(folder, config, named)
+    return _model_of_transformers(folder, config, named, len(tags)), tags, pixels
 
 
 def is_timm_model(config: Mapping[str, Any]) -> bool:
@@ -440,10 +449,14 @@ def _filled(kind: Any, config: Any, tensors: dict[str, Tensor], folder: Path) ->
     import torch
 
     with torch.device("meta"):
-        wanted = sum(tensor.numel() for tensor in kind(config).parameters())
+        empty = kind(config)
+    wanted = sum(tensor.numel() for tensor in empty.parameters())
     found = sum(tensor.numel() for tensor in tensors.values())
     if wanted > 2 * found:  # a file holds tied weights once
         raise ModelNotUsable(f"{folder}: {found} weights for a model of {wanted}", hint="get the model again")
+    tables = sum(table.nbytes for table in empty.buffers())  # of positions, which grow with the square of a window's
+    if tables > _MOST_TABLES + 2 * sum(tensor.nbytes for tensor in tensors.values()):
+        raise ModelNotUsable(f"{folder}: its tables of positions would take {size_text(tables)}", hint=HINT)
     return kind.from_pretrained(None, config=config, state_dict=tensors)
 
 
@@ -486,7 +499,7 @@ def _processing(folder: Path) -> tuple[str | None, dict[str, Any]]:
         value = stated.get(key)
         sides = {side: value[side] for side in _SIZE_KEYS if side in value} if isinstance(value, dict) else {"": value}
         if value is not None:
-            if not all(type(side) is int and 0 < side <= 4096 for side in sides.values()):
+            if not all(type(side) is int and 0 < side <= _MOST_SIDE for side in sides.values()):
                 raise ModelNotUsable(f"{path}: {key} cannot be meant", hint=HINT)
             kept[key] = sides if isinstance(value, dict) else value
     if not isinstance(named, str):
@@ -494,15 +507,36 @@ def _processing(folder: Path) -> tuple[str | None, dict[str, Any]]:
     return re.sub(r"(?:FeatureExtractor|ImageProcessor(?:Fast|Pil)?)$", "ImageProcessor", named), kept
 
 
-def _own_pixels(folder: Path, model_type: str) -> Pixels:
+def _own_pixels(folder: Path, config: Mapping[str, Any], model_type: str) -> Pixels:
     import transformers
 
     named, kept = _processing(folder)
+    for size in (kept.get("size"), kept.get("crop_size")):
+        sides = size.values() if isinstance(size, dict) else [size or 1]
+        _require_few_patches(folder, config, max(sides, default=1))
     named = named or _CLASSIFIERS[model_type][2]
     if named not in _PROCESSORS:
         raise ModelNotUsable(f"{folder / _PREPROCESSOR}: of a {named[:60]}, which is not known", hint=HINT)
     processor = getattr(transformers, named)(**kept)
-    return lambda image: processor(images=on_white(image), return_tensors="pt")["pixel_values"]
+    return lambda image: processor(images=on_white(_middle(image)), return_tensors="pt")["pixel_values"]
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """Returns an image without the ends of its longer side, where that is very long: scaled, it would fill memory."""
+    length = _MOST_RATIO * min(image.size)
+    width, height = (min(side, length) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _require_few_patches(folder: Path, config: Mapping[str, Any], side: int) -> None:
+    """Refuses a model whose input would have far more patches than any real one: each of its layers holds them all."""
+    stated = config.get("patch_size", 4)
+    sizes = [size for size in (stated if isinstance(stated, list) else [stated]) if type(size) is int and size > 0]
+    patches = side // min(sizes, default=1)
+    if patches > _MOST_PATCHES:
+        reason = f"an input of {side} pixels has {patches} patches on a side, where at most {_MOST_PATCHES} are meant"
+        raise ModelNotUsable(f"{folder}: {reason}", hint=HINT)
 
 
 def _wd_pixels(folder: Path, config: Mapping[str, Any]) -> Pixels:
@@ -514,6 +548,9 @@ def _wd_pixels(folder: Path, config: Mapping[str, Any]) -> Pixels:
     size, mean, spread, _ = _pretrained(folder, config, 448)
 
     def pixels(image: Image.Image) -> torch.Tensor:
+        if max(image.size) > _LARGEST_SQUARE:  # a very long one would have a square of gigabytes
+            image = image.copy()
+            image.thumbnail((_LARGEST_SQUARE, _LARGEST_SQUARE))
         side = max(image.size)
         square = Images.new("RGB", (side, side), "white")
         corner = (side - image.width) // 2, (side - image.height) // 2
@@ -562,8 +599,10 @@ def _pretrained(folder: Path, config: Mapping[str, Any], default: int) -> tuple[
     size = stated[-1] if isinstance(stated, list) and stated else config.get("image_size", default)
     colors = [own.get(key) or [0.5] * 3 for key in ("mean", "std")]
     numbers = [number for color in colors if isinstance(color, list) for number in color]
-    if type(size) is not int or not 0 < size <= 4096 or len(numbers) != 6:
+    if type(size) is not int or not 0 < size <= _MOST_SIDE or len(numbers) != 6:
         raise ModelNotUsable(f"{folder / _CONFIG}: input_size, mean and std cannot be meant", hint=HINT)
+    arguments = config.get("model_args")
+    _require_few_patches(folder, arguments if isinstance(arguments, dict) else config, size)
     if not all(isinstance(number, int | float) for number in numbers) or not all(numbers[3:]):
         raise ModelNotUsable(f"{folder / _CONFIG}: mean and std cannot be meant", hint=HINT)
     mean, spread = (np.array(color, dtype=np.float32) for color in colors)
