@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from hnetkit.sources.plans import FetchPlan
     from hnetkit.sources.results import FetchResult
     from hnetkit.sources.session import FetchSession
-    from hnetkit.sources.subscriptions import Wanted
 
 F = TypeVar("F", bound=Callable[..., Any])
 _filter, downloads_option = (partial(option, section=heading) for heading in ("Filters", "Downloads"))
@@ -453,7 +452,7 @@ def sync_command(
       hnetkit sync hf:someone/hypernetworks:styles --save styles
     """
     from hnetkit.sources.civitai import Filters
-    from hnetkit.sources.subscriptions import of_stored, repository_of
+    from hnetkit.sources.subscriptions import in_words, of_stored, repository_of
 
     filters = Filters(query, creator, tag, base_models, _ids(ids), favorites, nsfw)
     if (subscriptions or remove is not None) and (name is not None or save is not None or filters != Filters()):
@@ -480,9 +479,9 @@ def sync_command(
         if save is not None and not dry_run:
             before = {row["name"]: of_stored(row["filters"]) for row in session.subscriptions()}
             if before.get(save, wanted) != wanted:
-                output.note(f"{save} had other filters until now: {_words(before[save])}")
+                output.note(f"{save} had other filters until now: {in_words(before[save])}")
             session.subscribe(save, wanted)
-            output.note(f"saved as {save}: {_words(wanted)}; hnetkit sync {argument(save)} runs it again")
+            output.note(f"saved as {save}: {in_words(wanted)}; hnetkit sync {argument(save)} runs it again")
         with byte_progress("reading", quiet=output.quiet) as report:
             session.survey(report)
         text = None if isinstance(wanted, Filters) else wanted.text
@@ -564,16 +563,6 @@ def _license(model: CivitaiModel) -> str | None:
     words += ["credit"] if model.allow_no_credit is False else []
     words += ["no derivatives"] if model.allow_derivatives is False else []
     return ", ".join(words) or "free"
-
-
-def _words(wanted: Wanted) -> str:
-    from hnetkit.sources.subscriptions import as_stored
-
-    stored = as_stored(wanted).items()
-    texts = (
-        f"{key}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}" for key, value in stored
-    )
-    return ", ".join(texts) or "none, so everything"
 
 
 def _stored_note(plan: FetchPlan) -> str:

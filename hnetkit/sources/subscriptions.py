@@ -36,8 +36,15 @@ def repository_of(text: str) -> Reference | None:
 
 
 def as_stored(wanted: Wanted) -> dict[str, Any]:
-    """Returns what is wanted as an object, for storing and showing."""
+    """Returns what is wanted as an object, for storing."""
     return wanted.as_dict() if isinstance(wanted, Filters) else {_KEY: wanted.text}
+
+
+def in_words(wanted: Wanted) -> str:
+    """Returns what is wanted as a line for people."""
+    stored = as_stored(wanted).items()
+    texts = [f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}" for key, value in stored]
+    return ", ".join(texts) or "none, so everything"
 
 
 def of_stored(stored: Mapping[str, Any]) -> Wanted:

@@ -66,7 +66,7 @@ ELSEWHERE = {
     "hnetkit/sharing/folder.py Upload._name_repository": "the card, before an upload; `new_file`",
     "hnetkit/gallery/thumbnails.py Thumbnails._keep": "what is not kept is made again; tests/gallery tries it",
     "hnetkit/generate/loading/tokenizer.py read_tokenizer": "the system's folder for temporary files",
-    "hnetkit/train/preparing/captioners.py blip_model": "the system's folder for temporary files",
+    "hnetkit/train/preparing/captioning_models.py blip_model": "the system's folder for temporary files",
     "hnetkit/train/previews.py Previews.draw": "drawn by a model; `new_file`, as every picture",
     "hnetkit/train/run_folder.py RunFolder.begin": "a run's record; `new_file`, before anything is trained",
     "hnetkit/train/sweeps.py Sweep.write": "drawn by a model; `new_file`, as every picture",

@@ -72,12 +72,12 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
     "generate.loading.pipeline": {"hf_hub_download": {}},
     # a file by its name, which hnetkit's own reader opens
     "hub": {"hub.hf_hub_download": {}},
-    "train.preparing.captioners": {
+    "train.preparing.captioners": {"snapshot_download": {"allow_patterns": "list(FILES)"}},
+    "train.preparing.captioning_models": {
         # a clean folder that hnetkit wrote
         "BertTokenizer.from_pretrained": LOCAL,
         # no folder: a configuration and tensors that hnetkit made
         "kind.from_pretrained": {"config": "config", "state_dict": "tensors"},
-        "snapshot_download": {"allow_patterns": "list(FILES)"},
     },
     # images: one reader, and fonts that come with Pillow or matplotlib
     "images": {"Image.open": {"formats": "*"}},

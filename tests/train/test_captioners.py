@@ -261,11 +261,11 @@ def test_what_no_timm_tagger_needs_is_refused(tmp_path: Path, values: dict[str, 
 def test_of_a_timm_config_the_library_sees_a_name_sizes_and_the_number_of_tags(
     tmp_path: Path, with_timm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hnetkit.train.preparing import captioners
+    from hnetkit.train.preparing import captioning_models
 
     seen: list[Any] = []
     monkeypatch.setattr("transformers.TimmWrapperForImageClassification", object)
-    monkeypatch.setattr(captioners, "_filled", lambda kind, config, *rest: seen.append(config))
+    monkeypatch.setattr(captioning_models, "_filled", lambda kind, config, *rest: seen.append(config))
     save_file({"head.bias": torch.zeros(len(TAGS))}, timm_folder(tmp_path) / "model.safetensors")
     change(
         tmp_path / "config.json",
