@@ -17,9 +17,8 @@ GENERATED = README.md docs/architecture.md docs/cli.md docs/comfyui.md docs/init
 demo: .venv/installed          ## index, convert and draw with the bundled library; leaves demo-output/grid.png
 	.venv/bin/hnetkit demo --overwrite
 
-# in three processes: tests wait for sites, locks and processes of their own
 test: .venv/installed .venv/triton-3.6.0 ## the whole suite, about twenty minutes on 2 cores
-	.venv/bin/python -m pytest -n 3 -rs
+	.venv/bin/python -m pytest -n 2 -rs
 
 browser:                       ## Debian's Chromium, in which the tests of the gallery look at its pages
 	apt-get install -y --no-install-recommends chromium

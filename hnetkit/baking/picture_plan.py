@@ -173,15 +173,15 @@ def require_prompts(prompts: Sequence[str], steps: int) -> None:
             raise UsageError(
                 f"a prompt has tags: {excerpt(prompt)}", hint="leave them out: -n says what is baked, for all prompts"
             )
-        if (options := options_in(prompt)) is not None:
-            raise UsageError(
-                f"a prompt has options, which would be drawn as words: {options} in {excerpt(prompt)}",
-                hint="leave them out; --size, --steps and --seed are those of all prompts",
-            )
         if is_generation_data(prompt):
             raise UsageError(
                 f"a prompt is the generation data of a picture, whose settings would be drawn as words: "
                 f"{excerpt(prompt)}",
+                hint="leave them out; --size, --steps and --seed are those of all prompts",
+            )
+        if (options := options_in(prompt)) is not None:
+            raise UsageError(
+                f"a prompt has options, which would be drawn as words: {options} in {excerpt(prompt)}",
                 hint="leave them out; --size, --steps and --seed are those of all prompts",
             )
         require_prompt(prompt, steps)

@@ -61,13 +61,37 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 
+MEANT = {
+    **dict.fromkeys(("add", "index"), "scan DIR"),
+    "alias": "tag NAME --alias ALIAS",
+    **dict.fromkeys(("delete", "rm", "uninstall"), "remove NAME"),
+    **dict.fromkeys(("download", "fetch", "get", "install"), "pull ADDRESS"),
+    **dict.fromkeys(("draw", "img2img", "txt2img"), "generate --help"),
+    **dict.fromkeys(("check", "verify"), "validate FILE"),
+    "info": "show NAME",
+    "mirror": "sync --dry-run",
+    "note": "tag NAME --note TEXT",
+    "rename": "scan, after you renamed the file: tags and notes stay",
+    **dict.fromkeys(("serve", "ui", "web", "webui"), "gallery"),
+    **dict.fromkeys(("set", "settings"), "config"),
+    "undo": "remove --undo",
+    "upload": "share NAME --out FOLDER --upload OWNER/REPO",
+}
+"""What other programs call a command -> what to type here."""
+
 EPILOG = """\b
 Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 network,
 6 rate limit, 7 file refused, 130 interrupted, 129 and 143 ended by a signal.
 HNETKIT_DEBUG=1 shows tracebacks."""
 
 
-@click.group(cls=LazyGroup, sections=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.group(
+    cls=LazyGroup,
+    sections=COMMANDS,
+    meant=MEANT,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
+)
 @click.version_option(package_name="hnetkit", prog_name="hnetkit")
 def cli() -> None:
     """Read, index, convert and run Stable Diffusion hypernetworks.

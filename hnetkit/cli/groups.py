@@ -6,6 +6,7 @@ import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -46,14 +47,22 @@ class LazyGroup(click.Group):
     Args:
         sections: heading in the help -> command -> (module of this folder that defines it as ``COMMAND_command``,
             its line in the help).
+        meant: what other programs call a command -> its arguments here, for the hint.
 
     Attributes:
         table: the commands of all sections.
     """
 
-    def __init__(self, *args: Any, sections: Mapping[str, Mapping[str, tuple[str, str]]], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        sections: Mapping[str, Mapping[str, tuple[str, str]]],
+        meant: Mapping[str, str] = MappingProxyType({}),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.sections = sections
+        self._meant = meant
         self.table = {name: entry for commands in sections.values() for name, entry in commands.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -69,7 +78,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.table and not args[0].startswith("-"):
-            near = did_you_mean(args[0], self.table)
+            near = self._meant.get(args[0]) or did_you_mean(args[0], self.table)
             hint = f"{ctx.command_path} {near}" if near else f"{ctx.command_path} --help lists the commands"
             raise UsageError(f"there is no command {args[0]}", hint=hint)
         found = super().resolve_command(ctx, args)

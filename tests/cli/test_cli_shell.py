@@ -9,7 +9,7 @@ import click
 import pytest
 
 import hnetkit.cli
-from hnetkit.cli import run
+from hnetkit.cli import MEANT, cli, run
 from hnetkit.cli.output import Output, confirm
 from hnetkit.errors import UsageError
 
@@ -19,6 +19,25 @@ ROWS = [{"name": "ink", "widths": [320, 768], "note": None, "more": {"a": 1}}]
 def test_a_mistyped_command_names_the_nearest_and_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["conifg"]) == 2
     assert capsys.readouterr().err == "Error: there is no command conifg\nHint: hnetkit config\n"
+
+
+@pytest.mark.parametrize("word", MEANT)
+def test_a_word_of_other_programs_names_the_command_that_does_it_here(
+    capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    assert word not in cli.list_commands(click.Context(cli)), "it would never be looked up"
+    assert run([word, "ink"]) == 2
+    hint = capsys.readouterr().err.partition("Hint: hnetkit ")[2]
+    command, *options = hint.partition(",")[0].split()
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None
+    known = {"--help", *(name for param in found.params for name in param.opts)}
+    assert {option for option in options if option.startswith("-")} <= known
+
+
+def test_who_renames_is_not_told_to_remove(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["rename", "ink", "wash"]) == 2
+    assert "Hint: hnetkit scan, after you renamed the file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from hnetkit.generate.image_settings import ImageSettings, settings_from_infotext
-from hnetkit.generate.setting_keys import IDLE_VALUES, OTHER_NAMES, WITHOUT_EFFECT
+from hnetkit.generate.setting_keys import COMFYUI_LOADER, IDLE_VALUES, OTHER_NAMES, WITHOUT_EFFECT
 from hnetkit.prompts import infotext
 
 BASE = "a star\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 3, Size: 512x512"
@@ -52,7 +52,8 @@ def test_no_key_is_passed_over_without_a_word(row: Row) -> None:
 def test_every_key_of_the_tables_is_tried() -> None:
     tried = {row.key for row in rows()}
     known = {*WITHOUT_EFFECT, *IDLE_VALUES, *OTHER_NAMES, *OTHER_NAMES.values()}
-    others = {"Hashes", "Hypernetworks", "Torch active/reserved", "Sys VRAM"}  # tried with the infotext's other forms
+    # tried with the infotext's other forms, and with graphs
+    others = {"Hashes", "Hypernetworks", "Torch active/reserved", "Sys VRAM", COMFYUI_LOADER}
     assert known - tried == others
 
 

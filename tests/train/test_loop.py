@@ -631,7 +631,7 @@ def test_a_caption_that_is_far_too_long_is_named_before_the_first_step(
 ) -> None:
     folder, said = make_pictures(tmp_path / "pictures"), list[str]()
     (folder / "03.txt").write_text("BREAK a, " * 101)
-    with pytest.raises(UsageError, match=r"caption of 03\.png: .*at most 100"):
+    with pytest.raises(UsageError, match=r"caption of 03\.png: .*more than 100 chunks"):
         run_training(small_recipe(folder, shuffle_tags=shuffle), model, tmp_path / "run", said)
     assert said == []
 
