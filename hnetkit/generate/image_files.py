@@ -91,7 +91,8 @@ def is_image_file(out: str) -> bool:
             f"{out}: pictures are written as PNG, JPEG or WebP",
             hint=f"--out {argument(suffixed(out, '.png'), is_path=True)}",
         )
-    if suffix not in SUFFIXES and is_there(out):
+    # asked again: another command that draws into the folder may have made it since
+    if suffix not in SUFFIXES and is_there(out) and not is_folder_at(out):
         raise UsageError(f"{out}: neither a folder nor a .png, .jpg or .webp file", hint="--out FOLDER")
     if out.endswith("."):  # neither "." nor "..", which are folders
         hint = f"--out {argument(suffixed(out, '.png'), is_path=True)}"

@@ -10,6 +10,7 @@ from PIL import Image
 
 from hnetkit.errors import NotFound, OutputExists, UsageError
 from hnetkit.formats.open_file import OpenFile
+from hnetkit.generate import image_files
 from hnetkit.generate.image_files import Picture, is_image_file, next_number
 from hnetkit.image_text import read_image_text, write_image
 
@@ -132,6 +133,19 @@ def test_a_place_is_a_file_by_its_suffix(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as other:
         is_image_file("a/b.gif")
     assert other.value.command_hint == f"--out {Path('a/b.png')}"
+
+
+def test_a_folder_that_another_command_makes_at_the_moment_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = image_files.is_there
+
+    def is_there(path: str) -> bool:
+        Path(path).mkdir(exist_ok=True)
+        return asked(path)
+
+    monkeypatch.setattr(image_files, "is_there", is_there)
+    assert not is_image_file(str(tmp_path / "pictures"))
 
 
 def test_commands_that_draw_the_same_seeds_into_one_folder_at_once_lose_no_picture(tmp_path: Path) -> None:
