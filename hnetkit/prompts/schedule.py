@@ -17,8 +17,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Union
 
@@ -74,15 +73,10 @@ def schedule(text: str, steps: int, first_pass_steps: int | None = None) -> list
     Raises:
         UsageError: the prompt is so long and changes so often that its texts would exceed `MOST_LETTERS`.
     """
-    reader = _Reader(steps, first_pass_steps)
-    try:
-        nodes = reader.read(text)
-    except _AllText:
-        return [(steps, text)]
-    if len(reader.ends) * len(text) > MOST_LETTERS:
-        raise _too_much(len(text), len(reader.ends))
-    texts: dict[str, str] = {}  # a text that recurs, as in [a|b], is kept once
-    return [(end, texts.setdefault(at, at)) for end in sorted(reader.ends) for at in [_text_at(end, nodes)]]
+    read = _ReadPrompt.of(text, steps, first_pass_steps)
+    if read.nodes is not None:
+        _require_room([read])
+    return read.texts()
 
 
 def text_at(texts: Sequence[tuple[int, str]], call: int) -> str:
@@ -96,21 +90,16 @@ def text_at(texts: Sequence[tuple[int, str]], call: int) -> str:
 
 def require_room(texts: Sequence[str], steps: int) -> None:
     """Raises UsageError if the texts of several prompts together exceed `MOST_LETTERS`."""
-    changes, letters = 0, 0
-    for text in texts:
-        reader = _Reader(steps, None)
-        with suppress(_AllText):
-            reader.read(text)
-        changes, letters = max(changes, len(reader.ends)), letters + len(reader.ends) * len(text)
-    if letters > MOST_LETTERS:
-        raise _too_much(sum(map(len, texts)), changes)
+    _require_room([_ReadPrompt.of(text, steps, None) for text in texts])
 
 
-def _too_much(letters: int, changes: int) -> UsageError:
-    return UsageError(
-        f"a prompt of {letters:,} characters that changes {changes:,} times is too much to draw",
-        hint="shorten it, or use fewer steps",
-    )
+def _require_room(prompts: Sequence[_ReadPrompt]) -> None:
+    if sum(len(read.ends) * len(read.text) for read in prompts) > MOST_LETTERS:
+        letters, changes = sum(len(read.text) for read in prompts), max(len(read.ends) for read in prompts)
+        raise UsageError(
+            f"a prompt of {letters:,} characters that changes {changes:,} times is too much to draw",
+            hint="shorten it, or use fewer steps",
+        )
 
 
 @dataclass(slots=True)
@@ -217,6 +206,30 @@ class _Reader:
         if last >= 1:
             self.ends.add(last)
         return last
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadPrompt:
+    """A prompt that was read: its nodes, None where all is plain text, and the steps after which it may change."""
+
+    text: str
+    nodes: Sequence[_Node] | None
+    ends: Set[int]
+
+    @classmethod
+    def of(cls, text: str, steps: int, first_pass_steps: int | None) -> _ReadPrompt:
+        reader = _Reader(steps, first_pass_steps)
+        try:
+            return cls(text, reader.read(text), reader.ends)
+        except _AllText:
+            return cls(text, None, {steps})
+
+    def texts(self) -> list[tuple[int, str]]:
+        """Returns what `schedule` returns."""
+        if self.nodes is None:
+            return [(end, self.text) for end in self.ends]
+        texts: dict[str, str] = {}  # a text that recurs, as in [a|b], is kept once
+        return [(end, texts.setdefault(at, at)) for end in sorted(self.ends) for at in [_text_at(end, self.nodes)]]
 
 
 def _text_at(step: int, nodes: Sequence[_Node]) -> str:
@@ -346,8 +359,9 @@ def drawn_texts(
         UsageError: as `schedule`.
     """
     parts = split_and(text)
-    require_room([words for words, _ in parts], steps)
-    schedules = [schedule(words, steps, first_pass_steps) for words, _ in parts]
+    read = [_ReadPrompt.of(words, steps, first_pass_steps) for words, _ in parts]
+    _require_room(read)
+    schedules = [one.texts() for one in read]
     described: dict[str, dict[str, Any]] = {}
 
     def describe(words: str) -> dict[str, Any]:
