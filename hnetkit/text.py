@@ -31,9 +31,8 @@ _PLAIN_CELL = re.compile(r"[A-Za-z0-9_][\w .,()\[\]-]*", re.ASCII)
 _LIKE_ESCAPE = re.compile(r"\\(?=u[0-9a-f]{4})")
 _MOST_ITEMS, _MOST_DEPTH = 12, 3  # of a container, as `shorten` shows it
 _TAG = re.compile(r"</?[a-z][a-z0-9]*(?:\s[^<>]*)?/?>|<!--[^<>]*-->", re.IGNORECASE)  # <lora:x:1> is none
-_NO_SIGN = re.compile(
-    r"&#[xX]?[0-9a-fA-F]{9,};?"
-)  # beyond Unicode; slow to convert, and of thousands of digits an error
+# references beyond Unicode; slow to convert, and of thousands of digits an error
+_NO_SIGN = re.compile(r"&#[xX]?[0-9a-fA-F]{9,};?")
 _BREAK = re.compile(r"<(?:br|hr|/p|/div|/li|/h[1-6]|/tr|/pre|/blockquote)\s*/?>", re.IGNORECASE)
 _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
 _INLINE_MARK = re.compile(r"[\\`*_~\[\]|$]")  # of Markdown, anywhere in a line

@@ -537,7 +537,9 @@ def tried(trial: Trial, number: int, end: End, capfd: pytest.CaptureFixture[str]
                     trial.work()
             finally:
                 os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == KILLED
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        # a download may come, and be written, in one piece fewer than when the points were counted
+        assert code == KILLED or (code == 0 and number == len(trial.points))
     trial.require_whole()
     trial.require_next(lambda: capfd.readouterr().err)
 
