@@ -123,7 +123,11 @@ def say_traceback(error: BaseException) -> None:
 
 
 def say_usage(error: click.ClickException) -> None:
-    """Prints what click refuses in a command line, and how the command is used."""
+    """Prints what click refuses in a command line, and how the command is used; where it has nothing, the help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        for line in error.format_message().split("\n"):
+            say(line)
+        return
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is not None:
         for line in context.get_usage().split("\n"):

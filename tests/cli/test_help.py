@@ -223,3 +223,16 @@ def test_a_size_is_given_in_one_way(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["generate", "a star", "--size", "wide"]) == 2
     assert "--size wide: not a number of pixels, nor WIDTHxHEIGHT" in capsys.readouterr().err
     assert "--width" not in help_of("generate")
+
+
+@pytest.mark.parametrize("group", [[], ["train"]])
+def test_a_group_without_a_command_shows_its_help_and_no_error(
+    group: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*group, "--help"]) == 0
+    help_text = capsys.readouterr().out
+    assert run(group) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == help_text.splitlines()
+    assert "Error" not in shown.err
