@@ -156,7 +156,7 @@ _SHARED = (
         "--denoising",
         type=_FRACTION,
         show_default="0.75, in a hires pass 0.7",
-        help="Strength at which --image is repainted or, in a hires pass, the first pass: 0 keeps it, 1 ignores it. "
+        help="Strength of the change to --image or, in a hires pass, to the first pass: 0 keeps it, 1 ignores it. "
         "Over --image, only this share of --steps is made; a hires pass makes all of its own.",
     ),
     _over_image(
@@ -203,7 +203,7 @@ _SHARED = (
     _hires(
         "--hires-prompt",
         metavar="TEXT",
-        show_default="PROMPT, also if it is empty",
+        show_default="PROMPT, as with an empty TEXT",
         help="Prompt of the second pass. If given, only networks of its own tags apply there, none of PROMPT or -n.",
     ),
     _hires(
@@ -261,8 +261,8 @@ def picture_options(function: F) -> F:
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Recreate a picture from the settings that hnetkit or another program embedded in it; a text file, or - for "
-    "standard input, may hold them too. PROMPT and other options override them, -n adds networks; --model, --vae and "
-    "--image are not taken from it. What cannot be taken over is listed.",
+    "standard input, may hold them too. PROMPT and other options override them, -n adds networks. The model, the VAE "
+    "and the start image are not taken from it: give --model, --vae and --image. What cannot be taken over is listed.",
 )
 @_image("--seed", type=_SEED, show_default="-1", help="Seed of the first picture; -1 picks one at random.")
 @_image(

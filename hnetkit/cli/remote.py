@@ -35,7 +35,8 @@ _filter, downloads_option = (partial(option, section=heading) for heading in ("F
 refill_option = downloads_option(
     "--refill",
     is_flag=True,
-    help="Fetch also where nothing is left of the library, as if its disk were not mounted; without it, this is asked.",
+    help="Fetch everything again although all files of the library are gone. Without it you are asked, since its disk "
+    "may not be mounted; --yes is no answer to that.",
 )
 dry_run_option = downloads_option(
     "--dry-run", is_flag=True, help="List what would be fetched, with sizes; fetch nothing and ask nothing."
@@ -388,8 +389,8 @@ def confirm_fetch(files: int, size: str, session: FetchSession, *, yes: bool) ->
 @_saved(
     "--save",
     metavar="NAME",
-    help="Save these filters, or the repository, as NAME, in place of earlier ones, and sync. Options of downloads are "
-    "not saved; with --dry-run, nothing is.",
+    help="Save these filters, or the repository, as NAME, and sync; what was saved as NAME is replaced. Options of "
+    "downloads are not saved, and with --dry-run nothing is.",
 )
 @_saved(
     "--remove",
@@ -433,7 +434,7 @@ def sync_command(
 
     Fetches every model that passes all filters into the folder that `hnetkit path library` prints. Without filters,
     mirrors every hypernetwork on Civitai (with --nsfw also those not safe for work), after showing the size and asking.
-    NAME stands for what was saved, see --save, and takes no filters.
+    NAME repeats what was saved with --save, and takes no filters.
 
     REPOSITORY is one of the Hugging Face hub: hf:owner/repo[@revision][:folder or glob], hf:datasets/owner/repo for a
     data set, or its address. Only new and changed files are fetched. Files that are deleted from the repository are

@@ -232,7 +232,7 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
             _LEAST_1,
             default="where --rate ends",
         ),
-        _Setting("batch_size", "--batch-size", "Number of samples in a batch, shared among all processes.", _LEAST_1),
+        _Setting("batch_size", "--batch-size", "Number of samples in a batch, of all processes together.", _LEAST_1),
         _Setting(
             "accumulation",
             "--accumulation",
@@ -351,8 +351,8 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         _Setting(
             "guards.loss_limit",
             "--loss-limit",
-            "Warn once, without rolling back, when the mean loss of the last 10 to 100 steps is above this and above "
-            "the loss before the first step.",
+            "Warn once, without rolling back, when the mean loss over a tenth of the run (10 to 100 steps) is above "
+            "this and above the loss before the first step.",
             _ABOVE_0,
         ),
         _Setting(
