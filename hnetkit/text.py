@@ -227,6 +227,8 @@ def _literal(value: Any, most: int, depth: int) -> str:
 
 
 def _escaped(text: str, escape: Callable[[str], str]) -> str:
+    if text.isascii() and text.isprintable():  # most is, and this is the quickest way to know
+        return text
     return _BEYOND.sub(lambda found: "".join(_each(found, escape)), text)
 
 

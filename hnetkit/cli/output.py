@@ -96,7 +96,8 @@ def put_path(path: str | os.PathLike[str]) -> None:
 def put_json(value: Any, *, indent: int | None = None) -> None:
     """Prints a value as JSON on stdout, which reads back exactly; characters that control a terminal are escaped."""
     lines = json.dumps(value, indent=indent, ensure_ascii=False).split("\n")
-    _write("\n".join(_exact(line) for line in lines), sys.stdout)
+    ascii_only = _is_ascii()
+    _write("\n".join([exact(line, ascii_only=ascii_only) for line in lines]), sys.stdout)
 
 
 def say(line: str) -> None:
@@ -322,10 +323,6 @@ def _delimited(rows: Iterable[Row], columns: Sequence[str], delimiter: str) -> N
 
     writer.writerows(zip(*(cells([row.get(column) for row in rows]) for column in columns), strict=True))
     _write(buffer.getvalue().removesuffix("\n"), sys.stdout)
-
-
-def _exact(text: str) -> str:
-    return exact(text, ascii_only=_is_ascii())
 
 
 def _is_ascii() -> bool:

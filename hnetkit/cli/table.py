@@ -83,10 +83,13 @@ def _longest_word(cells: str | Sequence[str]) -> int:
 
 
 def _lines(cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    columns = [list(_wrapped(cell, width)) for cell, width in zip(cells, widths, strict=True)]
+    columns = map(_wrapped, cells, widths)
     for parts in zip_longest(*columns, fillvalue=""):
-        padded = (part + " " * (width - _length(part)) for part, width in zip(parts, widths, strict=True))
-        yield (" " * _BETWEEN).join(padded).rstrip()
+        yield (" " * _BETWEEN).join(map(_padded, parts, widths)).rstrip()
+
+
+def _padded(text: str, width: int) -> str:
+    return text.ljust(width) if text.isascii() else text + " " * (width - _length(text))
 
 
 def _wrapped(text: str, width: int) -> Iterator[str]:
