@@ -184,6 +184,11 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
         warnings += _drawn_otherwise(other_program, info, str(options.get("sampler", "")))
     elif is_noise_unknown and "Civitai resources" in info.parameters:
         warnings.append("Civitai drew it, and does not say with which program's noise: the picture may differ")
+    if _is_of_diffusers(info):
+        warnings.append(
+            "SD.Next drew it with diffusers, which samples and weighs words in another way than A1111: the picture "
+            "will differ"
+        )
     if (age := _age_of_timelines(info)) is not None:
         warnings += _times_read_otherwise(info, age)
         if reader.has_second_pass:
@@ -339,6 +344,15 @@ def _drawn_otherwise(program: str, info: Infotext, sampler: str) -> Iterator[str
     yield from () if is_of_graph else said
     if _NOISY_STEPS.search(sampler):
         yield f"{sampler} adds noise in every step, which {program} makes in another way: the picture will differ"
+
+
+def _is_of_diffusers(info: Infotext) -> bool:
+    """Whether SD.Next drew an image with diffusers, and not as it did at first, with the code of A1111.
+
+    Source: vladmandic/automatic modules/processing_info.py, modules/sd_samplers_diffusers.py (behavior only).
+    """
+    given = info.parameters
+    return given.get("Backend", given.get("Pipeline", "Original")) != "Original"
 
 
 def _age_of_timelines(info: Infotext) -> str | None:
