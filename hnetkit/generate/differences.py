@@ -62,8 +62,12 @@ def other_second_pass(recorded: ImageSettings, options: DrawOptions, prompt: str
     if options.image is not None:
         yield "its second pass is left out: --image begins with a picture"
         return
-    if prompt is not None and options.hires_prompt is None and "hires_prompt" in recorded.options:
-        yield "its second pass keeps its own prompt: --hires-prompt TEXT"
+    given = {"prompt": prompt, "negative_prompt": options.negative_prompt, "steps": options.steps}
+    for name, value in given.items():
+        own = recorded.options.get(f"hires_{name}")
+        if value is not None and getattr(options, f"hires_{name}") is None and own not in (None, 0):
+            option = f"--hires-{name.replace('_', '-')} {'N' if name == 'steps' else 'TEXT'}"
+            yield f"its second pass keeps its own {name.replace('_', ' ')}: {option}"
     size = recorded.options.get("hires_size")
     first = [(getattr(options, side), recorded.options.get(side)) for side in ("width", "height")]
     if size and not options.has_second_pass and any(given not in (None, own) for given, own in first):
