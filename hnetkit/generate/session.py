@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from hnetkit.errors import HnetkitError, failure_of
 from hnetkit.generate.drawing import steps_of_pass
@@ -43,12 +46,17 @@ from hnetkit.runtime.adapters import (
 from hnetkit.runtime.capture import forget_graphs
 from hnetkit.runtime.strength import Strength
 
+_turns: WeakKeyDictionary[Any, AbstractContextManager[Any]] = WeakKeyDictionary()
+"""UNet -> what the thread holds that draws with it: networks are on the UNet meanwhile."""
+
 _StackKey = tuple[str, int]
 """A network in a stack: its content hash, and how many times it came before in the stack."""
 
 
 class DrawSession:
     """A model with all that its images need attached. `close`, or the end of a ``with`` block, detaches it again.
+
+    Other threads that would draw with the model wait for that.
 
     All networks are loaded at the start, so an image with another stack changes nothing but numbers on the UNet.
 
@@ -74,8 +82,9 @@ class DrawSession:
         self._failures: dict[_StackKey, HnetkitError] = {}
         self._unusable: dict[Path, HnetkitError] = {}  # textual inversions
         self._embeddings, self._said = tuple(embeddings), set[str]()
-        model.forget_texts()  # the caller may have changed the text encoders since they were encoded
         with ExitStack() as undo:
+            undo.enter_context(_turns.setdefault(model.pipe.unet, RLock()))
+            model.forget_texts()  # the caller may have changed the text encoders since they were encoded
             already_active = get_active_hypernetworks(model.pipe)
             if already_active:
                 names = excerpt(", ".join(already_active))

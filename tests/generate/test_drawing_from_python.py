@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,19 @@ def test_a_picture_is_the_commands(
             assert image.tobytes() == picture.image.tobytes()
         del row["path"]
         assert row == {**{name: getattr(picture, name) for name in row}, "hypernetworks": [*picture.hypernetworks]}
+
+
+def test_threads_that_draw_with_one_model_take_turns(model: Model) -> None:
+    """Networks, LoRAs and textual inversions are attached to its pipeline, where each thread would find the others'."""
+    prompts = ["a star <hypernet:ink:1>", "a star <hypernet:wash:1>", "a mine star <lora:style:1>", "a star"]
+
+    def drawn(prompt: str) -> bytes:
+        (picture,) = model.draw(prompt, **PLAIN)
+        return picture.image.tobytes()
+
+    alone = [drawn(prompt) for prompt in prompts]
+    with ThreadPoolExecutor(len(prompts)) as threads:
+        assert list(threads.map(drawn, prompts * 3)) == alone * 3
 
 
 def test_loras_textual_inversions_and_the_settings_stack_are_the_commands(model: Model, sd_folder: Path) -> None:
