@@ -388,6 +388,16 @@ def find_embeddings_in(
     return tuple(found)
 
 
+def warn_about_unread_embeddings(prompts: Iterable[str], reader: str, note: Note) -> None:
+    """Warns about textual inversions that prompts name, where these are drawn without any.
+
+    Args:
+        reader: of the prompts, in words.
+    """
+    for file in find_embeddings(map(words_of, prompts), settings.get("embeddings"), note):
+        note(f"Warning: {file.stem}: a textual inversion, which {reader} reads as the words of its name")
+
+
 def without_comments(prompt: str, note: Note) -> str:
     """Returns a prompt as it is drawn, for one that a person typed, and reports its comments.
 

@@ -228,6 +228,9 @@ def test_an_empty_prompt_is_said(draw: Draw, prompt: str) -> None:
         ("> a star\n> negative prompt: bad\n> Steps: 4, CFG scale: 3, Seed: 7", "negative prompt:, Steps: 4"),
         ("a star\nNegative prompt\uff1abad", "Negative prompt\uff1a"),
         ("Steps: 4 of them, all in stone", ""),
+        ('{"prompt": "a star", "seed": 5}', '{"prompt":'),
+        ('{"3": {"class_type": "KSampler"}}', '{"3":, {"class_type":'),
+        ('a sign that says "hi": {red|blue}', ""),
         ("a negative prompt of stone", ""),
     ],
 )

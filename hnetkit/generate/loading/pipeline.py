@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 FileStamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, inode, size in bytes and modification time of each file."""
 
+_SCALES = {False: 0.18215, True: 0.13025}  # of the latents of SD 1 and 2, and of SDXL
 _VAE_PREFIX = "first_stage_model."
 _MODEL_FILE_SUFFIXES = (".json", ".txt", ".safetensors", ".model")
 _DIGEST_LENGTH = 32  # hex digits
@@ -165,7 +167,7 @@ def load_pipeline(
             pipe = load_pipeline_folder(folder, index, dtype, **parts)
         refuse_missing_weights(pipe, source)
         if vae is not None:
-            refuse_other_latents(pipe.vae, pipe, os.fspath(vae))
+            refuse_other_latents(pipe.vae, pipe, os.fspath(vae), _own_scale(pipe, folder))
         if folder is not None:
             require_matching_parts(pipe, str(folder))
         _set_up(pipe, device, offload=offload, attention_slicing=attention_slicing, compiled=compiled)
@@ -251,17 +253,34 @@ def load_vae(path: Path, dtype: Any, config: Callable[[], Mapping[str, Any]]) ->
     return load_component(path, "vae", "AutoencoderKL", dtype)
 
 
-def refuse_other_latents(vae: Any, pipe: Any, source: str) -> None:
+def refuse_other_latents(vae: Any, pipe: Any, source: str, scale: float) -> None:
     """Compares a separate autoencoder with the UNet.
 
+    Args:
+        scale: by which the latents are multiplied that the UNet was trained on.
+
     Raises:
-        ModelNotUsable: their latents have different numbers of channels.
+        ModelNotUsable: their latents have different numbers of channels, or another scale.
     """
     theirs, ours = vae.config.latent_channels, pipe.unet.config.out_channels
     if theirs != ours:
         raise ModelNotUsable(
             f"{source}: an autoencoder of {theirs} channels; the model has {ours}", hint="leave --vae out"
         )
+    if not math.isclose(vae.config.scaling_factor, scale, rel_tol=1e-3):
+        raise ModelNotUsable(
+            f"{source}: an autoencoder of another base model (its latents are scaled by {vae.config.scaling_factor:g}, "
+            f"the model's by {scale:g})",
+            hint="leave --vae out",
+        )
+
+
+def _own_scale(pipe: Any, folder: Path | None) -> float:
+    """Returns the scale of a model's own latents, as its own autoencoder states it where it has one."""
+    usual = _SCALES[getattr(pipe, "text_encoder_2", None) is not None]
+    if folder is None or not is_file_at(folder / "vae" / "config.json"):
+        return usual
+    return float(vae_configuration(folder).get("scaling_factor", usual))
 
 
 def _vae_maker(path: Path, dtype: Any) -> MakeVae:
