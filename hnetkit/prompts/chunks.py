@@ -6,6 +6,8 @@ the tokenizer that transformers builds for it (behavior only).
 
 from __future__ import annotations
 
+import html
+import html.entities
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +24,21 @@ _END = "</w>"
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 # words as CLIP divides a text, with numbers among their letters, which `_words` divides; 1c-1f are no blanks of CLIP's
 _WORD = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)|[^\W_]+|(?:[^\w\s]|[_\x1c-\x1f])+")
+
+_ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
+# letters that are one sign, each as its own letters; what these are made of stays
+_LIGATURES = {
+    code: "".join(chr(int(part, 16)) for part in unicodedata.decomposition(chr(code)).split()[1:])
+    for code in (0x132, 0x133, 0x149, *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4), *range(0xFB00, 0xFB07))
+}
+_CONTROLS = (*range(9), 11, *range(14, 32), 127, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD))
+_PLAIN_SIGNS: dict[int, str | None] = {
+    **{code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFF01, 0xFFF0)},  # of another width
+    **dict.fromkeys((0x2BC, *range(0x2018, 0x201C)), "'"),
+    **dict.fromkeys(range(0x201C, 0x2020), '"'),
+    **dict.fromkeys((0x3000, 0x2028, 0x2029), " "),
+    **dict.fromkeys(_CONTROLS),
+}
 
 # a visible letter for each byte: its own one in Latin-1, or one beyond for a blank or a control character
 _VISIBLE = frozenset(byte for byte in range(256) if chr(byte).isprintable() and not chr(byte).isspace())
@@ -83,6 +100,26 @@ def split_chunks(
     return [*full, chunk] if chunk.tokens or not full else full
 
 
+def cleaned(text: str) -> str:
+    """Returns a text as CLIP's tokenizer cleans it before it looks for words, with ftfy, which comes with A1111.
+
+    Quotes are straight, letters of full width and ligatures plain ones, entities of HTML the signs that they mean,
+    where no ``<`` is in the text; control characters are gone. What ftfy makes of letters that were decoded wrongly is
+    left out.
+
+    Source: rspeer/python-ftfy 6.3, ftfy/fixes.py and ftfy/chardata.py (behavior only).
+    """
+    if "<" not in text:
+        text = _ENTITY.sub(_sign_of, text)
+    return unicodedata.normalize("NFC", text.translate(_LIGATURES).translate(_PLAIN_SIGNS))
+
+
+def _sign_of(entity: re.Match[str]) -> str:
+    if entity[0].startswith("&#"):
+        return html.unescape(entity[0])
+    return html.entities.html5.get(entity[0][1:], entity[0])
+
+
 class ClipTokenizer:
     """CLIP's tokenizer: pairs of letters merged by rank.
 
@@ -120,7 +157,7 @@ class ClipTokenizer:
 
     def tokens(self, text: str) -> list[int]:
         """Returns the tokens of a text, without start and end."""
-        normal = unicodedata.normalize("NFC", text.lower()).lower()
+        normal = unicodedata.normalize("NFC", cleaned(text).lower()).lower()
         names = "|".join(map(re.escape, sorted(self._vectors, key=len, reverse=True)))
         pieces = re.split(f"({names})", normal) if names else [normal]
         return [token for piece in pieces for token in self._vectors.get(piece) or self._tokens_of_text(piece)]

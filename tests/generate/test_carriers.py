@@ -242,6 +242,13 @@ def test_fooocus_samples_as_comfyui_does(tmp_path: Path) -> None:
     assert (read.options["rng"], read.warnings) == ("cpu", (said,))
 
 
+def test_signs_that_only_a1111_reads_as_plain_ones_are_said_of_comfyui(tmp_path: Path) -> None:
+    said = "its prompt has signs such as \u201c or \uff0c, which A1111 reads as the plain ones, and ComfyUI may not"
+    for prompt, lines in (("a \u201cred\u201d star", said), ("a red star\uff0c", said), ("un cafe\u0301", "")):
+        text = f"{STATED.replace('a star', prompt)}, Version: ComfyUI"
+        assert warned(text_file(tmp_path / "a.txt", text)) == lines
+
+
 @pytest.mark.parametrize(
     ("others", "is_said"),
     [

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hnetkit.errors import ModelNotUsable, UsageError
 from hnetkit.prompts.attention import BREAK, parse_attention
-from hnetkit.prompts.chunks import MOST_CHUNKS, Chunk, split_chunks
+from hnetkit.prompts.chunks import MOST_CHUNKS, Chunk, cleaned, split_chunks
 from hnetkit.prompts.schedule import schedule, split_and, text_at
 from hnetkit.text import counted
 
@@ -128,7 +128,7 @@ class TextEncoder:
         def tokenize(text: str) -> Iterator[int]:
             nonlocal left
             # CLIP's tokenizer knows lower case only
-            for token in tokenizer(text.lower(), truncation=False, add_special_tokens=False).input_ids:
+            for token in tokenizer(cleaned(text).lower(), truncation=False, add_special_tokens=False).input_ids:
                 expanded = vectors.get(token, (token,))  # the name of a textual inversion stands for all of its vectors
                 left -= len(expanded)
                 if left < 0:  # before they are there: a short prompt may name many vectors many times
