@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.image_settings import ImageSettings, RecordedFile
-from hnetkit.generate.loading.extra_networks import is_named
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.options import SECOND_DENOISING, SECOND_PASS, DrawOptions
 from hnetkit.generate.prompt_networks import ResolvedNetwork
 from hnetkit.hashes import autov1_of
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.network import Hypernetwork
+from hnetkit.prompts.chunks import has_name
 from hnetkit.prompts.schedule import split_and
 from hnetkit.prompts.tags import excerpt, split_tags
 
@@ -169,7 +168,7 @@ def other_embeddings(recorded: ImageSettings, found: Mapping[str, str], texts: I
 
 
 def _is_named_in(name: str, texts: Iterable[str]) -> bool:
-    return any(is_named(Path(f"{name}.pt"), text) for text in texts)
+    return any(has_name(text, name) for text in texts)
 
 
 def _is_same_model(model: RecordedFile, loaded: LoadedPipeline) -> bool:

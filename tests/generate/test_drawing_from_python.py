@@ -572,19 +572,6 @@ def test_clip_skip_is_said_to_have_no_effect_where_the_model_has_none(
     assert told == []
 
 
-def test_a_textual_inversion_within_other_words_is_told(model: Model) -> None:
-    told: list[str] = []
-    pixels(model, "a mine, mine_1", negative_prompt="undermined, Mine", note=told.append)
-    assert told == [
-        "Warning: the textual inversion mine is read within mine_1, undermined too: "
-        "rename its file, or choose other words"
-    ]
-    told.clear()
-    pixels(model, "(mine:1.2), MINE", note=told.append)
-    pixels(model, "undermine", note=told.append)  # nothing is loaded
-    assert told == []
-
-
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_a_file_that_was_replaced_after_it_was_loaded_is_not_stated_as_what_drew(
     here: Path, sd_folder: Path, part: str
