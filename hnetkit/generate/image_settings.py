@@ -92,6 +92,7 @@ class ImageSettings:
         embeddings: names of its textual inversions.
         loaded_by_comfyui: names of the networks that ComfyUI's own loader applied.
         program: that drew it, where that is ComfyUI or one that is made of it; else empty.
+        unread: keys of its settings that shaped it and that nothing here has, as a warning lists them.
         warnings: what could not be used, one line each.
         stated: the hashes of the networks in its prompts.
     """
@@ -104,6 +105,7 @@ class ImageSettings:
     embeddings: tuple[str, ...] = ()
     loaded_by_comfyui: tuple[str, ...] = ()
     program: str = ""
+    unread: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     stated: StatedHashes = NONE_STATED
 
@@ -209,6 +211,7 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
         embeddings=tuple(dict.fromkeys(_embeddings(info)))[:MOST_MENTIONED],
         loaded_by_comfyui=tuple(filter(None, info.parameters.get(COMFYUI_LOADER, "").split(", "))),
         program=other_program,
+        unread=tuple(reader.others[:_MOST_SHOWN]),
         warnings=tuple(warnings),
         stated=_stated(info),
     )
