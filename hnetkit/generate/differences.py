@@ -100,6 +100,9 @@ def other_model(recorded: ImageSettings, loaded: LoadedPipeline) -> Iterator[str
     if model is not None and not _is_same_model(model, loaded):
         made_with = model if model.name else f"the model {model}"
         yield f"made with {made_with}, drawn with {loaded.name} [{loaded.hash}]"
+    elif (parts := recorded.files.get("parts")) and loaded.parts_hash and not _agree(parts.hash, loaded.parts_hash):
+        others = "its text encoder, tokenizer, autoencoder or scheduler"
+        yield f"made with {model or loaded.name}, of which other files are here: {others} may be another"
     if vae is None:
         if loaded.vae is not None:
             yield f"it names no VAE, drawn with {loaded.vae.name} [{loaded.vae.hash}]"

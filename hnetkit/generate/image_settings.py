@@ -87,8 +87,8 @@ class ImageSettings:
         options: option -> value, by the names of `hnetkit.generate.options.DrawOptions`.
         hashes: ``hypernet:NAME``, ``lora:NAME`` and ``model`` -> the first 10 or more hex digits of the sha256 of the
             file that the image was drawn with, as far as it states them.
-        files: ``model``, ``vae``, ``image`` (that image-to-image began with) and ``mask`` -> the file, as far as the
-            image says that there was one.
+        files: ``model``, ``parts`` (what drew beside a folder's UNet), ``vae``, ``image`` (that image-to-image began
+            with) and ``mask`` -> the file, as far as the image says that there was one.
         embeddings: names of its textual inversions.
         loaded_by_comfyui: names of the networks that ComfyUI's own loader applied.
         program: that drew it, where that is ComfyUI or one that is made of it; else empty.
@@ -324,7 +324,12 @@ class _ParameterReader:
         mask = self._recorded("Mask image", "Mask image hash")
         was_repainted = "Denoising strength" in self._parameters and not self.has_second_pass
         was_masked = was_repainted and not self._parameters.keys().isdisjoint(_MASK_KEYS)
-        found = {"model": model, "vae": vae if vae.name not in ("None", "Automatic") else RecordedFile("", "")}
+        parts = self._recorded("", "Model parts hash")
+        found = {
+            "model": model,
+            "parts": parts,
+            "vae": vae if vae.name not in ("None", "Automatic") else RecordedFile("", ""),
+        }
         files = {kind: file for kind, file in found.items() if file != ("", "")}
         return files | ({"image": image} if was_repainted else {}) | ({"mask": mask} if was_masked else {})
 

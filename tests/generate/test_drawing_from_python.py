@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -570,6 +571,33 @@ def test_clip_skip_is_said_to_have_no_effect_where_the_model_has_none(
     pixels(large, "a", clip_skip=1, note=told.append)
     pixels(model, "a", clip_skip=2, note=told.append)
     assert told == []
+
+
+@pytest.mark.parametrize(
+    "part", ["text_encoder/model.safetensors", "vae/config.json", "scheduler/scheduler_config.json"]
+)
+def test_a_folder_with_another_part_beside_the_same_unet_is_said(here: Path, sd_folder: Path, part: str) -> None:
+    """Its hash is that of the UNet alone, and people exchange autoencoders in folders."""
+    for name in ("own", "moved", "other"):
+        shutil.copytree(sd_folder, name)
+    changed = Path("other", part)
+    if changed.suffix == ".json":
+        changed.write_text(json.dumps({**json.loads(changed.read_text()), "_diffusers_version": "0"}))
+    else:
+        save_file({name: tensor * 1.5 for name, tensor in load_file(changed).items()}, changed)
+    hnetkit.load_model("own", device="cpu").draw("a", **PLAIN)[0].save("own.png")
+
+    def said(folder: str, **options: Any) -> list[str]:
+        lines: list[str] = []
+        hnetkit.load_model(folder, device="cpu", **options).draw(again="own.png", note=lines.append)
+        return lines
+
+    assert said("own") == said("moved") == []
+    (line,) = said("other")
+    parts = "its text encoder, tokenizer, autoencoder or scheduler may be another"
+    assert re.fullmatch(rf"own\.png: made with own \[\w{{10}}\], of which other files are here: {parts}", line)
+    (line,) = said("other", vae="own/vae")
+    assert "it names no VAE" in line
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 FileStamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, inode, size in bytes and modification time of each file."""
 
+_PARTS = ("text_encoder", "tokenizer", "vae/", "scheduler/")
+_SHOWN_DIGITS = 10
 _SCALES = {False: 0.18215, True: 0.13025}  # of the latents of SD 1 and 2, and of SDXL
 _VAE_PREFIX = "first_stage_model."
 _MODEL_FILE_SUFFIXES = (".json", ".txt", ".safetensors", ".model")
@@ -78,6 +80,7 @@ class LoadedPipeline:
         scheduler_config: of the scheduler that it came with.
         notes: what was left out of its folder, one line each.
         vae: the separate autoencoder that it draws with; None for its own.
+        folder: in diffusers' layout, that it was loaded from; None for a checkpoint.
     """
 
     pipe: Any
@@ -88,6 +91,7 @@ class LoadedPipeline:
     scheduler_config: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     vae: SeparateVae | None = None
+    folder: Path | None = None
     _encoders: dict[tuple[int, Emphasis], TextEncoder] = field(default_factory=dict, compare=False, repr=False)
 
     def text_encoder(self, clip_skip: int, emphasis: Emphasis) -> TextEncoder:
@@ -115,6 +119,19 @@ class LoadedPipeline:
     def hash(self) -> str:
         """The first 10 hex digits of the sha256 of `weights` (for a checkpoint: A1111's model hash)."""
         return _hash_as_loaded(self.weights, self.weights_stamp)
+
+    @cached_property
+    def parts_hash(self) -> str | None:
+        """10 hex digits of a hash of what draws beside a folder's UNet: encoders, autoencoder, scheduler.
+
+        None for a checkpoint, whose hash is that of all its parts, and with a separate autoencoder.
+        """
+        if self.folder is None or self.vae is not None:
+            return None
+        files = {file.relative_to(self.folder).as_posix(): file for file in _model_files(self.folder)}
+        return digest([[name, hash_of_file(file)] for name, file in sorted(files.items()) if name.startswith(_PARTS)])[
+            :_SHOWN_DIGITS
+        ]
 
     def require_as_loaded(self) -> None:
         """Computes the hashes that images state; raises FileChanged if files are not those that were loaded."""
@@ -180,7 +197,7 @@ def load_pipeline(
     if vae is not None and vae_weights is not None:
         separate = SeparateVae(_text_of(Path(os.path.abspath(vae)).name), vae_weights, vae_before)
     name = _model_name(source)
-    return LoadedPipeline(pipe, name, defaults, weights, before, pipe.scheduler.config, notes, separate)
+    return LoadedPipeline(pipe, name, defaults, weights, before, pipe.scheduler.config, notes, separate, folder)
 
 
 def _model_name(source: str) -> str:
@@ -363,7 +380,7 @@ def _hash_as_loaded(file: Path, before: FileStamp) -> str:
     digest = hash_of_file(file)
     if file_stamp(file) != before:
         raise FileChanged(f"{file}: replaced since the model was loaded", hint="load the model again")
-    return digest[:10]
+    return digest[:_SHOWN_DIGITS]
 
 
 def _model_files(folder: Path) -> Iterator[Path]:
