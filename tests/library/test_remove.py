@@ -183,6 +183,16 @@ def test_who_asks_for_a_removed_network_is_told_how_it_comes_back(library: Libra
     assert "undo" not in str(refused.value.command_hint)
 
 
+def test_of_many_removals_by_one_command_each_has_a_folder_of_its_own(library: Library, folder: Path) -> None:
+    assert len({trash.folder_for(folder, "one-command") for _ in range(2000)}) == 2000
+    library.remove("ink")
+    (entry,) = trash.entries(folder)
+    assert isinstance(entry, trash.Entry)
+    with pytest.raises(FileExistsError):
+        trash.begin(entry)
+    assert list(trash.entries(folder)) == [entry]  # and what is there keeps its journal
+
+
 def test_several_networks_of_one_command_come_back_together(library: Library, folder: Path) -> None:
     before = tree(folder)
     library.remove("ink", "glow")
