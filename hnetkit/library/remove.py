@@ -479,7 +479,7 @@ def _take_back_unfinished(registry: Registry) -> list[RemovalChange]:
 
 def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
     """Moves the files of a removal back, tells the registry, and last removes the journal, if all came back."""
-    is_whole = True
+    is_whole, has_moved = True, False
     told = _how_to_link_again(entry) if entry.content_hash else "hnetkit scan lists it again"
     for file in entry.files:
         place = entry.place(file)
@@ -490,6 +490,7 @@ def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
             yield RemovalChange("skipped", str(place), entry.name, str(entry.stored(file)), _reason_of(error, place))
             continue
         if moved:
+            has_moved = True
             yield RemovalChange("restored", str(place), entry.name, reason=told)
             told = None
     for file in entry.files:
@@ -503,6 +504,11 @@ def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
     yield from _bring_words_back(registry, entry)
     if is_whole and (entry.content_hash is None or registry.networks.is_known(entry.content_hash)):
         trash.close(entry)
+        if not has_moved:
+            place = str(entry.place(entry.files[0]))
+            yield RemovalChange(
+                "restored", place, entry.name, reason="it was there already; what was known of it is back"
+            )
 
 
 def _register(registry: Registry, entry: Entry, file: TrashedFile) -> None:
