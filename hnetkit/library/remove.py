@@ -505,10 +505,8 @@ def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
     if is_whole and (entry.content_hash is None or registry.networks.is_known(entry.content_hash)):
         trash.close(entry)
         if not has_moved:
-            place = str(entry.place(entry.files[0]))
-            yield RemovalChange(
-                "restored", place, entry.name, reason="it was there already; what was known of it is back"
-            )
+            reason = "it was there already; what was known of it is back"
+            yield RemovalChange("restored", str(entry.place(entry.files[0])), entry.name, reason=reason)
 
 
 def _register(registry: Registry, entry: Entry, file: TrashedFile) -> None:
