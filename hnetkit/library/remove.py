@@ -461,15 +461,20 @@ def _nothing(name: str | None, found: list[Entry], unread: list[RemovalChange]) 
 
 
 def _would_come_back(entry: Entry) -> Iterator[RemovalChange]:
+    is_here = True
     for file in entry.files:
         place, stored = str(entry.place(file)), str(entry.stored(file))
         try:
             trash.is_at_place(entry, file)
         except (OSError, HnetkitError) as error:
+            is_here = False
             yield RemovalChange("skipped", place, entry.name, stored, _reason_of(error, place))
         else:
             if not is_absent(stored):
+                is_here = False
                 yield RemovalChange("restored", place, entry.name, stored)
+    if is_here:
+        yield _words_alone(entry)
 
 
 def _take_back_unfinished(registry: Registry) -> list[RemovalChange]:
@@ -505,8 +510,13 @@ def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
     if is_whole and (entry.content_hash is None or registry.networks.is_known(entry.content_hash)):
         trash.close(entry)
         if not has_moved:
-            reason = "it was there already; what was known of it is back"
-            yield RemovalChange("restored", str(entry.place(entry.files[0])), entry.name, reason=reason)
+            yield _words_alone(entry)
+
+
+def _words_alone(entry: Entry) -> RemovalChange:
+    """What is said of a removal whose files are all at their places."""
+    reason = "it was there already; what was known of it is back"
+    return RemovalChange("restored", str(entry.place(entry.files[0])), entry.name, reason=reason)
 
 
 def _register(registry: Registry, entry: Entry, file: TrashedFile) -> None:

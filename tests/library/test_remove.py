@@ -387,7 +387,9 @@ def test_what_was_put_back_by_hand_gets_its_words_and_that_is_said(library: Libr
         entry.stored(file).rename(entry.place(file))
     library.scan()
     assert library.record("ink")["tags"] == []
+    dry = library.restore(dry_run=True)
     (change,) = library.restore()
+    assert [change] == dry
     assert (change.what, change.path) == ("restored", str(folder / "ink.pt"))
     assert change.reason == "it was there already; what was known of it is back"
     assert library.record("ink")["tags"] == ["lines", "night"]
