@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import signal
@@ -45,6 +46,10 @@ os.environ["NO_COLOR"] = "1"
 os.environ["COLUMNS"] = "120"
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are defined: before any of them is imported
+    if importlib.util.find_spec("triton"):
+        from support.quick_interpreter import quicken
+
+        quicken()
 
 
 def pytest_report_header() -> str:

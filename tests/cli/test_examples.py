@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import shlex
@@ -86,6 +87,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def draws_in_four_steps(model: Path) -> None:
+    """Makes a copy of the bundled model, which itself draws in twenty."""
+    shutil.copytree(demo.model_folder(), model)
+    defaults = model / "hnetkit.json"
+    defaults.write_text(json.dumps(json.loads(defaults.read_text()) | {"steps": 4}))
+
+
 def typed(example: str) -> int:
     """Runs a line as a shell does, in this process where it takes no shell; returns the exit code."""
     if re.search(r"[|<>]|\$\(", re.sub(r'"[^"$]*"', "", example)) or not example.startswith("hnetkit "):
@@ -103,13 +111,17 @@ def typed(example: str) -> int:
 def test_the_examples_of_a_group_run_one_after_the_other(
     heading: str, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    model = here.parent / "model"  # the bundled one takes a minute for what these lines train or draw
+    if heading == "Training":
+        tiny_sd(least=True).save_pretrained(model)
+    elif heading == "Drawing":
+        draws_in_four_steps(model)
+    if model.exists():
+        assert run(["config", "model", str(model)]) == 0
     if heading == "Files":
         assert run(shlex.split(DRAWN)) == 0
     elif heading != "Library":
         assert run(["scan", str(here)]) == 0
-    if heading == "Training":  # the bundled model takes a minute for what these lines train and draw
-        tiny_sd(least=True).save_pretrained(here.parent / "model")
-        assert run(["config", "model", str(here.parent / "model")]) == 0
     for example in STORIES[heading]:
         if why_elsewhere(example) is None and shutil.which(example.split()[0]) is not None:
             assert typed(example) == 0, f"{example}\n{capfd.readouterr().err}"
