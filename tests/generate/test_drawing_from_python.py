@@ -600,14 +600,15 @@ def test_a_folder_with_another_part_beside_the_same_unet_is_said(here: Path, sd_
     assert "it names no VAE" in line
 
 
-@pytest.mark.parametrize("part", ["unet", "vae"])
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_a_file_that_was_replaced_after_it_was_loaded_is_not_stated_as_what_drew(
     here: Path, sd_folder: Path, part: str
 ) -> None:
     for name in ("own", "other"):
         shutil.copytree(sd_folder, name)
     vae = "other/vae" if part == "vae" else None
-    file = Path("other/vae" if vae else "own/unet", "diffusion_pytorch_model.safetensors")
+    name = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    file = Path(vae or f"own/{part}", f"{name}.safetensors")
     before = hnetkit.load_model("own", device="cpu", vae=vae)
     first = before.draw("a", **PLAIN)[0].infotext
     late = hnetkit.load_model("own", device="cpu", vae=vae)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -81,6 +82,7 @@ class LoadedPipeline:
         notes: what was left out of its folder, one line each.
         vae: the separate autoencoder that it draws with; None for its own.
         folder: in diffusers' layout, that it was loaded from; None for a checkpoint.
+        parts_stamp: of the files of its parts beside the UNet, taken before they were read.
     """
 
     pipe: Any
@@ -92,6 +94,7 @@ class LoadedPipeline:
     notes: tuple[str, ...] = ()
     vae: SeparateVae | None = None
     folder: Path | None = None
+    parts_stamp: FileStamp = ()
     _encoders: dict[tuple[int, Emphasis], TextEncoder] = field(default_factory=dict, compare=False, repr=False)
 
     def text_encoder(self, clip_skip: int, emphasis: Emphasis) -> TextEncoder:
@@ -128,14 +131,15 @@ class LoadedPipeline:
         """
         if self.folder is None or self.vae is not None:
             return None
-        files = {file.relative_to(self.folder).as_posix(): file for file in _model_files(self.folder)}
-        return digest([[name, hash_of_file(file)] for name, file in sorted(files.items()) if name.startswith(_PARTS)])[
-            :_SHOWN_DIGITS
-        ]
+        files = _files_of_parts(self.folder)
+        found = digest([[file.relative_to(self.folder).as_posix(), hash_of_file(file)] for file in files])
+        if _stamps_of_parts(self.folder) != self.parts_stamp:
+            raise FileChanged(f"{self.folder}: a part replaced since the model was loaded", hint="load the model again")
+        return found[:_SHOWN_DIGITS]
 
     def require_as_loaded(self) -> None:
         """Computes the hashes that images state; raises FileChanged if files are not those that were loaded."""
-        _ = self.hash, self.vae and self.vae.hash
+        _ = self.hash, self.parts_hash, self.vae and self.vae.hash
 
 
 def load_pipeline(
@@ -171,6 +175,7 @@ def load_pipeline(
     before = file_stamp(weights)
     vae_weights = None if vae_path is None else _weights_of_vae(vae_path)
     vae_before = () if vae_weights is None else file_stamp(vae_weights)
+    parts_before = () if folder is None else _stamps_of_parts(folder)
     with quiet_libraries(), translating_oom(f"loading {source}"):
         notes: tuple[str, ...] = ()
         if folder is None:
@@ -197,7 +202,12 @@ def load_pipeline(
     if vae is not None and vae_weights is not None:
         separate = SeparateVae(_text_of(Path(os.path.abspath(vae)).name), vae_weights, vae_before)
     name = _model_name(source)
-    return LoadedPipeline(pipe, name, defaults, weights, before, pipe.scheduler.config, notes, separate, folder)
+    return LoadedPipeline(
+        *(pipe, name, defaults, weights, before, pipe.scheduler.config, notes),
+        vae=separate,
+        folder=folder,
+        parts_stamp=parts_before,
+    )
 
 
 def _model_name(source: str) -> str:
@@ -390,6 +400,16 @@ def _model_files(folder: Path) -> Iterator[Path]:
     for path in (*(path for path in here if path.suffix == ".json"), *below):
         if path.suffix in _MODEL_FILE_SUFFIXES and is_file_at(path):
             yield path
+
+
+def _files_of_parts(folder: Path) -> list[Path]:
+    """Returns the files of a pipeline's parts beside its UNet."""
+    files = (path for path in _model_files(folder) if path.relative_to(folder).as_posix().startswith(_PARTS))
+    return sorted(files)
+
+
+def _stamps_of_parts(folder: Path) -> FileStamp:
+    return tuple(chain.from_iterable(map(file_stamp, _files_of_parts(folder))))
 
 
 def _list_folder(folder: Path) -> list[Path]:
