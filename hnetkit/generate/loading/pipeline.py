@@ -203,7 +203,13 @@ def load_pipeline(
         separate = SeparateVae(_text_of(Path(os.path.abspath(vae)).name), vae_weights, vae_before)
     name = _model_name(source)
     return LoadedPipeline(
-        *(pipe, name, defaults, weights, before, pipe.scheduler.config, notes),
+        pipe,
+        name,
+        defaults,
+        weights,
+        before,
+        pipe.scheduler.config,
+        notes,
         vae=separate,
         folder=folder,
         parts_stamp=parts_before,
