@@ -256,7 +256,8 @@ def _previews(rows: Iterable[Row], notes: list[str]) -> list[SharedPicture]:
         preview = next((Path(path) for path in beside if path is not None), None)
         if preview is None:
             continue
-        if all(is_link_elsewhere(preview, Path(file["path"])) for file in row["files"]):
+        files = (path for file in row["files"] if (path := Path(file["path"])).parent == preview.parent)
+        if all(is_link_elsewhere(preview, file) for file in files):
             notes.append(f"left out: {preview}: a link to a file elsewhere")
             continue
         try:

@@ -190,6 +190,29 @@ def test_nothing_is_shared_to_which_a_link_in_a_folder_of_strangers_leads(
     assert any("plain.txt: a link to a file elsewhere" in note for note in plan.notes)
 
 
+def test_a_private_picture_beside_a_network_of_mine_is_not_the_preview_of_a_strangers_link_or_copy_of_it(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    mine, folder = networks_in(tmp_path), tmp_path / "of a stranger"
+    Image.new("RGB", (8, 8), "red").save(mine / "passport.png")
+    (mine / "diary.txt").write_text("secret thoughts\nSteps: 20, Sampler: Euler a, Seed: 1")
+    Image.new("RGB", (8, 8), "red").save(mine / "photo.png")
+    folder.mkdir()
+    shutil.copy(mine / "ink.pt", folder / "copy.pt")
+    (folder / "linked.pt").symlink_to(mine / "wash.pt")
+    for name in ("copy", "linked"):
+        (folder / f"{name}.preview.png").symlink_to(mine / "passport.png")
+    library.scan(folder)
+    for name in ("ink", "wash"):
+        plan = plan_share(library, [name], license="mit")
+        assert plan.pictures == ()
+        assert any("preview.png: a link to a file elsewhere" in note for note in plan.notes)
+    (folder / "photo.png").symlink_to(mine / "photo.png")
+    (folder / "photo.txt").symlink_to(mine / "diary.txt")
+    [picture] = plan_share(library, ["ink"], license="mit", pictures=[folder / "photo.png"]).pictures
+    assert (picture.prompt, picture.infotext) == (None, "")
+
+
 def test_a_folder_that_is_there_is_not_touched(library: hnetkit.Library, tmp_path: Path) -> None:
     other, empty = tmp_path / "other", tmp_path / "empty"
     other.mkdir()
