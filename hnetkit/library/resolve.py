@@ -115,15 +115,19 @@ def content_called(registry: Registry, name: str) -> str:
     Raises:
         NotFound, AmbiguousName, FileRefused: as `resolve`.
     """
+    failure = None
     try:
-        return resolve(registry, name).content_hash
-    except NotFound:
-        rows = _not_here(registry, _Mention.read(name, None))
-        if len(rows) > 1:
-            choices = ", ".join(argument(label(row["name"], row["content_hash"])) for row in rows)
-            raise AmbiguousName(f"{name} means several networks", hint=f"use one of {choices}") from None
-        if not rows:
-            raise
+        if (found := _certain_if_known(registry, name)) is not None:
+            return found.network.content_hash
+    except NotFound as error:
+        failure = error
+    mention = _Mention.read(name, None)
+    rows = _not_here(registry, mention)
+    if len(rows) > 1:
+        choices = ", ".join(argument(label(row["name"], row["content_hash"])) for row in rows)
+        raise AmbiguousName(f"{name} means several networks", hint=f"use one of {choices}")
+    if not rows:
+        raise failure or _Search(mention, lambda: registry, {}).failure()
     return str(rows[0]["content_hash"])
 
 
@@ -154,10 +158,17 @@ def find_certain(registry: Registry, name: str) -> FoundNetwork:
 
     What people type may be a path. What a prompt or a picture states is none: it may come from strangers.
     """
+    found = _certain_if_known(registry, name)
+    if found is None:
+        raise _Search(_Mention.read(name, None), lambda: registry, {}).failure()
+    return found
+
+
+def _certain_if_known(registry: Registry, name: str) -> FoundNetwork | None:
     if at := registry.files.at_typed(name):
         return _in_file(at[0])
-    found = find_network(name, None, lambda: registry)
-    if found.has_other_hash:
+    found = find_if_known(name, None, lambda: registry)
+    if found is not None and found.has_other_hash:
         mention = _Mention.read(name, None)
         raise NotFound(str(found.doubt), hint=fetch_command(mention.name, mention.digits[0]))
     return found
@@ -404,7 +415,7 @@ class _Search:
         there = _there(copies)
         files = {row["path"]: row for row in sorted(there or copies, key=lambda row: not os.path.isfile(row["path"]))}
         best = next(iter(files.values()))
-        is_called_so = mention.name is None or content in _contents_called(registry, mention.name)
+        is_called_so = mention.name is None or content in registry.files.contents_called(mention.name)
         is_other = self._other_hash("library") if digits is None else None
         note = doubt = None
         if digits is None:
@@ -414,6 +425,7 @@ class _Search:
         if not is_called_so and not (is_claimed and doubt):
             by_what = self._with_hash(digits) if digits else f"{mention}, as it calls itself,"
             note = f"{by_what} is {best['stem']} in the library"
+        is_written_so = content in registry.files.contents_called(mention.written)
         found = FoundNetwork(
             Resolved(best["stem"], Path(best["path"]), content, best["sha256"]),
             tuple(map(Path, files)),
@@ -422,9 +434,7 @@ class _Search:
                 or best["path"] not in {row["path"] for row in rows}
                 or best["stem"] not in mention.names
             ),
-            keeps_name=(
-                content in _contents_called(registry, mention.written) or (is_called_so and not mention.is_of_a_list)
-            ),
+            keeps_name=is_written_so or (is_called_so and not mention.is_of_a_list),
             note=note,
             doubt=doubt,
             has_other_hash=bool(is_other),
@@ -440,7 +450,7 @@ class _Search:
         """
         contents = dict.fromkeys(row["content_hash"] for row in rows)
         if len(contents) > 1 and self.mention.name is not None:
-            named = _contents_called(registry, self.mention.name)
+            named = registry.files.contents_called(self.mention.name)
             contents = {content: None for content in contents if content in named} or contents
         if len(contents) > 1:
             choices = ", ".join(map(argument, labels(rows)))
@@ -514,10 +524,6 @@ def _by_name_of_today(registry: Registry, name: str) -> Iterator[list[Row]]:
 def with_stem(registry: Registry, stem: str) -> list[Row]:
     """Returns the files of this stem that hold a network."""
     return [row for row in registry.files.named(stem) if row["content_hash"]]
-
-
-def _contents_called(registry: Registry, name: str) -> set[str]:
-    return {row["content_hash"] for rows in _by_name_of_today(registry, name) for row in rows}
 
 
 def _listed(rows: Iterable[Row]) -> str:
