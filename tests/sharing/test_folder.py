@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from hnetkit.formats.reading import loads_in_a1111
 from hnetkit.image_text import read_image_text, read_infotext, write_image
 from hnetkit.prompts import infotext
 from hnetkit.sharing import plan_share, share
+from hnetkit.sharing.api import without_folders
 from hnetkit.sharing.folder import CARD, RECORD, ShareFolder
 
 Capture = pytest.CaptureFixture[str]
@@ -139,9 +141,19 @@ def test_a_picture_is_shared_as_it_is_seen_with_its_infotext_and_nothing_else(
         ("%HOME%/private/ink.png", "ink.png"),
         ("../../home/me/ink.png", "ink.png"),
         ("./private/ink.png", "ink.png"),
+        ("sftp://me@server/me/ink.png", "ink.png"),
+        ("\\/home\\/me\\/ink.png", "ink.png"),
+        ("C:\\/Users\\/me\\/ink.png", "ink.png"),
+        ("C:private\\ink.png", "ink.png"),
+        ("~\\private\\ink.png", "ink.png"),
+        (".\\private\\ink.png", "ink.png"),
+        ("..\\..\\me\\ink.png", "ink.png"),
+        ("$env:USERPROFILE\\private\\ink.png", "ink.png"),
+        ("a model, private\\my own\\ink.png", "a model, ink.png"),
         ("https://example.org/a/b, x:http://example.org/a/b", "https://example.org/a/b, x:http://example.org/a/b"),
         ("owner/repo", "owner/repo"),
         ("a / b / c, 16/9, \\(sign\\)", "a / b / c, 16/9, \\(sign\\)"),
+        ("a line\\nand another, ..\\(sign\\), a:b", "a line\\nand another, ..\\(sign\\), a:b"),
     ],
 )
 def test_folders_that_a_program_noted_among_the_settings_stay_at_home(
@@ -153,6 +165,13 @@ def test_folders_that_a_program_noted_among_the_settings_stay_at_home(
     (picture,) = plan.pictures
     assert infotext.parse(picture.infotext).parameters == settings | {"Init image": shared}
     assert any("without their folders" in note for note in plan.notes) == (noted != shared)
+
+
+def test_folders_are_looked_for_in_time_by_the_length_of_the_settings_alone() -> None:
+    begun = time.process_time()
+    for text in ("a ", "a:b", "a\\b ", "\\/", "~", "..\\", "$a:", "/a", "C:\\a ", "%a%", "a.b"):
+        without_folders(text * 60_000)
+    assert time.process_time() - begun < 5
 
 
 def test_without_pictures_the_previews_are_taken_and_a_bad_one_is_left_out_with_a_word(
