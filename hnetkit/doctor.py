@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from hnetkit import demo, paths, settings
 from hnetkit.errors import ANOTHER_HOME, HnetkitError, MissingExtra, failure_of
@@ -83,16 +84,32 @@ def _devices() -> str:
 
 
 def _home() -> str:
+    folder = paths.home()
+    existing = _place_of(folder, "HNETKIT_HOME", ANOTHER_HOME)
+    return f"{folder}, {size_text(shutil.disk_usage(existing).free)} free"
+
+
+def _place_of(folder: Path, variable: str, writable: str) -> Path:
+    """Returns a folder, or the nearest one around it that is there.
+
+    Args:
+        folder: of hnetkit, which may not exist yet.
+        variable: that names another one.
+        writable: the hint where it cannot be written.
+
+    Raises:
+        HnetkitError: nothing can be written there.
+    """
     from hnetkit.registry.store import broken_link
 
-    folder = paths.home()
     if (link := broken_link(folder)) is not None:
-        raise HnetkitError(f"{link} leads nowhere: is its disk mounted?", hint="set HNETKIT_HOME to a folder of yours")
+        raise HnetkitError(f"{link} leads nowhere: is its disk mounted?", hint=f"set {variable} to a folder of yours")
     existing = next(parent for parent in (folder, *folder.parents) if stat_at(parent) is not None)
+    if not is_folder_at(existing):
+        raise HnetkitError(f"{existing}: not a folder", hint=f"set {variable} to a folder of yours")
     if not os.access(existing, os.W_OK):
-        raise HnetkitError(f"{existing} cannot be written", hint=ANOTHER_HOME)
-    free = size_text(shutil.disk_usage(existing).free)
-    return f"{folder}, {free} free"
+        raise HnetkitError(f"{existing} cannot be written", hint=writable)
+    return existing
 
 
 def _registry() -> str:
@@ -113,6 +130,7 @@ def _library() -> str:
     if stat_at(registered) is not None:
         with Registry(registered) as registry:
             require_library(registry, folder)
+    _place_of(folder, "HNETKIT_LIBRARY", "make it writable, or set HNETKIT_LIBRARY to a folder of yours")
     return f"{folder}{'' if is_folder_at(folder) else ', which the first download makes'}"
 
 

@@ -64,17 +64,20 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 MEANT = {
     **dict.fromkeys(("add", "index"), "scan DIR"),
     "alias": "tag NAME --alias ALIAS",
+    "backup": "export FILE",
     **dict.fromkeys(("delete", "rm", "uninstall"), "remove NAME"),
     **dict.fromkeys(("download", "fetch", "get", "install"), "pull ADDRESS"),
     **dict.fromkeys(("draw", "img2img", "txt2img"), "generate --help"),
     **dict.fromkeys(("check", "verify"), "validate FILE"),
+    **dict.fromkeys(("dupes", "duplicates"), "list --duplicates"),
     "info": "show NAME",
     "mirror": "sync --dry-run",
+    "missing": "list --missing",
     "note": "tag NAME --note TEXT",
     "rename": "scan, after you renamed the file: tags and notes stay",
     **dict.fromkeys(("serve", "ui", "web", "webui"), "gallery"),
     **dict.fromkeys(("set", "settings"), "config"),
-    "undo": "remove --undo",
+    **dict.fromkeys(("restore", "undo"), "remove --undo"),
     "upload": "share NAME --out FOLDER --upload OWNER/REPO",
 }
 """What other programs call a command -> what to type here."""

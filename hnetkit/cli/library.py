@@ -417,7 +417,8 @@ def remove_command(names: tuple[str, ...], undo: bool, dry_run: bool, yes: bool,
     output.note(f"{'would be: ' if dry_run and counts else ''}{done}{after}")
     if counts["skipped"]:
         why = because(change.reason for change in found if change.what == "skipped")
-        raise PartlyFailed(f"{counted(counts['skipped'], 'file')} could not be moved{why}")
+        what = "brought back" if undo else "moved"
+        raise PartlyFailed(f"{counted(counts['skipped'], 'file')} could not be {what}{why}")
 
 
 def _removal_question(plan: Removal) -> str:

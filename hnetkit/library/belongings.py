@@ -11,7 +11,7 @@ from collections.abc import Set
 from itertools import takewhile
 from pathlib import Path, PurePath
 
-from hnetkit.files import is_absent
+from hnetkit.files import is_absent, is_link_elsewhere
 from hnetkit.library import sidecars
 from hnetkit.library.layouts import folded
 from hnetkit.library.walking import may_be_model
@@ -19,6 +19,7 @@ from hnetkit.paths import is_state
 
 _OPTIMIZER = ".optim"  # what A1111 puts behind the name of a network's file for the state of its training
 _UNKNOWN = "hnetkit knows no sidecar of this kind"
+_LED_AWAY = "a link to a file in another folder"
 
 
 class Belongings:
@@ -54,7 +55,8 @@ class Belongings:
         for name in near:
             is_anothers = any(name.startswith(f"{stem}.") for stem in others)
             if not (may_be_model(name) or folded(name) in told or is_anothers or path.with_name(name).is_dir()):
-                staying.append((path.with_name(name), _UNKNOWN))
+                found = path.with_name(name)
+                staying.append((found, _LED_AWAY if is_link_elsewhere(found, path) else _UNKNOWN))
         return tuple(going), staying
 
     def _near(self, path: Path) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Forgetting:
         bakes: files that networks were baked to, of which only the records go.
         is_missing: whether it covers everything that is missing, and nothing that is there again.
         kept: lines about files that are marked missing and stay, because the disk does not say that they are gone, and
-            about what was removed from a folder.
+            about what was removed from a folder, and what is below it in a folder of its own.
     """
 
     files: list[Row]
@@ -75,7 +76,7 @@ def plan(registry: Registry, name: str | None = None, *, missing: bool = False) 
         folder = argument(str(root.path), is_path=True)
         back = f"{root.path / trash.FOLDER} keeps what was removed: hnetkit scan {folder}, then hnetkit remove --undo"
         kept = [back] if any(trash.entries(root.path)) else []
-        return Forgetting(registry.files.of_root(root), root, kept=kept)
+        return Forgetting(registry.files.of_root(root), root, kept=[*kept, *_roots_inside(registry, root)])
     bakes = _baked_at(registry, name)
     if (files := registry.files.at_typed(name) or _below(registry, name)) or bakes:
         return Forgetting(files, bakes=bakes)
@@ -155,6 +156,15 @@ def _root_at(registry: Registry, name: str) -> Root | None:
     # a folder that a link has taken the place of is still known by its own path
     paths = os.path.abspath(name), os.path.realpath(name), str(root_path(Path(name)))
     return next((roots[spelled(path)] for path in paths if spelled(path) in roots), None)
+
+
+def _roots_inside(registry: Registry, root: Root) -> Iterator[str]:
+    """Lines about scanned folders inside one that is forgotten, which stay known with their files."""
+    for other in registry.files.roots():
+        if other.id != root.id and other.path.is_relative_to(root.path):
+            count = counted(len(registry.files.of_root(other)), "file")
+            place = argument(str(other.path), is_path=True)
+            yield f"{count} kept: {other.path} is a scanned folder of its own; hnetkit forget {place} forgets it too"
 
 
 def _baked_at(registry: Registry, name: str) -> tuple[str, ...]:

@@ -461,15 +461,20 @@ def _nothing(name: str | None, found: list[Entry], unread: list[RemovalChange]) 
 
 
 def _would_come_back(entry: Entry) -> Iterator[RemovalChange]:
+    is_here = True
     for file in entry.files:
         place, stored = str(entry.place(file)), str(entry.stored(file))
         try:
             trash.is_at_place(entry, file)
         except (OSError, HnetkitError) as error:
+            is_here = False
             yield RemovalChange("skipped", place, entry.name, stored, _reason_of(error, place))
         else:
             if not is_absent(stored):
+                is_here = False
                 yield RemovalChange("restored", place, entry.name, stored)
+    if is_here:
+        yield _words_alone(entry)
 
 
 def _take_back_unfinished(registry: Registry) -> list[RemovalChange]:
@@ -479,7 +484,7 @@ def _take_back_unfinished(registry: Registry) -> list[RemovalChange]:
 
 def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
     """Moves the files of a removal back, tells the registry, and last removes the journal, if all came back."""
-    is_whole = True
+    is_whole, has_moved = True, False
     told = _how_to_link_again(entry) if entry.content_hash else "hnetkit scan lists it again"
     for file in entry.files:
         place = entry.place(file)
@@ -490,6 +495,7 @@ def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
             yield RemovalChange("skipped", str(place), entry.name, str(entry.stored(file)), _reason_of(error, place))
             continue
         if moved:
+            has_moved = True
             yield RemovalChange("restored", str(place), entry.name, reason=told)
             told = None
     for file in entry.files:
@@ -503,6 +509,14 @@ def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
     yield from _bring_words_back(registry, entry)
     if is_whole and (entry.content_hash is None or registry.networks.is_known(entry.content_hash)):
         trash.close(entry)
+        if not has_moved:
+            yield _words_alone(entry)
+
+
+def _words_alone(entry: Entry) -> RemovalChange:
+    """What is said of a removal whose files are all at their places."""
+    reason = "it was there already; what was known of it is back"
+    return RemovalChange("restored", str(entry.place(entry.files[0])), entry.name, reason=reason)
 
 
 def _register(registry: Registry, entry: Entry, file: TrashedFile) -> None:

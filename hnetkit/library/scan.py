@@ -83,7 +83,7 @@ def scan(
 
     Args:
         registry: updated in small steps, so that a killed scan loses little.
-        folders: added as roots, and only these are scanned. Without any, all roots are.
+        folders: added as roots, and only these and the roots inside them are scanned. Without any, all roots are.
         progress: called as the reading proceeds.
         follow_links: whether to follow links to folders outside a root. If not, what is known of files behind such
             links is kept as it is.
@@ -94,7 +94,8 @@ def scan(
         NotFound: one of `folders` is not a folder.
         RegistryError, DiskFull: nothing can be stored.
     """
-    roots = add_roots(registry, folders) or registry.files.roots()
+    asked = add_roots(registry, folders)
+    roots = [root for root in registry.files.roots() if not asked or _is_among(root, asked)]
     fileless = registry.networks.fileless()
     if not registry.networks.is_searchable():
         with registry.write():
@@ -286,6 +287,11 @@ def add_roots(registry: Registry, folders: Iterable[Path]) -> list[Root]:
         _require_folder(path)
     with registry.write():
         return [registry.files.add_root(path) for path in paths]
+
+
+def _is_among(root: Root, asked: Iterable[Root]) -> bool:
+    """Whether a root is one of some or inside one, which is walked without it."""
+    return any(root.path.is_relative_to(other.path) for other in asked)
 
 
 def _require_folder(path: Path) -> None:

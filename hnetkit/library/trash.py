@@ -120,8 +120,8 @@ def stored_name(number: int, path: Path) -> str:
 
 
 def folder_for(root: Path, batch: str) -> Path:
-    """Returns the folder of a new removal."""
-    return root / FOLDER / f"{batch}-{secrets.token_hex(2)}"
+    """Returns the folder of a new removal: one command makes as many as it removes networks."""
+    return root / FOLDER / f"{batch}-{secrets.token_hex(8)}"
 
 
 def begin(entry: Entry) -> None:
@@ -136,6 +136,10 @@ def begin(entry: Entry) -> None:
     trash.mkdir(exist_ok=True)
     try:
         entry.folder.mkdir()
+    except OSError:  # nothing of what may be there is this removal's
+        _remove_if_empty(trash)
+        raise
+    try:
         write(entry)
         for folder in (trash, entry.root):
             sync_folder(folder)
@@ -208,8 +212,12 @@ def close(entry: Entry) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(entry.folder / JOURNAL)
     for folder in (entry.folder, entry.folder.parent):
-        with contextlib.suppress(OSError):  # there is more in it
-            os.rmdir(folder)
+        _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # there is more in it
+        folder.rmdir()
 
 
 def sweep(root: Path) -> None:
@@ -219,8 +227,7 @@ def sweep(root: Path) -> None:
             if not folder.is_symlink() and folder.is_dir() and not is_there(folder / JOURNAL):
                 for path in folder.glob(f".*{TEMPORARY}"):
                     path.unlink()
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+                _remove_if_empty(folder)
         (root / FOLDER).rmdir()
 
 

@@ -403,7 +403,7 @@ def export_library(library: Library, path: AnyPath, *, overwrite: bool = False) 
     refuse_all_but(_BEGINNING, path, overwrite=overwrite)
     had_records = overwrite and _has_records(path)
     count = -1  # the header does not count
-    with new_file(path, overwrite=overwrite) as out:
+    with new_file(os.path.realpath(path) if overwrite else path, overwrite=overwrite) as out:  # a link stays one
         for record in export_records(library.registry):  # one at a time: each may be large
             out.write(f"{json.dumps(record, ensure_ascii=True)}\n".encode())
             count += 1

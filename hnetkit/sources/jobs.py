@@ -150,10 +150,15 @@ class JobRunner:
         Raises:
             FileNotFoundError: it was there before, and was moved since, or its disk is not mounted any more: what is
                 fetched now would lie elsewhere than what came before.
+            OSError: it cannot be made.
         """
         with self._guard:
             if folder not in self._folders:
-                os.makedirs(folder, exist_ok=True)
+                try:
+                    os.makedirs(folder, exist_ok=True)
+                except FileExistsError as error:
+                    reason = "not a folder, or a link that leads nowhere"
+                    raise NotADirectoryError(errno.ENOTDIR, reason, folder) from error
                 self._folders[folder] = os.stat(folder).st_dev
             elif is_absent(folder) or os.stat(folder).st_dev != self._folders[folder]:
                 reason = "no longer the folder that it was when this began: was it moved, or its disk unmounted?"

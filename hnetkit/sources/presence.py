@@ -99,7 +99,7 @@ def _known_paths(registry: Registry, folder: Path) -> Iterator[str]:
 
 def _scanned_paths(registry: Registry, folder: Path) -> list[str]:
     real = Path(os.path.realpath(folder))
-    roots = [root for root in registry.files.roots() if root.path == real]
+    roots = [root for root in registry.files.roots() if root.path.is_relative_to(real)]
     return [row["path"] for root in roots for row in registry.files.of_root(root) if row["content_hash"]]
 
 

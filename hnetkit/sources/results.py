@@ -239,7 +239,7 @@ def _as_error(result: FetchResult) -> HnetkitError:
     if result.error is not None:
         return result.error
     kinds = [k for k in vars(errors).values() if isinstance(k, type) and getattr(k, "code", None) == result.code]
-    kind = kinds[0] if kinds else errors.FileRefused if result.state == "refused" else errors.NetworkFailed
+    kind = kinds[0] if kinds else errors.FileRefused if result.state == "refused" else HnetkitError
     error: HnetkitError = kind(result.reason or result.name, hint=_HINTS.get(str(result.code)))
     return error
 
@@ -256,5 +256,6 @@ _HINTS = {
     "defect": "this is a defect of hnetkit: please report it; what was kept is in the library's folder .quarantine",
     "partly": "the archive, if kept, is in the library's folder .quarantine",
     "archive": "extract it (it is in the library's folder .quarantine), then: hnetkit scan FOLDER",
+    "disk": "see that the library's folder is there and can be written; HNETKIT_LIBRARY names another",
     "disk-full": "make room, or set HNETKIT_LIBRARY to another disk",
 }

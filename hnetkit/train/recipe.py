@@ -17,7 +17,7 @@ from hnetkit.errors import NotFound, UsageError, did_you_mean
 from hnetkit.files import is_reserved
 from hnetkit.generate.request import has_room
 from hnetkit.limits import read_json
-from hnetkit.text import printable
+from hnetkit.text import printable, shorten
 from hnetkit.train.build import Build
 from hnetkit.train.guards import GuardSettings
 from hnetkit.train.previews import PreviewSettings
@@ -25,6 +25,9 @@ from hnetkit.train.schedules import Rates, schedule
 
 if TYPE_CHECKING:
     from hnetkit.library.library import AnyPath
+
+FORMAT = "hnetkit.training/1"
+"""Of the record of a run, which holds its recipe."""
 
 Precision = Literal["no", "fp16", "bf16"]
 LatentSampling = Literal["once", "deterministic", "random"]
@@ -321,7 +324,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     Raises:
         NotFound: no such file.
-        UsageError: it holds no JSON object.
+        UsageError: it holds no JSON object, or is of another version of hnetkit.
     """
     try:
         data = read_json(path, most=MAX_RECORD, made=MADE_OF_RECORD)
@@ -332,7 +335,14 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UsageError(f"{path}: a recipe is one JSON object")
     recipe = data.get("recipe")
-    return recipe if isinstance(recipe, dict) else data
+    if not isinstance(recipe, dict):
+        return data
+    if data.get("format", FORMAT) != FORMAT:
+        raise UsageError(
+            f"{path}: of format {shorten(str(data['format']))}, and this hnetkit reads {FORMAT}",
+            hint="use the hnetkit that wrote it, or a newer one",
+        )
+    return recipe
 
 
 # --- dataclasses as JSON

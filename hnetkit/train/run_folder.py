@@ -19,13 +19,12 @@ from hnetkit.text import shorten
 from hnetkit.train.checkpoints import Checkpoints, TrainingState
 from hnetkit.train.data import BUILT_IN_TEMPLATES, fingerprint_changes
 from hnetkit.train.logs import CSV_NAME, PLOT_NAME, TENSORBOARD_NAME, has_no_step, other_columns
-from hnetkit.train.recipe import MADE_OF_RECORD, MAX_RECORD, Recipe, dataclass_from_json, dataclass_to_json
+from hnetkit.train.recipe import FORMAT, MADE_OF_RECORD, MAX_RECORD, Recipe, dataclass_from_json, dataclass_to_json
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
     from hnetkit.train.data import TrainingData
 
-FORMAT = "hnetkit.training/1"
 
 # what a run writes into or appends to; every other file is written under another name and then renamed
 _WRITTEN_IN = (".lock", "state", "previews", TENSORBOARD_NAME, CSV_NAME)

@@ -56,6 +56,19 @@ def test_a_sync_without_a_filter_asks_first_and_a_script_must_agree(sites: Sites
     assert len(rows(capsys)) == len({path for row in synced for path in row["paths"]})  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("place", "why"), [("link", "not a folder, or a link"), ("file/below", "Not a directory")])
+def test_a_library_where_none_can_be_is_no_failure_of_the_network(
+    sites: Sites, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, place: str, why: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "unplugged")
+    monkeypatch.setenv("HNETKIT_LIBRARY", str(tmp_path / place))
+    assert run(["pull", f"model:{sites.world.ids()[0]}"]) == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path / place}: {why}" in said
+    assert "Hint: see that the library's folder is there and can be written; HNETKIT_LIBRARY names another" in said
+
+
 def test_a_dry_run_shows_sizes_and_makes_not_even_a_registry(sites: Sites, home: Path, capsys: Capture) -> None:
     assert run(["sync", "--dry-run", "--json"]) == 0
     plan = rows(capsys)

@@ -205,6 +205,21 @@ def test_scan_says_which_links_it_did_not_follow(
     assert "far.pt" in capsys.readouterr().out
 
 
+def test_doctor_says_where_no_download_can_make_the_library(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "unplugged")
+    for place, why in (
+        ("file", "file: not a folder"),
+        ("file/below", "file: not a folder"),
+        ("link", "link leads nowhere: is its disk mounted?"),
+    ):
+        monkeypatch.setenv("HNETKIT_LIBRARY", str(tmp_path / place))
+        state, detail = doctor(capsys, "library")
+        assert (state, detail) == ("failed", f"{tmp_path}/{why} (set HNETKIT_LIBRARY to a folder of yours)")
+
+
 def test_doctor_names_the_library_and_says_when_nothing_is_left_of_it(
     folder: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -304,6 +304,16 @@ def test_a_root_inside_a_root_takes_its_files_along(registry: Registry, library:
     assert len(registry.files.roots()) == 2
 
 
+def test_a_scan_of_a_folder_is_one_of_the_roots_inside_it_too(registry: Registry, library: Path) -> None:
+    changes(registry, library / "deep")
+    changes(registry, library)
+    networks.network_file(library / "deep", "dew.pt", seed=4)
+    (library / "deep" / "er" / "mist.ckpt").unlink()
+    assert changes(registry, library) == [("missing", "mist.ckpt"), ("new", "dew.pt")]
+    networks.network_file(library, "haze.pt", seed=5)
+    assert changes(registry, library / "deep") == []  # what is around it is not asked for
+
+
 # --- scans that are killed, and scans at once
 
 _SCAN = """

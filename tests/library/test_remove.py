@@ -128,6 +128,16 @@ def test_what_is_no_sidecar_stays(library: Library, folder: Path) -> None:
     assert (folder / "glow.json").exists()
 
 
+def test_a_persons_settings_that_a_link_leads_to_stay_and_are_called_so(
+    library: Library, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.json").write_bytes(NOTES)
+    (folder / "glow.json").symlink_to(tmp_path / "mine.json")
+    (kept,) = (change for change in library.remove("glow") if change.what == "kept")
+    assert (kept.path, kept.reason) == (str(folder / "glow.json"), "a link to a file in another folder")
+    assert (folder / "glow.json").read_bytes() == NOTES
+
+
 def test_a_link_goes_and_what_it_leads_to_stays(library: Library, folder: Path, tmp_path: Path) -> None:
     own = networks.network_file(tmp_path, "elsewhere.pt", seed=5)
     (folder / "led.pt").symlink_to(own)
@@ -181,6 +191,16 @@ def test_who_asks_for_a_removed_network_is_told_how_it_comes_back(library: Libra
     with pytest.raises(NotFound, match="no network named glare") as refused:
         library.record("glare")
     assert "undo" not in str(refused.value.command_hint)
+
+
+def test_of_many_removals_by_one_command_each_has_a_folder_of_its_own(library: Library, folder: Path) -> None:
+    assert len({trash.folder_for(folder, "one-command") for _ in range(2000)}) == 2000
+    library.remove("ink")
+    (entry,) = trash.entries(folder)
+    assert isinstance(entry, trash.Entry)
+    with pytest.raises(FileExistsError):
+        trash.begin(entry)
+    assert list(trash.entries(folder)) == [entry]  # and what is there keeps its journal
 
 
 def test_several_networks_of_one_command_come_back_together(library: Library, folder: Path) -> None:
@@ -357,6 +377,23 @@ def test_an_alias_that_another_network_has_by_now_stays_there(library: Library, 
     assert any("its alias thin did not come back" in str(change.reason) for change in library.restore())
     assert library.record("thin")["name"] == "glow"
     assert library.record("ink")["note"] == "best at 0.6"
+
+
+def test_what_was_put_back_by_hand_gets_its_words_and_that_is_said(library: Library, folder: Path) -> None:
+    library.remove("ink")
+    (entry,) = trash.entries(folder)
+    assert isinstance(entry, trash.Entry)
+    for file in entry.files:
+        entry.stored(file).rename(entry.place(file))
+    library.scan()
+    assert library.record("ink")["tags"] == []
+    dry = library.restore(dry_run=True)
+    (change,) = library.restore()
+    assert [change] == dry
+    assert (change.what, change.path) == ("restored", str(folder / "ink.pt"))
+    assert change.reason == "it was there already; what was known of it is back"
+    assert library.record("ink")["tags"] == ["lines", "night"]
+    assert not (folder / trash.FOLDER).exists()
 
 
 def test_a_note_written_meanwhile_stays(library: Library, folder: Path) -> None:

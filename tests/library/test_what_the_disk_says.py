@@ -380,6 +380,19 @@ def test_forgetting_a_folder_says_that_its_trash_is_not_empty(
     assert words(library, "ink") == OF_INK
 
 
+def test_forgetting_a_folder_says_which_folders_inside_it_stay_known(
+    library: Library, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "deep").mkdir()
+    networks.network_file(folder / "deep", "far.pt", seed=3)
+    library.scan(folder / "deep")
+    said = told(capsys, "forget", str(folder), "-y")
+    assert f"1 file kept: {folder / 'deep'} is a scanned folder of its own; hnetkit forget {folder / 'deep'}" in said
+    assert [row["name"] for row in library.networks()] == ["far"]
+    told(capsys, "forget", str(folder / "deep"), "-y")
+    assert library.networks() == []
+
+
 def test_a_dry_run_of_bringing_back_says_what_is_in_the_way(library: Library, folder: Path) -> None:
     library.remove("ink")
     shutil.copy(folder / "glow.pt", folder / "ink.pt")

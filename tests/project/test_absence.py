@@ -91,7 +91,7 @@ FORGIVEN = {
     "hnetkit/library/sidecar_writing.py write_as_packed": "what cannot be read is another's, and stays",
     "hnetkit/library/trash.py _names": "a trash that cannot be listed takes no removal either",
     "hnetkit/library/trash.py _without_journal": "a folder that cannot be listed has no journal either, and stays",
-    "hnetkit/library/trash.py close": "a folder with something in it stays",
+    "hnetkit/library/trash.py _remove_if_empty": "a folder with something in it stays",
     "hnetkit/library/trash.py sweep": "what cannot be seen stays",
     "hnetkit/library/walking.py _identity_or_none": "a root that cannot be looked at is entered from no other one",
     "hnetkit/library/walking.py _is_folder": "it counts as one, and entering it says why not",

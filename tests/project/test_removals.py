@@ -31,6 +31,7 @@ WHY = {
     "hnetkit/library/trash.py put_back": "the name was free; what stays in the trash is at its place too",
     "hnetkit/library/trash.py close": "a journal of which every file is at its place",
     "hnetkit/library/trash.py sweep": "folders without a journal, which hold nothing yet or no more",
+    "hnetkit/library/trash.py _remove_if_empty": "a folder with nothing in it",
     "hnetkit/sharing/folder.py _move": "--overwrite: what an earlier share wrote, and the new share is complete",
     "hnetkit/sources/archives.py extract_models": "what it unpacked itself",
     "hnetkit/sources/download.py lock_download": "a lock of its own",

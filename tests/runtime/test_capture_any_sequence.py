@@ -156,7 +156,7 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize("sequences", [50, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("sequences", [20, pytest.param(1000, marks=pytest.mark.long)])
 def test_each_call_gives_the_bits_of_the_unet_without_a_capture(
     networks: list[Hypernetwork], monkeypatch: pytest.MonkeyPatch, sequences: int
 ) -> None:

@@ -62,6 +62,16 @@ def shas(session: FetchSession) -> dict[str, str]:
     }
 
 
+def test_an_export_that_a_link_leads_to_is_replaced_and_the_link_stays(here: FetchSession, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    export_library(here.library, tmp_path / "disk" / "backup.jsonl")
+    (tmp_path / "library.jsonl").symlink_to(tmp_path / "disk" / "backup.jsonl")
+    here.sync(EVERYTHING)
+    count = export_library(here.library, tmp_path / "library.jsonl", overwrite=True)
+    assert (tmp_path / "library.jsonl").is_symlink()
+    assert len((tmp_path / "disk" / "backup.jsonl").read_bytes().splitlines()) == count + 1 > 2
+
+
 def test_an_export_of_an_empty_library_replaces_none_that_has_records(tmp_path: Path) -> None:
     (tmp_path / "networks").mkdir()
     networks.network_file(tmp_path / "networks", "ink.pt")

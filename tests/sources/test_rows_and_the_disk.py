@@ -92,6 +92,17 @@ def test_what_was_renamed_moved_or_copied_is_not_fetched_again_and_the_plan_says
     assert fetched(site) == []
 
 
+def test_what_was_moved_into_a_scanned_folder_inside_the_library_is_known_there(
+    site: Sites, mirror: FetchSession
+) -> None:
+    first = next(iter(installed(mirror).values()))
+    (inside := mirror.folder / "people").mkdir()
+    mirror.library.scan(inside)
+    first.rename(inside / first.name)
+    assert mirror.sync(EVERYTHING, all_versions=True) == []
+    assert fetched(site) == []
+
+
 def test_a_library_that_was_moved_to_another_disk_is_known_there_and_not_fetched_again(
     site: Sites, mirror: FetchSession, tmp_path: Path
 ) -> None:

@@ -139,6 +139,19 @@ def test_without_a_caption_the_file_name_goes_on_being_it(source: Path, out: Pat
     assert names(out) == ["0007-red house-flipped.png", "0007-red house-flipped.txt", "0007-red house.png"]
 
 
+def test_a_picture_that_gets_a_number_has_the_caption_that_its_own_name_is(source: Path, out: Path) -> None:
+    pictures = [save(source, name) for name in ("red house.jpg", "red house.png", "IMG_7.jpg", "IMG_7.png")]
+    made = prepared(out, *pictures, flip=True)
+    assert [one.path.stem for one in made[:4]] == [
+        "red house",
+        "red house-flipped",
+        "red house-2",
+        "red house-flipped-2",
+    ]
+    assert [one.caption for one in made] == ["red house"] * 4 + ["IMG_7"] * 4
+    assert not (out / "red house.txt").exists()
+
+
 def test_a_long_picture_is_split_into_parts_that_overlap(source: Path, out: Path) -> None:
     save(source, "long.png", (300, 100))
     save(source, "square.png", (100, 90))
@@ -274,7 +287,7 @@ def test_an_existing_caption_is_kept_or_joined_as_asked(source: Path, out: Path,
 
 def test_pictures_of_one_stem_both_stay(source: Path, out: Path) -> None:
     prepared(out, save(source, "a.png"), save(source, "a.jpg"), save(source, "A.bmp"))
-    assert names(out) == ["A-3.png", "a-2.png", "a.png"]
+    assert names(out) == ["A-3.png", "A-3.txt", "a-2.png", "a-2.txt", "a.png"]
 
 
 def test_what_is_there_is_not_replaced_unless_asked(source: Path, out: Path) -> None:

@@ -165,6 +165,12 @@ def test_a_recipe_of_a_run_and_a_bare_one_are_both_read(tmp_path: Path) -> None:
     assert Recipe.from_json(read_recipe(bare)) == Recipe.from_json(read_recipe(run)) == UNUSUAL
 
 
+def test_a_recipe_of_another_version_is_refused_with_both(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(json.dumps({"format": "hnetkit.training/2", "recipe": UNUSUAL.to_json()}))
+    with pytest.raises(UsageError, match=r"of format hnetkit\.training/2, and this hnetkit reads hnetkit\.training/1"):
+        read_recipe(tmp_path / "recipe.json")
+
+
 def test_no_file_and_no_json_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         read_recipe(tmp_path / "nothing.json")

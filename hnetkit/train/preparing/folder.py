@@ -358,12 +358,9 @@ class TrainingFolder:
             ending = "" if len(boxes) == 1 else f"-{number}"
             part = _resized(image, box, size, flatten=self.settings.flatten)
             caption = self._caption(part, existing)
-            if caption is None and ending:
-                caption = caption_of(source)  # that of its file name, which the part does not have
             yield self._write(part, _stem(source.stem, ending), source, caption)
             if self.settings.flip:
-                written = caption_of(source) if caption is None else caption
-                yield self._write(ImageOps.mirror(part), _stem(source.stem, f"{ending}-flipped"), source, written)
+                yield self._write(ImageOps.mirror(part), _stem(source.stem, f"{ending}-flipped"), source, caption)
 
     def _boxes(self, source: Path, image: Image.Image, size: Size) -> list[Box]:
         if self.settings.split and kept_share(image.size, size) <= self.settings.split_threshold:
@@ -385,6 +382,8 @@ class TrainingFolder:
     def _write(self, image: Image.Image, stem: str, source: Path, caption: str | None) -> PreparedImage:
         target = self.path / f"{self._unique_stem(stem)}.png"
         beside = caption_file(target)
+        if caption is None and target.stem != source.stem:
+            caption = caption_of(source)  # that of its file name, which is not the name of this one
         if self.overwrite:
             _require_caption(beside, target, caption)
         with new_file(target, overwrite=self.overwrite) as file:
