@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +42,7 @@ _NAME_AND_OLD_HASH = re.compile(r"(.+)\(([0-9a-f]{8})\)", re.IGNORECASE | re.DOT
 _OLD_HASH_DIGITS = 8
 _OLD_HASH_OF_NOTHING = "e3b0c442"  # of every file under 1 MiB
 _SHOWN = 200  # characters of a mention in a message
+_MOST_LISTED = 20  # networks in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,8 @@ def content_called(registry: Registry, name: str) -> str:
     mention = _Mention.read(name, None)
     rows = _not_here(registry, mention)
     if len(rows) > 1:
-        choices = ", ".join(argument(label(row["name"], row["content_hash"])) for row in rows)
-        raise AmbiguousName(f"{name} means several networks", hint=f"use one of {choices}")
+        choices = [label(row["name"], row["content_hash"]) for row in rows]
+        raise AmbiguousName(f"{name} means several networks", hint=f"use one of {_listed(choices)}")
     if not rows:
         raise failure or _Search(mention, lambda: registry, {}).failure()
     return str(rows[0]["content_hash"])
@@ -384,7 +385,7 @@ class _Search:
         if mention.name in mention.names:
             return fetch_command(mention.name, mention.digits[0])  # one of a similar name is another one
         called = [row for rows in _by_name_of_today(registry, mention.name) for row in rows] if registry else []
-        return f"the library has {', '.join(map(argument, labels(called)))}" if called else "hnetkit list"
+        return f"the library has {_listed(labels(called))}" if called else "hnetkit list"
 
     def _bundled(self, stem: str, digits: str | None = None) -> FoundNetwork:
         mention, path = self.mention, self.bundled[stem]
@@ -453,8 +454,7 @@ class _Search:
             named = registry.files.contents_called(self.mention.name)
             contents = {content: None for content in contents if content in named} or contents
         if len(contents) > 1:
-            choices = ", ".join(map(argument, labels(rows)))
-            raise AmbiguousName(f"{self.mention} means several networks", hint=f"use one of {choices}")
+            raise AmbiguousName(f"{self.mention} means several networks", hint=f"use one of {_listed(labels(rows))}")
         return str(next(iter(contents)))
 
     def _with_hash(self, digits: str) -> str:
@@ -470,7 +470,7 @@ class _Search:
         others = [row for row in aliased if row["content_hash"] != best["content_hash"]]
         if not others:
             return None
-        return f"{best['stem']} is {best['path']}, and not {_listed(others)}, which has this alias"
+        return f"{best['stem']} is {best['path']}, and not {_listed(labels(others), ' or ')}, which has this alias"
 
     def _beside_model(self, stem: str) -> str | None:
         """Returns what to say where the library has another network of the name of one that comes with the model."""
@@ -480,7 +480,8 @@ class _Search:
         own = _hashes_of(self.bundled[stem])
         named = [row for rows in _by_name_of_today(registry, stem) for row in _there(rows)]
         others = [row for row in named if own is None or row["content_hash"] != own.content_hash]
-        return f"{stem} is the one that comes with the model, and not {_listed(others)}" if others else None
+        which = _listed(labels(others), " or ")
+        return f"{stem} is the one that comes with the model, and not {which}" if others else None
 
     def _other_hash(self, whose: str) -> str | None:
         mention = self.mention
@@ -526,8 +527,10 @@ def with_stem(registry: Registry, stem: str) -> list[Row]:
     return [row for row in registry.files.named(stem) if row["content_hash"]]
 
 
-def _listed(rows: Iterable[Row]) -> str:
-    return " or ".join(map(argument, labels(rows)))
+def _listed(labels: Sequence[str], joint: str = ", ") -> str:
+    """Returns labels for a message; of very many networks that are called alike, the first ones."""
+    more = [f"{len(labels) - _MOST_LISTED} more"] if len(labels) > _MOST_LISTED else []
+    return joint.join([*map(argument, labels[:_MOST_LISTED]), *more])
 
 
 def _there(rows: Iterable[Row]) -> list[Row]:

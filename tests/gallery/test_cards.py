@@ -14,7 +14,7 @@ from support.gallery import Server
 from support.networks import network_file
 
 import hnetkit
-from hnetkit.errors import RegistryError
+from hnetkit.errors import AmbiguousName, RegistryError
 from hnetkit.gallery.cards import ORDERS, PER_PAGE, STATES, CardIndex, View
 from hnetkit.library.prompt_names import meaning_in
 from hnetkit.library.sidecars import MAX_TEXT
@@ -169,6 +169,9 @@ def test_the_tag_of_each_of_many_networks_that_are_called_alike_means_it(home: P
             tag = split_tags(card["tag_text"]).tags[0]
             assert meaning(tag.name) == card["content_hash"]
             assert meaning("ink") is None
+        with pytest.raises(AmbiguousName) as raised:
+            library.record("ink")
+        assert str(raised.value.command_hint).endswith(f", {PER_PAGE - 20} more")
 
 
 def test_trigger_words_of_a_site_are_as_long_as_those_of_a_sidecar(home: Path, tmp_path: Path) -> None:
