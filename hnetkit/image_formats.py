@@ -331,9 +331,9 @@ def _of_avif(data: bytes) -> PillowInput:
     return PillowInput(bytes(hidden), weight=2, has_more=data[8:12] == b"avis")
 
 
-_MOST_UNITS = 1000  # of the data of a picture: a few, and one for each of its tiles
+_MOST_UNITS = 50_000  # of all the data in a file: a few for each item, tile and frame
 _MOST_ITEMS = 2000  # within a file: parts of a large picture, its opacity, thumbnails
-_MOST_PLACES = 100  # boxes that say where items and tracks are: a file has one or two
+_MOST_PLACES = 20  # boxes that say where items and tracks are, or that hold items: a file has one or two
 _SEQUENCE_HEADER = 1  # type of a unit
 
 
@@ -346,10 +346,13 @@ def _require_coded_size(data: bytes) -> None:
         ValueError: they are larger, or it cannot be seen how large they are.
     """
     most, coded = 2 * most_pixels(data, 2), 0
-    for width, height in (size for item in _coded_items(memoryview(data)) for size in _coded_sizes(item)):
+    sizes = (size for item in _coded_items(memoryview(data)) for size in ((0, 0), *_coded_sizes(item)))
+    for number, (width, height) in enumerate(sizes):
         coded += width * height
         if coded > most:
             raise ValueError(f"{coded / 1e6:.1f} megapixels are coded in it; at most {most / 1e6:.1f} are decoded")
+        if number > _MOST_UNITS:
+            raise ValueError(f"more than {_MOST_UNITS:,} parts of pictures")
 
 
 def _coded_items(data: memoryview) -> Iterator[memoryview]:
@@ -360,7 +363,7 @@ def _coded_items(data: memoryview) -> Iterator[memoryview]:
     Raises:
         ValueError: there are more than any picture has.
     """
-    for place, found in enumerate(re.finditer(rb"iloc(?=[\0-\2]\0\0\0)|stco|co64", data)):
+    for place, found in enumerate(re.finditer(rb"iloc(?=[\0-\2])|stco|co64", data)):
         if place >= _MOST_PLACES:
             raise ValueError(f"more than {_MOST_PLACES} lists of what is in it")
         if found[0] == b"iloc":
@@ -382,7 +385,9 @@ def _listed_items(data: memoryview, position: int) -> Iterator[memoryview]:
         at += size
         return int.from_bytes(data[at - size : at], "big")
 
-    inside = [found.end() for found in re.finditer(rb"idat", data)][:_MOST_PLACES]
+    inside = [found.end() for found in re.finditer(rb"idat", data)]
+    if len(inside) > _MOST_PLACES:
+        raise ValueError(f"more than {_MOST_PLACES} places with items")
     wide = 4 if version == 2 else 2
     for _ in range(number(wide)):
         listed += 1
@@ -406,14 +411,14 @@ def _listed_items(data: memoryview, position: int) -> Iterator[memoryview]:
 
 
 def _coded_sizes(coded: memoryview) -> Iterator[tuple[int, int]]:
-    """Yields the width and height of each sequence header in data of AV1; none in other data.
+    """Yields the width and height in each unit of AV1's data: 0 of all but sequence headers; none in other data.
+
+    The first bit of a unit, which none may have, is passed over, as decoders do.
 
     Source: AV1 Bitstream & Decoding Process Specification, 5.3 to 5.5.
     """
     at = 0
-    for _ in range(_MOST_UNITS):
-        if at + 2 > len(coded) or coded[at] & 0x80 or not coded[at] & 2:  # no unit, or one without a length: the last
-            return
+    while at + 2 <= len(coded) and coded[at] & 2:  # one without a length is the last
         kind, is_extended = coded[at] >> 3 & 15, coded[at] >> 2 & 1
         at += 1 + is_extended
         size = shift = 0
@@ -423,10 +428,11 @@ def _coded_sizes(coded: memoryview) -> Iterator[tuple[int, int]]:
             shift += 7
             if not byte & 128:
                 break
-        if kind == _SEQUENCE_HEADER:
-            yield _size_in_header(int.from_bytes(bytes(coded[at : at + 64]).ljust(64, b"\0"), "big"))
+        is_header = kind == _SEQUENCE_HEADER
+        yield (
+            _size_in_header(int.from_bytes(bytes(coded[at : at + 64]).ljust(64, b"\0"), "big")) if is_header else (0, 0)
+        )
         at += size
-    raise ValueError(f"more than {_MOST_UNITS:,} parts of a picture")
 
 
 def _size_in_header(header: int) -> tuple[int, int]:

@@ -69,6 +69,27 @@ def avif_of_large_pictures(item: int, *, reduced: bool = True, pieces: int = 1) 
     return bytes(data) + coded + box
 
 
+def _avif_with_flags() -> bytes:
+    """A list of items with a flag, which no such list has and which decoders pass over."""
+    data = bytearray(avif_of_large_pictures(0))
+    data[data.index(b"iloc") + 7] = 1
+    return bytes(data)
+
+
+def _avif_with_forbidden_bit() -> bytes:
+    whole = avif_of_large_pictures(0)
+    begins = whole.rindex(b"\x0a\x0c")
+    return whole[:begins] + b"\x8a" + whole[begins + 1 :]
+
+
+def _avif_with_places(*places: bytes, items: int = 1) -> bytes:
+    """A picture beside items that lie in one of several places, if a list that is not looked at says so."""
+    listed = b"".join(struct.pack(">HHHHII", number, 1, 0, 1, 0, len(places[-1])) for number in range(items))
+    box = struct.pack(">I4sIHH", 16 + len(listed), b"iloc", 1 << 24, 0x4400, items) + listed
+    small = encoded(Image.new("RGB", (16, 16)), "AVIF") if features.check("avif") else b""
+    return small + box + b"".join(struct.pack(">I4s", 8 + len(place), b"idat") + place for place in places)
+
+
 def png_chunk(name: bytes, data: bytes) -> bytes:
     """Returns a chunk of a PNG."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -137,6 +158,10 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "opacity.avif": lambda: avif_of_large_pictures(1),
     "long header.avif": lambda: avif_of_large_pictures(0, reduced=False),
     "pieces.avif": lambda: avif_of_large_pictures(0, pieces=3),
+    "flags.avif": _avif_with_flags,
+    "bit.avif": _avif_with_forbidden_bit,
+    "decoys.avif": lambda: _avif_with_places(*[b""] * 150, avif_of_large_pictures(0)[-300:]),
+    "units.avif": lambda: _avif_with_places(*[b"\x7a\0" * 999] * 19, items=1900),
     "tile.tif": lambda: _tiff(
         *_TIFF_OF_8_BY_8, (259, 3, 1, 5), (322, 4, 1, 60_000), (323, 4, 1, 60_000), (324, 4, 1, 300), (325, 4, 1, 100)
     ),
