@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from hnetkit.errors import UsageError, failure_of
-from hnetkit.files import is_file_at, new_file, read_regular, stat_at
+from hnetkit.files import is_file_at, is_link_elsewhere, new_file, read_regular, stat_at
 
 MAX_TEXT = 256 << 10
 """Bytes of a caption or a template; what a text encoder reads of one is less than a thousand."""
@@ -87,12 +86,9 @@ def _words_of(stem: str) -> str:
 
 
 def _require_near(beside: Path, image: Path) -> None:
-    """Refuses a link to a text outside of the image's folder and of the folder that the image itself links to.
+    """Refuses a link to a text outside of the image's folder, unless it is that of the file that the image links to.
 
     A stranger's folder may hold links to private files, which would become captions, prompts and records.
     """
-    if not beside.is_symlink():
-        return
-    text, folder, file = (Path(os.path.realpath(path)) for path in (beside, image.parent, image))
-    if not text.is_relative_to(folder) and text.parent != file.parent:
+    if is_link_elsewhere(beside, image) and not beside.resolve().is_relative_to(image.parent.resolve()):
         raise UsageError(f"{beside}: a link that leads out of the folder", hint="put the caption itself there")

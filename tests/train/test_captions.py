@@ -74,6 +74,18 @@ def test_a_link_to_a_text_of_the_folder_or_beside_a_linked_picture_is_a_caption(
     assert caption_of(tmp_path / "chosen" / "again.png") == "a dog"
 
 
+def test_a_text_beside_a_linked_picture_that_has_another_name_there_is_no_caption(tmp_path: Path) -> None:
+    """A stranger's folder links to any picture of the user, and to a private text beside that."""
+    for name in ("home", "from a stranger"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "home" / "avatar.png").touch()
+    (tmp_path / "home" / "private.txt").write_text("a secret")
+    (tmp_path / "from a stranger" / "cat.png").symlink_to(tmp_path / "home" / "avatar.png")
+    (tmp_path / "from a stranger" / "cat.txt").symlink_to(tmp_path / "home" / "private.txt")
+    with pytest.raises(UsageError, match=r"cat\.txt: a link that leads out of the folder"):
+        caption_of(tmp_path / "from a stranger" / "cat.png")
+
+
 def test_a_file_name_that_is_no_text_gives_what_is_text_in_it() -> None:
     assert caption_of(Path("a \udcff cat.png")) == "a cat"
 
