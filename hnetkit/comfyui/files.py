@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from hnetkit.errors import NotFound
-from hnetkit.runtime.network_files import NetworkFile, file_named, library_folder, open_network
+from hnetkit.prompts.tags import Tag
+from hnetkit.runtime.network_files import FilesByStem, NetworkFile, library_folder, open_network
 
 _FOLDER = "hypernetworks"  # as ComfyUI calls its own
 
@@ -30,13 +32,14 @@ def open_file(name: str) -> NetworkFile:
     return open_network(path)
 
 
-def name_of(stem: str) -> str:
-    """Returns the file that a tag names; see `hnetkit.runtime.network_files.file_named`."""
+def named_by(tags: Sequence[Tag]) -> list[str]:
+    """Returns the file that each tag names; see `hnetkit.runtime.network_files.FilesByStem.named`."""
 
     def path_of(name: str) -> str:
         return _folders().get_full_path(_FOLDER, name) or name
 
-    return file_named(stem, names(), path_of, hint="put the file into models/hypernetworks, and press R")
+    files = FilesByStem(names() if tags else (), path_of, hint="put the file into models/hypernetworks, and press R")
+    return [files.named(tag.name) for tag in tags]
 
 
 def state_of(name: str) -> tuple[str, int, int] | None:

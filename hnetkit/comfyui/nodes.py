@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hnetkit.comfyui.files import name_of, names, open_file, state_of
+from hnetkit.comfyui.files import named_by, names, open_file, state_of
 from hnetkit.comfyui.models import with_networks
 from hnetkit.errors import HnetkitError, UsageError, printable
 from hnetkit.prompts.tags import finite_number, split_tags
@@ -115,7 +115,8 @@ def hypernetworks_from_tags(*, model: Any, text: str) -> tuple[Any, str]:
             raise UsageError(warning, hint="write <hypernet:name:0.8>")
         logging.warning("hnetkit: %s", printable(warning))  # the prompt may be a stranger's, and this a terminal
     rest = prompt.replacing([None] * len(prompt.tags)).written
-    chosen = [(open_file(name_of(tag.name)), Strength.of(strength_of(tag))) for tag in prompt.tags]
+    named = zip(named_by(prompt.tags), prompt.tags, strict=True)
+    chosen = [(open_file(name), Strength.of(strength_of(tag))) for name, tag in named]
     return with_networks(model, chosen) if chosen else model, rest
 
 
@@ -137,7 +138,7 @@ def _stacked_files(**slots: Any) -> list[str]:
 
 
 def _tagged_files(*, text: str | None, **others: Any) -> list[str]:
-    return names() if text is None else [name_of(tag.name) for tag in split_tags(text).tags]
+    return names() if text is None else named_by(split_tags(text).tags)
 
 
 def block_factors(text: str) -> dict[str, float]:

@@ -23,6 +23,7 @@ from hnetkit.runtime.layers import contexts_of, find_ldm_layers, require_blocks
 from hnetkit.runtime.strength import Strength
 
 _KEPT = 16  # networks that stay read while others are chosen
+_MOST_SEARCHES = 5  # for names like one that is not there, of one prompt
 
 Manage = Callable[[nn.Module], Any]
 """Takes a module with weights, and returns it as the program counts and moves modules."""
@@ -159,31 +160,56 @@ def _opened(path: str, changed: int, size: int) -> NetworkFile:
     return NetworkFile(path)
 
 
-def file_named(stem: str, names: Iterable[str], path_of: Callable[[str], str], *, hint: str) -> str:
-    """Returns which file a tag names by its stem, upper and lower case being the same if need be.
+class FilesByStem:
+    """The files that tags can name, looked at once for all tags of a prompt.
 
     Args:
-        stem: as written in the tag.
         names: of the files that there are: paths below one of the program's folders.
         path_of: tells where a file of that name is.
         hint: what to do where there is no such file.
-
-    Raises:
-        NotFound: there is none.
-        AmbiguousName: there are several, and they are not one network in several forms.
-        hnetkit.errors.FileRefused: one of several cannot be read.
     """
-    stems: dict[str, list[str]] = {}
-    for name in names:
-        stems.setdefault(PurePath(name.replace("\\", "/")).stem, []).append(name)
-    found = stems.get(stem) or [name for own, named in stems.items() if own.lower() == stem.lower() for name in named]
-    if not found:
-        near = did_you_mean(stem, stems)
-        raise NotFound(f"{stem}: no such hypernetwork", hint=f"did you mean {near}?" if near else hint)
-    first, *others = found
-    if others and not _are_one_network(first, others, path_of):
-        raise AmbiguousName(f"{stem} is the name of several files: {', '.join(found)}", hint="rename all but one")
-    return first
+
+    def __init__(self, names: Iterable[str], path_of: Callable[[str], str], *, hint: str) -> None:
+        self._path_of, self._hint = path_of, hint
+        self._stems: dict[str, list[str]] = {}
+        self._folded: dict[str, list[str]] = {}
+        self._searches_left = _MOST_SEARCHES
+        for name in names:
+            stem = PurePath(name.replace("\\", "/")).stem
+            for known, key in ((self._stems, stem), (self._folded, stem.lower())):
+                known.setdefault(key, []).append(name)
+
+    def __contains__(self, stem: str) -> bool:
+        return stem in self._stems or stem.lower() in self._folded
+
+    def named(self, stem: str) -> str:
+        """Returns which file a tag names by its stem, upper and lower case being the same if need be.
+
+        Args:
+            stem: as written in the tag.
+
+        Raises:
+            NotFound: there is none.
+            AmbiguousName: there are several, and they are not one network in several forms.
+            hnetkit.errors.FileRefused: one of several cannot be read.
+        """
+        found = self._stems.get(stem) or self._folded.get(stem.lower())
+        if not found:
+            near = self._near(stem)
+            raise NotFound(f"{stem}: no such hypernetwork", hint=f"did you mean {near}?" if near else self._hint)
+        first, *others = found
+        if others and not _are_one_network(first, others, self._path_of):
+            raise AmbiguousName(f"{stem} is the name of several files: {', '.join(found)}", hint="rename all but one")
+        return first
+
+    def open(self, stem: str) -> NetworkFile:
+        """Returns the file that a tag names; raises as `named` and `open_network`."""
+        return open_network(self._path_of(self.named(stem)))
+
+    def _near(self, stem: str) -> str | None:
+        """Returns the name that was meant, for the first few: each is compared with all, and a prompt may have many."""
+        self._searches_left -= 1
+        return did_you_mean(stem, self._stems) if self._searches_left >= 0 else None
 
 
 def _are_one_network(first: str, others: Iterable[str], path_of: Callable[[str], str]) -> bool:

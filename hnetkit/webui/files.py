@@ -5,29 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from hnetkit.errors import NotFound
-from hnetkit.runtime.network_files import NetworkFile, file_named, library_folder, open_network
+from hnetkit.runtime.network_files import FilesByStem, NetworkFile, library_folder
 
 _SUFFIXES = (".pt", ".safetensors", ".ckpt")
 
 
-def open_named(stem: str) -> NetworkFile:
-    """Returns the file that a tag names.
+class NamedFiles:
+    """The files as they are now: those of the webui come first, then those of both folders."""
 
-    Raises:
-        NotFound, AmbiguousName: see `hnetkit.runtime.network_files.file_named`.
-        hnetkit.errors.FileRefused: it is no hypernetwork that can be read safely.
-    """
-    folders = [folder for folder in (_own_folder(), library_folder()) if folder is not None]
-    try:
-        return _named_in(folders[:1], stem, hint="")
-    except NotFound:
-        return _named_in(folders, stem, hint=f"put the file into {folders[0]}")
+    def __init__(self) -> None:
+        folders = [folder for folder in (_own_folder(), library_folder()) if folder is not None]
+        self._own, self._all = (_by_stem(some, f"put the file into {folders[0]}") for some in (folders[:1], folders))
+
+    def open(self, stem: str) -> NetworkFile:
+        """Returns the file that a tag names.
+
+        Raises:
+            NotFound, AmbiguousName: see `hnetkit.runtime.network_files.FilesByStem`.
+            hnetkit.errors.FileRefused: it is no hypernetwork that can be read safely.
+        """
+        return (self._own if stem in self._own else self._all).open(stem)
 
 
-def _named_in(folders: list[str], stem: str, hint: str) -> NetworkFile:
+def _by_stem(folders: list[str], hint: str) -> FilesByStem:
     files = _files(folders)
-    return open_network(files[file_named(stem, files, files.__getitem__, hint=hint)])
+    return FilesByStem(files, files.__getitem__, hint=hint)
 
 
 def _own_folder() -> str | None:

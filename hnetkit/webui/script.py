@@ -9,7 +9,7 @@ from typing import Any
 from hnetkit.errors import HnetkitError, printable
 from hnetkit.prompts.tags import Tag, split_tags
 from hnetkit.runtime.network_files import NetworkFile
-from hnetkit.webui.files import open_named
+from hnetkit.webui.files import NamedFiles
 from hnetkit.webui.networks import patched
 
 _TAGS = "hnetkit_tags"  # of a generation: what its prompt asks for now
@@ -64,10 +64,13 @@ def apply(p: Any) -> None:
 
 def _put_on_model(p: Any) -> list[tuple[NetworkFile, Tag]]:
     """Returns the networks that are on the model now."""
-    networks: list[tuple[NetworkFile, Tag]] = []
-    for tag in getattr(p, _TAGS, []):
+    tags: list[Tag] = getattr(p, _TAGS, [])
+    if not tags:
+        return []
+    files, networks = NamedFiles(), list[tuple[NetworkFile, Tag]]()
+    for tag in tags:
         try:
-            networks.append((open_named(tag.name), tag))
+            networks.append((files.open(tag.name), tag))
         except HnetkitError as error:
             _say(p, error)
     if not networks:

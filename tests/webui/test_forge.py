@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,6 +182,17 @@ def test_what_cannot_be_applied_is_said_and_the_rest_is_drawn(
     assert error(got, expected((PAPER, 0.5))) <= TOLERANCE
     (comment,) = generation.comments
     assert told in comment
+
+
+def test_hundreds_of_tags_look_at_the_files_once(forge: Webui, models: Path, step: Any) -> None:
+    for number in range(400):
+        (models / "hypernetworks" / f"ink in the style of painter {number}.pt").touch()
+    prompt = "".join(f"<hypernet:ink in the style of the painter {number}:1>" for number in range(400))
+    generation, begun = Generation(forge, prompt), time.process_time()
+    generation.run(*step)
+    assert time.process_time() - begun < 2
+    assert len(generation.comments) == 400
+    assert "did you mean ink in the style of painter 0?" in next(iter(generation.comments))
 
 
 def test_links_in_a_circle_are_followed_once(forge: Webui, models: Path, step: Any, expected: Expected) -> None:
