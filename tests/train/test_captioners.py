@@ -381,6 +381,20 @@ def test_a_model_whose_input_or_tables_would_fill_the_memory_is_refused(tmp_path
         load_tagger(str(tmp_path / "wide"), device="cpu")
 
 
+def test_a_model_that_compares_very_many_patches_is_refused(blip: Path, tmp_path: Path) -> None:
+    """Their comparisons are in no file: with 300 kilobytes of weights, a picture took gigabytes or minutes."""
+    shutil.copytree(blip, tmp_path / "blip")
+    vision = json.loads((blip / "config.json").read_text())["vision_config"]
+    change(tmp_path / "blip" / "config.json", vision_config={**vision, "image_size": 128, "patch_size": 1})
+    change(tmp_path / "blip" / "preprocessor_config.json", size={"height": 128, "width": 128})
+    with pytest.raises(ModelNotUsable, match="an input of 128 pixels has 128 patches on a side, where at most 53 are"):
+        load_blip(str(tmp_path / "blip"), device="cpu")
+    folder = tagger_folder(tmp_path / "vit", ["cat"], [0.0])
+    change(folder / "preprocessor_config.json", size={"height": 1024, "width": 1024})
+    with pytest.raises(ModelNotUsable, match="an input of 1024 pixels has 128 patches on a side, where at most 70 are"):
+        load_tagger(str(folder), device="cpu")
+
+
 def test_a_tokenizer_of_its_own_code_is_not_asked_for(blip: Path, tmp_path: Path) -> None:
     for path in blip.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

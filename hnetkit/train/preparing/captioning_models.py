@@ -35,8 +35,11 @@ FILES = ("config.json", WEIGHTS, TAG_LIST, "preprocessor_config.json", "vocab.tx
 
 _MOST_TAG = 300  # characters
 GENERAL, CHARACTER, RATING = 0, 4, 9  # categories of a tag list
-# pixels of a side of a model's input, and patches along it; real ones have 448 and 112
+# pixels of a side of a model's input, and patches along it; real ones have 448, and 112
 _MOST_SIDE, _MOST_PATCHES = 1024, 128
+# of a model each of whose heads compares each patch with all; real ones have 24 heads and 37 patches along a side
+_MOST_COMPARISONS = 48 << 20
+_COMPARED_NEARBY = ("convnext", "resnet", "swin")  # beginnings of the names of models that do not
 _MOST_TABLES = 64 << 20  # bytes of what a model computes by itself, beyond its weights
 _LARGEST_SQUARE = 4096  # pixels of a side that an image is scaled from
 _MOST_RATIO = 8  # of the sides of an image whose shorter one is scaled
@@ -132,6 +135,11 @@ def blip_model(folder: Path, config: Mapping[str, Any]) -> tuple[Any, Any]:
     text, vision = (
         checked_values(path, part if isinstance(part := config.get(name), dict) else {}, keys)
         for name, keys in (("text_config", _BLIP_TEXT_KEYS), ("vision_config", _BLIP_VISION_KEYS))
+    )
+    size = _processing(folder)[1].get("size")
+    sides = size.values() if isinstance(size, dict) else [size or 1]
+    _require_few_patches(
+        folder, vision, max(*sides, vision.get("image_size") or 1), "blip", 3 * vision.get("num_attention_heads", 12)
     )
     made = BlipConfig(text_config=text, vision_config=vision, **checked_values(path, config, _BLIP_KEYS))
     model = _filled(BlipForConditionalGeneration, made, _tensors(folder, text, vision), folder)
@@ -286,7 +294,7 @@ def _own_pixels(folder: Path, config: Mapping[str, Any], model_type: str) -> Pix
     named, kept = _processing(folder)
     for size in (kept.get("size"), kept.get("crop_size")):
         sides = size.values() if isinstance(size, dict) else [size or 1]
-        _require_few_patches(folder, config, max(sides, default=1))
+        _require_few_patches(folder, config, max(sides, default=1), model_type, config.get("num_attention_heads"))
     named = named or _CLASSIFIERS[model_type][2]
     if named not in _PROCESSORS:
         raise ModelNotUsable(f"{folder / _PREPROCESSOR}: of a {named[:60]}, which is not known", hint=HINT)
@@ -302,13 +310,22 @@ def _middle(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _require_few_patches(folder: Path, config: Mapping[str, Any], side: int) -> None:
-    """Refuses a model whose input would have far more patches than any real one: each of its layers holds them all."""
-    stated = config.get("patch_size", 4)
+def _require_few_patches(folder: Path, config: Mapping[str, Any], side: int, kind: str, heads: Any = 1) -> None:
+    """Refuses a model whose input would have far more patches than any real one: each of its layers holds them all.
+
+    Args:
+        config: that states their size; where it does not, the name of the model may.
+        kind: name of the model.
+        heads: of its attention, as its configuration has it.
+    """
+    in_name = re.search(r"patch(\d{1,4})", kind)
+    stated = config.get("patch_size", int(in_name[1]) if in_name else None)
     sizes = [size for size in (stated if isinstance(stated, list) else [stated]) if type(size) is int and size > 0]
-    patches = side // min(sizes, default=1)
-    if patches > _MOST_PATCHES:
-        reason = f"an input of {side} pixels has {patches} patches on a side, where at most {_MOST_PATCHES} are meant"
+    patches, most = side // min(sizes, default=1 if "patch_size" in config else 4), _MOST_PATCHES
+    if sizes and not kind.startswith(_COMPARED_NEARBY):
+        most = int((_MOST_COMPARISONS / max(1, heads if type(heads) is int else 1)) ** 0.25)
+    if patches > most:
+        reason = f"an input of {side} pixels has {patches} patches on a side, where at most {most} are meant"
         raise ModelNotUsable(f"{folder}: {reason}", hint=HINT)
 
 
@@ -375,7 +392,8 @@ def _pretrained(folder: Path, config: Mapping[str, Any], default: int) -> tuple[
     if type(size) is not int or not 0 < size <= _MOST_SIDE or len(numbers) != 6:
         raise ModelNotUsable(f"{folder / _CONFIG}: input_size, mean and std cannot be meant", hint=HINT)
     arguments = config.get("model_args")
-    _require_few_patches(folder, arguments if isinstance(arguments, dict) else config, size)
+    kind = str(config.get("architecture") or config.get("model_type"))
+    _require_few_patches(folder, arguments if isinstance(arguments, dict) else config, size, kind)
     if not all(isinstance(number, int | float) for number in numbers) or not all(numbers[3:]):
         raise ModelNotUsable(f"{folder / _CONFIG}: mean and std cannot be meant", hint=HINT)
     mean, spread = (np.array(color, dtype=np.float32) for color in colors)
