@@ -149,6 +149,9 @@ def test_a_picture_is_shared_as_it_is_seen_with_its_infotext_and_nothing_else(
         (".\\private\\ink.png", "ink.png"),
         ("..\\..\\me\\ink.png", "ink.png"),
         ("$env:USERPROFILE\\private\\ink.png", "ink.png"),
+        ("\\home\\me\\ink.png", "ink.png"),
+        ("ssh://me@server/me/ink.png", "ink.png"),
+        ("ftp://me:secret@server/me/ink.png", "ink.png"),
         ("a model, private\\my own\\ink.png", "a model, ink.png"),
         ("https://example.org/a/b, x:http://example.org/a/b", "https://example.org/a/b, x:http://example.org/a/b"),
         ("owner/repo", "owner/repo"),
@@ -169,7 +172,7 @@ def test_folders_that_a_program_noted_among_the_settings_stay_at_home(
 
 def test_folders_are_looked_for_in_time_by_the_length_of_the_settings_alone() -> None:
     begun = time.process_time()
-    for text in ("a ", "a:b", "a\\b ", "\\/", "~", "..\\", "$a:", "/a", "C:\\a ", "%a%", "a.b"):
+    for text in ("a ", "a:b", "a\\b ", "\\/", "~", "..\\", "$a:", "/a", "\\a", "\\a\\", "C:\\a ", "%a%", "a.b"):
         without_folders(text * 60_000)
     assert time.process_time() - begun < 5
 
