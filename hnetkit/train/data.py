@@ -187,10 +187,15 @@ class TrainingData:
         if len(malformed) > _MOST_NAMED:
             yield f"{len(malformed) - _MOST_NAMED:,} more tags in captions are malformed"
 
+    @property
+    def prompts_in_all(self) -> int:
+        """How many `prompts` there are."""
+        return len({image.caption for image in self.images}) * len(set(self.template.lines))
+
     def prompts(self) -> Iterator[str]:
-        """Yields every prompt that samples can have while captions are not varied."""
+        """Yields every prompt that samples can have while captions are not varied; there may be millions."""
         for caption in dict.fromkeys(image.caption for image in self.images):
-            for line in self.template.lines:
+            for line in dict.fromkeys(self.template.lines):
                 yield Template(self.template.name, (line,)).prompt(
                     caption, self.recipe.called, random_for(0, "prompts", 0)
                 )

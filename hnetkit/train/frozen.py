@@ -85,10 +85,10 @@ def encode_inputs(model: Model, data: TrainingData, progress: Progress) -> Froze
         masks = {size: mask_channels(pipe, size) for size in {image.size for image in data.images}}
     beside_latents = {size: channels for size, channels in masks.items() if channels is not None}
     are_fixed = not (recipe.shuffle_tags or recipe.drop_tags)
-    known = list(data.prompts()) if are_fixed else []
+    known = data.prompts_in_all
     if (
         are_fixed
-        and prompts.encode_all(known, lambda done: progress("Encoding captions", done, len(known)))
+        and prompts.encode_all(data.prompts(), lambda done: progress("Encoding captions", done, known))
         and unet.device.type != "cpu"
     ):
         for part in _encoders(pipe):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,8 @@ from hnetkit.errors import BadPicture, FileChanged, NotFound, UsageError
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.loading.pipeline import file_stamp
 from hnetkit.generate.model import Model
-from hnetkit.train.data import fingerprint_changes, read_data
-from hnetkit.train.frozen import PromptCache, encode_images, opacity_weight, unet_arguments
+from hnetkit.train.data import Template, fingerprint_changes, read_data
+from hnetkit.train.frozen import PromptCache, encode_images, encode_inputs, opacity_weight, unet_arguments
 from hnetkit.train.run_folder import inputs_of
 
 
@@ -338,6 +339,19 @@ def test_prompts_are_encoded_as_pictures_are_drawn_with_them() -> None:
     assert told["encoder_hidden_states"].shape == (2, 77, 24)
     assert told["encoder_hidden_states"].dtype is torch.bfloat16
     assert "added_cond_kwargs" not in told
+
+
+def test_of_millions_of_prompts_only_those_are_made_that_have_room(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnetkit.train.frozen._MOST_TOKENS", 5 * 77)
+    data = read_data(small_recipe(pictures))
+    data = replace(data, template=Template("many", tuple(f"[filewords] {number}" for number in range(400_000))))
+    seen: list[tuple[int, int]] = []
+    begun = time.process_time()
+    encode_inputs(model_of(tiny_sd(least=True)), data, lambda what, done, total: seen.append((done, total)))
+    assert time.process_time() - begun < 8
+    assert seen[-1] == (5, data.prompts_in_all)
 
 
 def test_long_prompts_take_the_room_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
