@@ -24,6 +24,7 @@ from hnetkit.files import is_file_at, is_folder_at
 from hnetkit.library import forget, plugins
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
+from hnetkit.library import restore as restoration
 from hnetkit.library.examining import Progress
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     from hnetkit.library.link import LinkChange
     from hnetkit.library.placing import How
     from hnetkit.library.plugins import Kind
-    from hnetkit.library.remove import Removal, RemovalChange
+    from hnetkit.library.remove import Removal
+    from hnetkit.library.restore import RemovalChange
     from hnetkit.network import Hypernetwork
 
 
@@ -276,7 +278,7 @@ class Library:
             remove_aliases: aliases to remove.
             strength: to suggest; an empty text removes it.
             trigger_words: for the prompt; an empty text removes them.
-            preview: an image file, of which the sidecar is a smaller copy; an empty text removes the sidecar.
+            preview: an image file, of which the sidecar is a smaller copy; an empty text removes that one.
             expected: ``"note"`` or ``"trigger_words"`` -> what it is, as the caller saw it: another text, which came
                 meanwhile, is not replaced.
 
@@ -395,7 +397,7 @@ class Library:
         Raises:
             NotFound: nothing with such a name is in the trash.
         """
-        return list(removal.restore(self.registry, names, dry_run=dry_run))
+        return list(restoration.restore(self.registry, names, dry_run=dry_run))
 
     def link(
         self,
