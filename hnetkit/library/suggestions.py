@@ -114,7 +114,7 @@ class Suggestions:
     def _try_beside(self, model_file: Path) -> HnetkitError | None:
         try:
             if self.preview is not None:
-                _refuse_preview(model_file)  # before anything is written
+                _refuse_preview(model_file, self.preview)  # before anything is written
             if self.strength is not None or self.words is not None:
                 change_a1111(model_file, self._changed)
             if self.preview is not None:
@@ -157,15 +157,17 @@ def _png(path: AnyPath) -> bytes:
     return written.getvalue()
 
 
-def _refuse_preview(model_file: Path) -> None:
-    """Raises OutputExists if the preview cannot be put there, or would not be the one that is shown."""
+def _refuse_preview(model_file: Path, data: bytes) -> None:
+    """Raises OutputExists if the preview cannot be put there, or another one is shown whatever is done with it."""
     path = sidecar(model_file, PREVIEW)
     if is_link_elsewhere(path, model_file):
         raise refuse_to_touch(path, "a link to a file elsewhere")
-    for shown in (sidecar(model_file, suffix) for suffix in _BEFORE):
+    is_none_to_remove = not data and not is_there(path)
+    for shown in (sidecar(model_file, suffix) for suffix in (PREVIEWS if is_none_to_remove else _BEFORE)):
         if is_file_at(shown):
+            other = f"there is no {path.name} to remove" if is_none_to_remove else f"not {path.name} beside it"
             hint = f"rename {argument(shown, is_path=True)}, and try again"
-            raise OutputExists(f"{shown}: programs show this picture, and not {path.name} beside it", hint=hint)
+            raise OutputExists(f"{shown}: programs show this picture, and {other}", hint=hint)
 
 
 def _put_preview(model_file: Path, data: bytes) -> None:
