@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -231,7 +232,7 @@ def _importing_libraries() -> Iterator[None]:
     for a fifth of the time. And each of them asks which packages are installed, for which Python reads the records of
     all of them: they get the same answer.
     """
-    was_enabled, asked = gc.isenabled(), metadata.packages_distributions
+    was_enabled, asked, before = gc.isenabled(), metadata.packages_distributions, len(sys.modules)
     gc.disable()
     metadata.packages_distributions = cache(asked)
     try:
@@ -239,7 +240,8 @@ def _importing_libraries() -> Iterator[None]:
     finally:
         metadata.packages_distributions = asked
         if was_enabled:
-            if not gc.get_freeze_count():  # else the caller froze objects, and would find them unfrozen
+            # where the caller froze objects, they would be unfrozen; to count them takes a while too
+            if len(sys.modules) > before and not gc.get_freeze_count():
                 gc.freeze()
                 gc.unfreeze()  # together: what is new counts as old, without being looked through
             gc.enable()

@@ -134,7 +134,7 @@ class AttentionStack:
             for name, (network, strength), opened in zip(names, self.networks, is_open, strict=True)
         ]
         groups = {}
-        for group in plan_stack(self._layers.values(), active, fold=False).groups:
+        for group in plan_stack(self._layers.values(), active).groups:
             if not group.sides:
                 continue
             weights = step_weights(group, loaded, path=self._path, device=torch.device("cpu"), dtype=self._dtype)

@@ -17,7 +17,7 @@ from hnetkit.kernels.affine import Affine, fold
 from hnetkit.runtime.plan import WeightedNetwork
 
 SECONDS = 1.0
-"""Folding is done where its float64 products take about this long at most, by the rates below."""
+"""The float64 products of folding take about this long at most, by the rates below."""
 
 CPU_RATE = 2e10
 """Float64 operations per second of two CPU cores."""
@@ -35,14 +35,14 @@ _REFUSED = ("fuse_lora", "unfuse_lora", "fuse_qkv_projections", "load_state_dict
 _UNFOLDED = ("load_lora_adapter", "load_attn_procs", "save_pretrained")  # the second is of diffusers before 0.32
 
 
-def is_worth_folding(flops: int, device: torch.device) -> bool:
-    """Whether `device` computes `flops` float64 operations in about a second, by a fixed table: nothing is timed."""
+def affordable_flops(device: torch.device) -> float:
+    """Returns the float64 operations that `device` does in about a second, by a fixed table: nothing is timed."""
     if device.type == "cpu":
-        return flops <= SECONDS * CPU_RATE
+        return SECONDS * CPU_RATE
     if device.type == "cuda":
         full = torch.cuda.get_device_capability(device) in DATACENTER
-        return flops <= SECONDS * (DATACENTER_RATE if full else GPU_RATE)
-    return False
+        return SECONDS * (DATACENTER_RATE if full else GPU_RATE)
+    return 0
 
 
 def can_fold(unet: nn.Module, modules: Iterable[nn.Module]) -> bool:

@@ -5,8 +5,8 @@
 2. Layers of one width and kind with the same strengths form a group. A cross-attention group is applied to the text
    once per UNet call, every other group in each of its layers.
 3. Neighbors without activation and layer norm compose into one map. The last such map of a group goes into the weights
-   of ``to_k`` and ``to_v`` where that is cheap. Maps of networks with a window stay outside, since they come and go
-   during sampling.
+   of ``to_k`` and ``to_v`` where that is cheap: narrow groups first, where it takes least and saves most. Maps of
+   networks with a window stay outside, since they come and go during sampling.
 4. The rest is computed network by network.
 """
 
@@ -116,6 +116,11 @@ class LayerGroup:
         return self.sides, tuple((step.is_composed, step.names) for step in self.side_plans["k"].steps)
 
     @property
+    def fold_flops(self) -> int:
+        """Floating-point operations, in float64, of composing and folding what is folded."""
+        return sum(_fold_flops(self, side_plan) for side_plan in self.side_plans.values())
+
+    @property
     def is_idle(self) -> bool:
         return not any(side_plan.is_active or side_plan.folded for side_plan in self.side_plans.values())
 
@@ -126,24 +131,31 @@ class StackPlan:
 
     groups: tuple[LayerGroup, ...] = ()
 
-    @property
-    def fold_flops(self) -> int:
-        """Floating-point operations, in float64, of composing and folding what this plan folds."""
-        return sum(_fold_flops(group, side_plan) for group in self.groups for side_plan in group.side_plans.values())
 
+def plan_stack(layers: Iterable[Layer], stack: Sequence[ActiveNetwork], *, fold_flops: float = 0) -> StackPlan:
+    """Returns the plan of `stack` on `layers`.
 
-def plan_stack(layers: Iterable[Layer], stack: Sequence[ActiveNetwork], *, fold: bool) -> StackPlan:
-    """Returns the plan of `stack` on `layers`; `fold` allows maps to go into the projections' weights."""
-    groups: dict[tuple[int, Kind, tuple[float, ...]], list[Layer]] = {}
+    Args:
+        layers: of a UNet.
+        stack: in stacking order.
+        fold_flops: that composing maps and folding them into the projections' weights may take in all. The groups that
+            take least are folded.
+    """
+    members: dict[tuple[int, Kind, tuple[float, ...]], list[Layer]] = {}
     for layer in layers:
         factors = tuple(network.strength.factor(layer.name) for network in stack)
-        groups.setdefault((layer.width, layer.kind, factors), []).append(layer)
-    return StackPlan(
-        tuple(
-            LayerGroup(width, kind, tuple(members), _side_plans(stack, factors, width, kind, fold=fold))
-            for (width, kind, factors), members in groups.items()
-        )
-    )
+        members.setdefault((layer.width, layer.kind, factors), []).append(layer)
+
+    def group(key: tuple[int, Kind, tuple[float, ...]], *, fold: bool) -> LayerGroup:
+        width, kind, factors = key
+        return LayerGroup(width, kind, tuple(members[key]), _side_plans(stack, factors, width, kind, fold=fold))
+
+    groups, left = {key: group(key, fold=True) for key in members}, fold_flops
+    for key in sorted(groups, key=lambda key: groups[key].fold_flops):
+        left -= groups[key].fold_flops
+        if left < 0:
+            groups[key] = group(key, fold=False)
+    return StackPlan(tuple(groups.values()))
 
 
 def _side_plans(

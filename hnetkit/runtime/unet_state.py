@@ -110,10 +110,8 @@ class UNetState(nn.Module):
             if hook.current is not hook.module:
                 hook.rewrap()
         active = [self._active_network(name, strength) for name, strength in self.stack] if self.is_enabled else []
-        plan = plan_stack(self.layers, active, fold=fold and self._can_fold)
-        if not folding.is_worth_folding(plan.fold_flops, self.device):
-            plan = plan_stack(self.layers, active, fold=False)
-        self._apply_plan(plan)
+        fold_flops = folding.affordable_flops(self.device) if fold and self._can_fold else 0
+        self._apply_plan(plan_stack(self.layers, active, fold_flops=fold_flops))
         self._misses_progress = self._progress is None and any(network.strength.has_window for network in active)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

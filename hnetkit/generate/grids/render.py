@@ -94,7 +94,9 @@ def draw_batches(
                 facts = {**_request_facts(cell), FAILURE: str(own[key]), "hint": own[key].command_hint}
                 files.append([row_of(key, position, facts) for position in positions[key]])
 
-    for checkpoint, group in groupby(batches, key=lambda batch: batch.checkpoint):
+    for number, (checkpoint, group) in enumerate(groupby(batches, key=lambda batch: batch.checkpoint)):
+        if number:
+            _free_memory()  # before another model comes
         together = list(group)
         drawable = [batch for batch in together if batch.cells[0].failure is None]
         session = _open_session(checkpoint, drawable, renderer) if drawable else None
@@ -116,7 +118,6 @@ def draw_batches(
             with suppress(AttributeError):
                 session.model.pipe.remove_all_hooks()
         del session
-        _free_memory()  # before another model comes
     return failures
 
 
