@@ -17,7 +17,7 @@ from hnetkit.formats.open_file import sha256_at
 from hnetkit.library import trash
 from hnetkit.library.placing import key_of
 from hnetkit.library.prompt_names import require_alias
-from hnetkit.library.resolve import label
+from hnetkit.library.resolve import is_hash, label
 from hnetkit.library.scan import add_file
 from hnetkit.library.trash import Entry, TrashedFile
 from hnetkit.library.walking import bare_way, is_gone
@@ -54,8 +54,8 @@ def restore(registry: Registry, names: Iterable[str] = (), *, dry_run: bool = Fa
 
     Args:
         registry: of the library.
-        names: of networks, aliases, hashes, or paths as a person types them; of each, the latest removal. Without any,
-            the latest of all.
+        names: of networks, aliases, the beginnings of hashes, or paths as a person types them; of each, the latest
+            removal. Without any, the latest of all.
         dry_run: yield what would come back, and move nothing.
 
     Raises:
@@ -67,9 +67,7 @@ def restore(registry: Registry, names: Iterable[str] = (), *, dry_run: bool = Fa
         chosen: dict[Path, Entry] = {}
         wanted: list[str | None] = [*names]
         for name in wanted or [None]:
-            named = [entry for entry in found if name is None or name in _names_of(entry)]
-            if name is not None and not named:
-                named = [entry for entry in found if key_of(name) in {key_of(entry.place(f)) for f in entry.files}]
+            named = found if name is None else _meant(found, name)
             if not named:
                 raise _nothing(name, found, unread)
             chosen |= {entry.folder: entry for entry in named if entry.batch == named[-1].batch}
@@ -114,11 +112,18 @@ def _entries(registry: Registry) -> tuple[list[Entry], list[RemovalChange]]:
     return sorted(found, key=lambda entry: (entry.batch, entry.folder)), unread
 
 
-def _names_of(entry: Entry) -> set[str]:
-    names = {entry.name, *(entry.words.get("aliases") or ()), *(str(entry.place(f)) for f in entry.files)}
-    if entry.content_hash:
-        names |= {entry.content_hash, label(entry.name, entry.content_hash)}
-    return names
+def _meant(found: list[Entry], name: str) -> list[Entry]:
+    """The removals that are meant by a name, else by a path as it is typed, else by the beginning of a hash."""
+    called = [entry for entry in found if name in trash.names_of(entry) | _labels_of(entry)]
+    if called:
+        return called
+    key, digits = key_of(name), [name.lower()] if is_hash(name) else []
+    at = [entry for entry in found if key in {key_of(entry.place(file)) for file in entry.files}]
+    return at or [entry for entry in found if trash.has_hash(entry, digits)]
+
+
+def _labels_of(entry: Entry) -> set[str]:
+    return {label(entry.name, entry.content_hash)} if entry.content_hash else set()
 
 
 def _nothing(name: str | None, found: list[Entry], unread: list[RemovalChange]) -> NotFound:

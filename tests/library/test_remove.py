@@ -198,6 +198,20 @@ def test_a_link_that_is_removed_costs_another_to_the_same_file_nothing(
     assert (folder / "two.pt").exists()
 
 
+def test_what_names_a_network_to_remove_names_it_to_bring_back(library: Library, folder: Path) -> None:
+    row = library.record("ink")
+    content, sha256 = row["content_hash"], row["files"][0]["sha256"]
+    label = f"ink@{content.removeprefix('h1:')[:10]}"
+    for name in ("pen", "thin", content, content[:13], sha256, sha256[:10].upper(), label):
+        library.remove(name)
+        library.remove("glow")
+        with pytest.raises(NotFound) as refused:
+            library.record(name)
+        assert str(refused.value.command_hint).endswith(" brings it back")
+        assert ("restored", "ink.pt") in whats(library.restore(name)), name
+        assert whats(library.restore()) == [("restored", "glow.pt")]
+
+
 def test_a_path_brings_back_what_it_removed_however_it_is_typed(
     library: Library, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
