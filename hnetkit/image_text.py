@@ -160,10 +160,11 @@ def _settings_in(texts: dict[str, str], file: OpenFile, size: tuple[int, int] | 
     """Returns the settings in the texts of an image; None if no known program's are there."""
     if parameters := texts.get("parameters", "").strip():
         found = _settings_in_text(parameters, file.path) or infotext.parse(parameters)
-        return found._replace(warnings=(*found.warnings, *_said_otherwise(found, parameters, texts, file)))
+        said = _said_otherwise(found, parameters, texts, file)
+        return _of_its_program(found._replace(warnings=(*found.warnings, *said)), texts, file)
     comment = texts.get("UserComment", "")  # cameras and phones write comments too
     if len(comment) > _LONGEST or _HYPERNET in comment:
-        return _settings_in_text(comment, file.path) or infotext.parse(comment)
+        return _of_its_program(_settings_in_text(comment, file.path) or infotext.parse(comment), texts, file)
     members = texts | _json_members(comment)
     found = novelai.parse(members, size) or easy_diffusion.parse(members) or _parse_graph(file, texts, size)
     if found.parameters or found.prompt:
@@ -173,6 +174,21 @@ def _settings_in(texts: dict[str, str], file: OpenFile, size: tuple[int, int] | 
         return described
     others = (text for name, text in texts.items() if name != _XMP and _may_be_infotext(text))
     return next((found for text in islice(others, _MOST_NAMES) if (found := infotext.parse(text)).parameters), None)
+
+
+def _of_its_program(found: Infotext, texts: dict[str, str], file: OpenFile) -> Infotext:
+    """Returns settings in A1111's form that say it if ComfyUI drew the image: many of its nodes write them so.
+
+    They say nothing of the program then, and the graph beside them does.
+    """
+    if "Version" in found.parameters or not {"prompt", "workflow"} & texts.keys():
+        return found
+    try:
+        graph = _parse_graph(file, texts, None)
+    except FileRefused:
+        return found
+    version = {key: value for key, value in graph.parameters.items() if key == "Version"}
+    return found._replace(parameters=found.parameters | version) if "Seed" in graph.parameters else found
 
 
 def _may_be_infotext(text: str) -> bool:

@@ -14,7 +14,7 @@ from hnetkit.files import read_regular
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.request import NamedStrengths, Request, require_prompt
 from hnetkit.prompts.infotext import is_generation_data
-from hnetkit.prompts.tags import excerpt, options_in, split_tags
+from hnetkit.prompts.tags import excerpt, options_in, split_comments, split_tags
 
 GENERAL_PROMPTS = (
     "a castle on a hill at sunset",
@@ -118,7 +118,8 @@ def plan_pictures(
         UsageError: there is no prompt, or one has tags or cannot be drawn in so many steps.
     """
     own = model.defaults
-    chosen = tuple(dict.fromkeys(prompts if prompts is not None else own.prompts or GENERAL_PROMPTS))
+    typed = [split_comments(prompt)[0] for prompt in prompts] if prompts is not None else own.prompts or GENERAL_PROMPTS
+    chosen = tuple(dict.fromkeys(typed))
     steps = own.steps if steps is None else steps
     require_prompts(chosen, steps)
     held_out = chosen[_HELD_OUT - 1 :: _HELD_OUT] or chosen[1:] or chosen

@@ -36,6 +36,8 @@ from hnetkit.generate.prompt_networks import (
     attach_network,
     ignore_note,
     read_prompt,
+    warn_about_unread_embeddings,
+    without_comments,
 )
 from hnetkit.generate.request import MOST_STEPS
 from hnetkit.image_text import write_image
@@ -112,9 +114,10 @@ def bake_file(
         refuse_existing(sheet, overwrite=overwrite)
         if not is_folder_at(sheet.parent):
             raise NotFound(f"{sheet.parent}: no such folder")
-    texts = None if prompts is None else read_prompts(prompts)
+    texts = None if prompts is None else [without_comments(text, note).strip() for text in read_prompts(prompts)]
     if texts is not None:
         require_prompts(texts, steps or MOST_STEPS)
+        warn_about_unread_embeddings(texts, "a bake", note)
     stacked = _find(source, tags, network_options(networks), library, note)
     strengths = [Strength.of(strength) for strength in stacked.strengths]
     if to == "hypernetwork":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from hnetkit import demo, settings
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.gallery.cards import joined
 from hnetkit.gallery.drawing import MOST_NETWORKS, MOST_STRENGTHS, DrawingSettings
@@ -18,9 +20,10 @@ from hnetkit.gallery.pages import Gallery
 from hnetkit.gallery.paging import page_number
 from hnetkit.gallery.pictures import LookedUp, PictureRecord, Which
 from hnetkit.gallery.thumbnails import SIDES, placeholder
-from hnetkit.generate.image_settings import settings_from_infotext
+from hnetkit.generate.image_settings import RecordedFile, settings_from_infotext
+from hnetkit.generate.model import ModelSource
 from hnetkit.generate.options import SECOND_PASS
-from hnetkit.prompts.tags import Tag, split_tags
+from hnetkit.prompts.tags import Tag, excerpt, split_tags
 
 WHICH: Mapping[Which, str] = {
     "all": "all",
@@ -28,6 +31,8 @@ WHICH: Mapping[Which, str] = {
     "unknown": "without a network that is known",
 }
 """What a choice of pictures is called in an address -> in words."""
+_TAKEN = {"Steps": "steps", "Sampler": "sampler", "Size": "width"}
+"""Key of the settings that a strip takes over -> the option that it becomes where it can be one."""
 _PATIENCE_S = 0.3  # for pictures that are new; nothing new takes less
 
 
@@ -103,8 +108,21 @@ def beyond_a_strip(record: PictureRecord) -> list[str]:
         "variation noise": bool(own.get("variation_strength")),
         "its second pass": not SECOND_PASS.isdisjoint(own),
         "the picture that it began with": "image" in read.files,
+        f"the model {read.files.get('model')}": not _is_chosen(read.files.get("model"), ModelSource().location),
+        f"the VAE {read.files.get('vae')}": not _is_chosen(read.files.get("vae"), settings.get("vae") or ""),
     }
-    return [name for name, is_there in found.items() if is_there]
+    refused = [key for key, option in _TAKEN.items() if key in record.info.parameters and option not in own]
+    unread = [f"{key} {excerpt(record.info.parameters[key])}" for key in refused] + [*map(excerpt, read.unread)]
+    return [*(name for name, is_there in found.items() if is_there), *unread]
+
+
+def _is_chosen(file: RecordedFile | None, place: str) -> bool:
+    """Whether a strip is drawn with a file of a picture, by its name alone: no file is read for a page."""
+    if file is None:
+        return True
+    path = Path(place)
+    names = {demo.MODEL_NAME} if demo.is_bundled(place) else {path.name.casefold(), path.stem.casefold()}
+    return file.name.casefold() in names
 
 
 def picture_routes(gallery: Gallery, drawn_again: Callable[[str], list[dict[str, Any]]]) -> list[Route]:

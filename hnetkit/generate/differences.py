@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.image_settings import ImageSettings, RecordedFile
-from hnetkit.generate.loading.extra_networks import is_named
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.options import SECOND_DENOISING, SECOND_PASS, DrawOptions
 from hnetkit.generate.prompt_networks import ResolvedNetwork
 from hnetkit.hashes import autov1_of
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.network import Hypernetwork
+from hnetkit.prompts.chunks import has_name
 from hnetkit.prompts.schedule import split_and
 from hnetkit.prompts.tags import excerpt, split_tags
 
@@ -62,8 +61,12 @@ def other_second_pass(recorded: ImageSettings, options: DrawOptions, prompt: str
     if options.image is not None:
         yield "its second pass is left out: --image begins with a picture"
         return
-    if prompt is not None and options.hires_prompt is None and "hires_prompt" in recorded.options:
-        yield "its second pass keeps its own prompt: --hires-prompt TEXT"
+    given = {"prompt": prompt, "negative_prompt": options.negative_prompt, "steps": options.steps}
+    for name, value in given.items():
+        own = recorded.options.get(f"hires_{name}")
+        if value is not None and getattr(options, f"hires_{name}") is None and own not in (None, 0):
+            option = f"--hires-{name.replace('_', '-')} {'N' if name == 'steps' else 'TEXT'}"
+            yield f"its second pass keeps its own {name.replace('_', ' ')}: {option}"
     size = recorded.options.get("hires_size")
     first = [(getattr(options, side), recorded.options.get(side)) for side in ("width", "height")]
     if size and not options.has_second_pass and any(given not in (None, own) for given, own in first):
@@ -97,6 +100,9 @@ def other_model(recorded: ImageSettings, loaded: LoadedPipeline) -> Iterator[str
     if model is not None and not _is_same_model(model, loaded):
         made_with = model if model.name else f"the model {model}"
         yield f"made with {made_with}, drawn with {loaded.name} [{loaded.hash}]"
+    elif (parts := recorded.files.get("parts")) and loaded.parts_hash and not _agree(parts.hash, loaded.parts_hash):
+        others = "its text encoder, tokenizer, autoencoder or scheduler"
+        yield f"made with {model or loaded.name}, of which other files are here: {others} may be another"
     if vae is None:
         if loaded.vae is not None:
             yield f"it names no VAE, drawn with {loaded.vae.name} [{loaded.vae.hash}]"
@@ -165,7 +171,7 @@ def other_embeddings(recorded: ImageSettings, found: Mapping[str, str], texts: I
 
 
 def _is_named_in(name: str, texts: Iterable[str]) -> bool:
-    return any(is_named(Path(f"{name}.pt"), text) for text in texts)
+    return any(has_name(text, name) for text in texts)
 
 
 def _is_same_model(model: RecordedFile, loaded: LoadedPipeline) -> bool:

@@ -42,6 +42,7 @@ def infotext_of(
         "Size": f"{request.width}x{request.height}",
         "Model hash": model.hash,
         "Model": model.name,
+        "Model parts hash": model.parts_hash,
         "VAE hash": model.vae.hash if model.vae else None,
         "VAE": model.vae.name if model.vae else None,
         **_beside_defaults(request, seed),

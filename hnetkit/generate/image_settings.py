@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -24,6 +25,7 @@ from hnetkit.image_text import image_format, read_infotext, read_standard_input
 from hnetkit.images import image_size, parse_size
 from hnetkit.library.resolve import LibraryOpener, find_network, opened_when_needed
 from hnetkit.limits import parse_json
+from hnetkit.prompts.chunks import cleaned
 from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext, Mention, hypernetworks_of
 from hnetkit.prompts.schedule import as_whole_text, plain_elsewhere, schedule
 from hnetkit.prompts.tags import excerpt, fits_in_tag, split_tags
@@ -85,11 +87,12 @@ class ImageSettings:
         options: option -> value, by the names of `hnetkit.generate.options.DrawOptions`.
         hashes: ``hypernet:NAME``, ``lora:NAME`` and ``model`` -> the first 10 or more hex digits of the sha256 of the
             file that the image was drawn with, as far as it states them.
-        files: ``model``, ``vae``, ``image`` (that image-to-image began with) and ``mask`` -> the file, as far as the
-            image says that there was one.
+        files: ``model``, ``parts`` (what drew beside a folder's UNet), ``vae``, ``image`` (that image-to-image began
+            with) and ``mask`` -> the file, as far as the image says that there was one.
         embeddings: names of its textual inversions.
         loaded_by_comfyui: names of the networks that ComfyUI's own loader applied.
         program: that drew it, where that is ComfyUI or one that is made of it; else empty.
+        unread: keys of its settings that shaped it and that nothing here has, as a warning lists them.
         warnings: what could not be used, one line each.
         stated: the hashes of the networks in its prompts.
     """
@@ -102,6 +105,7 @@ class ImageSettings:
     embeddings: tuple[str, ...] = ()
     loaded_by_comfyui: tuple[str, ...] = ()
     program: str = ""
+    unread: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     stated: StatedHashes = NONE_STATED
 
@@ -184,6 +188,11 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
         warnings += _drawn_otherwise(other_program, info, str(options.get("sampler", "")))
     elif is_noise_unknown and "Civitai resources" in info.parameters:
         warnings.append("Civitai drew it, and does not say with which program's noise: the picture may differ")
+    if _is_of_diffusers(info):
+        warnings.append(
+            "SD.Next drew it with diffusers, which samples and weighs words in another way than A1111: the picture "
+            "will differ"
+        )
     if (age := _age_of_timelines(info)) is not None:
         warnings += _times_read_otherwise(info, age)
         if reader.has_second_pass:
@@ -202,6 +211,7 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
         embeddings=tuple(dict.fromkeys(_embeddings(info)))[:MOST_MENTIONED],
         loaded_by_comfyui=tuple(filter(None, info.parameters.get(COMFYUI_LOADER, "").split(", "))),
         program=other_program,
+        unread=tuple(reader.others[:_MOST_SHOWN]),
         warnings=tuple(warnings),
         stated=_stated(info),
     )
@@ -314,7 +324,12 @@ class _ParameterReader:
         mask = self._recorded("Mask image", "Mask image hash")
         was_repainted = "Denoising strength" in self._parameters and not self.has_second_pass
         was_masked = was_repainted and not self._parameters.keys().isdisjoint(_MASK_KEYS)
-        found = {"model": model, "vae": vae if vae.name not in ("None", "Automatic") else RecordedFile("", "")}
+        parts = self._recorded("", "Model parts hash")
+        found = {
+            "model": model,
+            "parts": parts,
+            "vae": vae if vae.name not in ("None", "Automatic") else RecordedFile("", ""),
+        }
         files = {kind: file for kind, file in found.items() if file != ("", "")}
         return files | ({"image": image} if was_repainted else {}) | ({"mask": mask} if was_masked else {})
 
@@ -331,6 +346,9 @@ def _drawn_otherwise(program: str, info: Infotext, sampler: str) -> Iterator[str
     texts = (info.prompt, info.negative_prompt, info.parameters.get("Hires prompt", ""))
     if any(map(_WEIGHT.search, texts)) and not any(weights in said for said in info.warnings):
         yield f"its prompt has {weights}, which {program} applies in another way than A1111"
+    if any(cleaned(text) != unicodedata.normalize("NFC", text) for text in texts):
+        signs = "signs such as \u201c or \uff0c"
+        yield f"its prompt has {signs}, which A1111 reads as the plain ones, and {program} may not"
     is_of_graph = "RNG" in info.parameters  # which no text states; prompts of graphs are in our language by then
     said: dict[str, None] = {}
     for passed in filter(None, (info, info.second_pass)):
@@ -339,6 +357,15 @@ def _drawn_otherwise(program: str, info: Infotext, sampler: str) -> Iterator[str
     yield from () if is_of_graph else said
     if _NOISY_STEPS.search(sampler):
         yield f"{sampler} adds noise in every step, which {program} makes in another way: the picture will differ"
+
+
+def _is_of_diffusers(info: Infotext) -> bool:
+    """Whether SD.Next drew an image with diffusers, and not as it did at first, with the code of A1111.
+
+    Source: vladmandic/automatic modules/processing_info.py, modules/sd_samplers_diffusers.py (behavior only).
+    """
+    given = info.parameters
+    return given.get("Backend", given.get("Pipeline", "Original")) != "Original"
 
 
 def _age_of_timelines(info: Infotext) -> str | None:

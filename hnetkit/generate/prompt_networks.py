@@ -22,13 +22,13 @@ from hnetkit.generate.loading.extra_networks import (
     find_embeddings,
     find_loras,
     find_unread_embeddings,
-    is_named,
     lora_hashes,
 )
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.library.resolve import LibraryOpener, find_network, label, opened_when_needed, read_found
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.attention import escaped, words_of
+from hnetkit.prompts.chunks import has_name
 from hnetkit.prompts.infotext import NEGATIVE, require_prompt_alone
 from hnetkit.prompts.tags import (
     Tag,
@@ -373,7 +373,7 @@ def find_embeddings_in(
     words = [words_of(text, options.emphasis or "original") for text in written]
     found = []
     for path in find_embeddings([*words, *written], folder, note):
-        if any(is_named(path, text) for text in words):
+        if any(has_name(text, path.stem) for text in words):
             found.append(path)
         else:
             note(
@@ -386,6 +386,16 @@ def find_embeddings_in(
             "read from pictures: get it as .pt or .safetensors"
         )
     return tuple(found)
+
+
+def warn_about_unread_embeddings(prompts: Iterable[str], reader: str, note: Note) -> None:
+    """Warns about textual inversions that prompts name, where these are drawn without any.
+
+    Args:
+        reader: of the prompts, in words.
+    """
+    for file in find_embeddings(map(words_of, prompts), settings.get("embeddings"), note):
+        note(f"Warning: {file.stem}: a textual inversion, which {reader} reads as the words of its name")
 
 
 def without_comments(prompt: str, note: Note) -> str:

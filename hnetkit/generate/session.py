@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from hnetkit.errors import HnetkitError, failure_of
 from hnetkit.generate.drawing import steps_of_pass
@@ -19,7 +21,6 @@ from hnetkit.generate.loading.extra_networks import (
     attach_loras,
     detach_loras,
     embeddings_loaded,
-    is_named,
 )
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.prompt_networks import (
@@ -32,6 +33,7 @@ from hnetkit.generate.prompt_networks import (
 )
 from hnetkit.generate.request import NamedStrengths, Request, SecondPass
 from hnetkit.generate.sampling.encoding import takes_clip_skip
+from hnetkit.prompts.chunks import has_name
 from hnetkit.prompts.tags import excerpt
 from hnetkit.runtime.adapters import (
     applied,
@@ -43,12 +45,17 @@ from hnetkit.runtime.adapters import (
 from hnetkit.runtime.capture import forget_graphs
 from hnetkit.runtime.strength import Strength
 
+_turns: WeakKeyDictionary[Any, AbstractContextManager[Any]] = WeakKeyDictionary()
+"""UNet -> what the thread holds that draws with it: networks are on the UNet meanwhile."""
+
 _StackKey = tuple[str, int]
 """A network in a stack: its content hash, and how many times it came before in the stack."""
 
 
 class DrawSession:
     """A model with all that its images need attached. `close`, or the end of a ``with`` block, detaches it again.
+
+    Other threads that would draw with the model wait for that.
 
     All networks are loaded at the start, so an image with another stack changes nothing but numbers on the UNet.
 
@@ -73,9 +80,10 @@ class DrawSession:
         self._names: dict[_StackKey, str] = {}
         self._failures: dict[_StackKey, HnetkitError] = {}
         self._unusable: dict[Path, HnetkitError] = {}  # textual inversions
-        self._embeddings, self._said = tuple(embeddings), set[str]()
-        model.forget_texts()  # the caller may have changed the text encoders since they were encoded
+        self._said = set[str]()
         with ExitStack() as undo:
+            undo.enter_context(_turns.setdefault(model.pipe.unet, RLock()))
+            model.forget_texts()  # the caller may have changed the text encoders since they were encoded
             already_active = get_active_hypernetworks(model.pipe)
             if already_active:
                 names = excerpt(", ".join(already_active))
@@ -116,7 +124,7 @@ class DrawSession:
             ModelNotUsable, FileChanged: a LoRA, or a textual inversion that the prompts name, cannot be used.
         """
         self._require_usable(request)
-        for line in (*request.notes(), *self._within_words(request), *self._clip_skip_without_effect(request)):
+        for line in (*request.notes(), *self._clip_skip_without_effect(request)):
             self._say(line)
         self._attach_loras(prompts.loras)
         stack = self._stack(prompts.first)
@@ -146,20 +154,6 @@ class DrawSession:
             if why := without_effect(self.model.pipe, name, strength, steps):
                 self._say(f"Warning: {network.name} has no effect{where}: {why}")
 
-    def _within_words(self, request: Request) -> Iterator[str]:
-        """Yields where a textual inversion is read within other words too: tokenizers look for its name everywhere."""
-        texts = "\n".join(request.words)
-        for path in self._embeddings:
-            if path in self._unusable or not is_named(path, texts):
-                continue
-            found = re.findall(rf"\w*{re.escape(path.stem)}\w*", texts, re.IGNORECASE)
-            words = [word for word in dict.fromkeys(found) if word.casefold() != path.stem.casefold()]
-            if words:
-                yield (
-                    f"Warning: the textual inversion {path.stem} is read within {excerpt(', '.join(words))} too: "
-                    "rename its file, or choose other words"
-                )
-
     def _clip_skip_without_effect(self, request: Request) -> Iterator[str]:
         if request.clip_skip > 1 and not takes_clip_skip(self.model.pipe):
             yield f"Clip skip {request.clip_skip} has no effect: only SD 1's text encoder has one."
@@ -167,7 +161,7 @@ class DrawSession:
     def _require_usable(self, request: Request) -> None:
         """Raises the error of a textual inversion that the request's prompts name and that cannot be used."""
         for path, failure in self._unusable.items():
-            if any(is_named(path, text) for text in request.words):
+            if any(has_name(text, path.stem) for text in request.words):
                 raise failure
 
     def _stack(self, prompt: StackedPrompt) -> NamedStrengths:

@@ -48,6 +48,7 @@ WITHOUT_EFFECT = frozenset(
         # compared with the files that draw
         "Model",
         "Model hash",
+        "Model parts hash",
         "VAE",
         "VAE hash",
         *EMBEDDINGS,

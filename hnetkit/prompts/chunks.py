@@ -6,10 +6,13 @@ the tokenizer that transformers builds for it (behavior only).
 
 from __future__ import annotations
 
+import html
+import html.entities
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby, pairwise
 from types import MappingProxyType
 
@@ -22,6 +25,22 @@ _END = "</w>"
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 # words as CLIP divides a text, with numbers among their letters, which `_words` divides; 1c-1f are no blanks of CLIP's
 _WORD = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)|[^\W_]+|(?:[^\w\s]|[_\x1c-\x1f])+")
+
+_MARKS = ("\ue000", "\ue001")  # of private use
+_ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
+# letters that are one sign, each as its own letters; what these are made of stays
+_LIGATURES = {
+    code: "".join(chr(int(part, 16)) for part in unicodedata.decomposition(chr(code)).split()[1:])
+    for code in (0x132, 0x133, 0x149, *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4), *range(0xFB00, 0xFB07))
+}
+_CONTROLS = (*range(9), 11, *range(14, 32), 127, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD))
+_PLAIN_SIGNS: dict[int, str | None] = {
+    **{code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFF01, 0xFFF0)},  # of another width
+    **dict.fromkeys((0x2BC, *range(0x2018, 0x201C)), "'"),
+    **dict.fromkeys(range(0x201C, 0x2020), '"'),
+    **dict.fromkeys((0x3000, 0x2028, 0x2029), " "),
+    **dict.fromkeys(_CONTROLS),
+}
 
 # a visible letter for each byte: its own one in Latin-1, or one beyond for a blank or a control character
 _VISIBLE = frozenset(byte for byte in range(256) if chr(byte).isprintable() and not chr(byte).isspace())
@@ -83,6 +102,85 @@ def split_chunks(
     return [*full, chunk] if chunk.tokens or not full else full
 
 
+def cleaned(text: str) -> str:
+    """Returns a text as CLIP's tokenizer cleans it before it looks for words, with ftfy, which comes with A1111.
+
+    Quotes are straight, letters of full width and ligatures plain ones, entities of HTML the signs that they mean,
+    where no ``<`` is in the text; control characters are gone. What ftfy makes of letters that were decoded wrongly is
+    left out.
+
+    Source: rspeer/python-ftfy 6.3, ftfy/fixes.py and ftfy/chardata.py (behavior only).
+    """
+    if "<" not in text:
+        text = _ENTITY.sub(_sign_of, text)
+    return unicodedata.normalize("NFC", text.translate(_LIGATURES).translate(_PLAIN_SIGNS))
+
+
+def as_read(text: str) -> str:
+    """Returns a text as CLIP's tokenizer divides it into words: cleaned, and in lower case, for it knows no other."""
+    return unicodedata.normalize("NFC", cleaned(text).lower()).lower()
+
+
+@lru_cache(maxsize=1024)
+def words_in(text: str) -> tuple[str, ...]:
+    """Returns the words of a text as CLIP divides it: ``My-style2`` is ``my``, ``-``, ``style``, ``2``."""
+    normal = as_read(text)
+    return tuple(normal[start:end] for start, end in _spans(normal))
+
+
+def has_name(text: str, name: str) -> bool:
+    """Whether a text has the words of a textual inversion's name, one after the other."""
+    words, own = words_in(text), words_in(name)
+    return any(word == own[0] and words[at : at + len(own)] == own for at, word in enumerate(words)) if own else False
+
+
+def tokens_with_names(
+    text: str, names: Mapping[tuple[str, ...], Sequence[int]], tokenize: Callable[[str], Iterable[int]]
+) -> Iterator[int]:
+    """Yields the tokens of a text in which the names of textual inversions stand for tokens of their own.
+
+    Of several that begin with a word the longest counts, as in A1111, which looks for the tokens of a name.
+
+    Args:
+        text: of `as_read`.
+        names: words of a name -> its tokens.
+        tokenize: text -> its tokens.
+    """
+    begun = 0
+    if names:
+        spans = list(_spans(text))
+        words = [text[start:end] for start, end in spans]
+        longest = sorted(names, key=len, reverse=True)
+        at = 0
+        while at < len(words):
+            own = next((own for own in longest if tuple(words[at : at + len(own)]) == own), None)
+            if own is None:
+                at += 1
+                continue
+            yield from tokenize(text[begun : spans[at][0]])
+            yield from names[own]
+            at += len(own)
+            begun = spans[at - 1][1]
+    yield from tokenize(text[begun:])
+
+
+def token_of(name: str) -> str:
+    """Returns what a textual inversion is called in a vocabulary: no prompt has it, so that the words of it count."""
+    return f"{_MARKS[0]}{name}{_MARKS[1]}"
+
+
+def name_of(token: str) -> str | None:
+    """Returns the name of the textual inversion whose first token this is; None for any other token."""
+    is_one = len(token) > 2 and (token[0], token[-1]) == _MARKS
+    return token[1:-1] if is_one else None
+
+
+def _sign_of(entity: re.Match[str]) -> str:
+    if entity[0].startswith("&#"):
+        return html.unescape(entity[0])
+    return html.entities.html5.get(entity[0][1:], entity[0])
+
+
 class ClipTokenizer:
     """CLIP's tokenizer: pairs of letters merged by rank.
 
@@ -109,21 +207,18 @@ class ClipTokenizer:
         self.comma = vocabulary.get("," + _END)
         self.embeddings: dict[str, int] = {}
         self.lengths: dict[int, int] = {}
-        self._vectors: dict[str, list[int]] = {}
+        self._vectors: dict[tuple[str, ...], list[int]] = {}
 
     def add_vectors(self, numbers: Mapping[str, int]) -> None:
         """Adds textual inversions, name -> number of their vectors; each has tokens below 0 from then on."""
         for name, number in numbers.items():
             first = -1 - sum(self.lengths.values())
-            self._vectors[name.lower()] = [first - index for index in range(number)]
+            self._vectors[words_in(name)] = [first - index for index in range(number)]
             self.embeddings[name] = self.lengths[first] = number
 
     def tokens(self, text: str) -> list[int]:
         """Returns the tokens of a text, without start and end."""
-        normal = unicodedata.normalize("NFC", text.lower()).lower()
-        names = "|".join(map(re.escape, sorted(self._vectors, key=len, reverse=True)))
-        pieces = re.split(f"({names})", normal) if names else [normal]
-        return [token for piece in pieces for token in self._vectors.get(piece) or self._tokens_of_text(piece)]
+        return list(tokens_with_names(as_read(text), self._vectors, self._tokens_of_text))
 
     def _tokens_of_text(self, text: str) -> list[int]:
         return [token for word in _words(text) for token in self._tokens_of(word)]
@@ -150,13 +245,19 @@ class ClipTokenizer:
 
 def _words(text: str) -> Iterator[str]:
     """Yields the words of a text, each in the letters that CLIP has for bytes."""
+    yield from (_as_letters(text[start:end]) for start, end in _spans(text))
+
+
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yields where the words of a text are, as CLIP divides it."""
     for match in _WORD.finditer(text):
+        start, end = match.span()
         if match[0].isalpha() or not match[0][0].isalnum():
-            yield _as_letters(match[0])
+            yield start, end
             continue
-        for is_letters, group in groupby(match[0], str.isalpha):
-            signs = list(group)
-            yield from map(_as_letters, ["".join(signs)] if is_letters else signs)
+        for is_letters, group in groupby(range(start, end), lambda at: text[at].isalpha()):
+            places = list(group)
+            yield from [(places[0], places[-1] + 1)] if is_letters else ((at, at + 1) for at in places)
 
 
 def _as_letters(word: str) -> str:

@@ -3,7 +3,10 @@
 Its text is like A1111's: the prompt; the negative prompt behind a ``-`` at the beginning of a line; the line of
 settings, some of them under names of its own. A PNG has it as ``dc:description`` of its XMP data.
 
-Source: the texts that the program writes and the programs that read them (behavior only).
+It weighs words in round and square brackets as A1111 does.
+
+Source: the texts that the program writes and the programs that read them; drawthingsai/draw-things-community,
+Libraries/Tokenizer/Sources/Attention.swift (behavior only).
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ import re
 
 from hnetkit.prompts import infotext
 from hnetkit.prompts.infotext import Infotext
-from hnetkit.prompts.schedule import as_whole_text
+from hnetkit.prompts.schedule import as_whole_text, plain_elsewhere
 from hnetkit.prompts.tags import unread_tags, without_tags
 from hnetkit.text import unescaped
 
+_NAME = "Draw Things"
 _KEYS = {"Guidance Scale": "CFG scale"}
 _NOISE = {"Torch CPU Compatible": "CPU", "Nvidia GPU Compatible": "NV"}
 _DESCRIPTION = re.compile(r"<dc:description>(?:\s*<rdf:Alt>\s*<rdf:li[^<>]{0,80}>)?([^<>]*)")
@@ -37,7 +41,8 @@ def parse(text: str) -> Infotext | None:
         del found["Seed Mode"]
     if strength not in ("1", "1.0"):
         found["Denoising strength"] = strength
-    warnings = (*read.warnings, *unread_tags(prompt, "Draw Things"))
+    otherwise = plain_elsewhere(_NAME, prompt, negative, weakens=True)
+    warnings = (*read.warnings, *otherwise, *unread_tags(prompt, _NAME))
     ours = as_whole_text(without_tags(prompt).strip())
     return read._replace(prompt=ours, negative_prompt=negative.strip(), parameters=found, warnings=warnings)
 

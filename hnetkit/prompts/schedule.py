@@ -34,7 +34,8 @@ _WHEN = re.compile(r"\s*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+
 _PARTNER = {")": "(", "]": "["}
 
 _AND = re.compile(r"\bAND\b")
-_SIGNS = {"square brackets": re.compile(r"(?<!\\)\["), "AND": _AND, "BREAK": re.compile(r"\bBREAK\b")}
+_BRACKETS = "square brackets"
+_SIGNS = {_BRACKETS: re.compile(r"(?<!\\)\["), "AND": _AND, "BREAK": re.compile(r"\bBREAK\b")}
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?|\d*\.\d+)")
 
 
@@ -275,18 +276,32 @@ def as_whole_text(prompt: str) -> str:
     return " AND ".join(f"{part.strip()}:1" if _ends_in_weight(part) else part.strip() for part in parts)
 
 
-def plain_elsewhere(program: str, prompt: str, negative_prompt: str, *others: str) -> Iterator[str]:
+def plain_elsewhere(
+    program: str, prompt: str, negative_prompt: str, *others: str, weakens: bool = False
+) -> Iterator[str]:
     """Yields a line for each kind of prompt that has what A1111 reads, and a program as text.
 
     Args:
         others: names of what the prompt has besides, such as a number at its end: see `as_whole_text`.
+        weakens: whether the program weakens words in square brackets as A1111 does; what changes in them is text.
     """
-    of_prompt = [*(name for name, sign in _SIGNS.items() if sign.search(prompt)), *others]
+    of_prompt = [*_signs_in(prompt, weakens=weakens), *others]
     # ``AND`` is plain text in A1111's negative prompts too
-    of_negative = [name for name, sign in _SIGNS.items() if name != "AND" and sign.search(negative_prompt)]
+    of_negative = [name for name in _signs_in(negative_prompt, weakens=weakens) if name != "AND"]
     for kind, found in (("prompt", of_prompt), ("negative prompt", of_negative)):
         if found:
             yield f"its {kind} has {' and '.join(found)}, plain text in {program} and none in A1111"
+
+
+def _signs_in(text: str, *, weakens: bool) -> Iterator[str]:
+    """Yields what a text has that A1111 reads, without weights in round brackets."""
+    for name, sign in _SIGNS.items():
+        if not sign.search(text):
+            continue
+        if name != _BRACKETS or not weakens:
+            yield name
+        elif schedule(text, 1) != [(1, text)]:
+            yield "changes such as [a:b:0.5]"
 
 
 def _ends_in_weight(part: str) -> bool:

@@ -36,9 +36,10 @@ _NOT_IN_A_NAME = re.compile(r"[:>\r\n]")
 BLOCK = re.compile(r"down|mid|up|(?:down_blocks|up_blocks|mid_block)(?:\.\w+)*", re.ASCII)
 _BEGINNING = re.compile(r"<\w*\Z")
 _LONGEST_BEGINNING = len("<hypernet:")
-# options of prompt files; a picture's settings, where line ends or the spelling of its marks were lost
+# options of prompt files; a picture's settings, where line ends or the spelling of its marks were lost; JSON
 _OPTION = re.compile(
     r"(?<!\S)--[A-Za-z]\w*|\b(?i:negative prompt) {0,4}[:\uff1a]|\bSteps: {0,4}\d+(?=, {0,4}[A-Z][\w ]{1,30}:)"
+    r'|\{\s{0,9}"\w{1,40}"\s{0,9}:'
 )
 _LORA_KINDS = frozenset({"lora", "lyco"})
 _SHOWN = 200  # characters of a tag or an argument in a warning
@@ -206,7 +207,8 @@ def split_comments(prompt: str) -> tuple[str, tuple[str, ...]]:
 def options_in(prompt: str) -> str | None:
     """Returns the words of a prompt that are options elsewhere, and here words; else None.
 
-    Those of prompt files of kohya's scripts, as ``--w`` is, and of infotexts: ``Negative prompt:``, ``Steps: 20``.
+    Those of prompt files of kohya's scripts, as ``--w`` is, of infotexts, as ``Negative prompt:`` and ``Steps: 20``
+    are, and of programs that write JSON.
     """
     found = list(dict.fromkeys(_OPTION.findall(prompt)))
     return shorten(", ".join(found), _SHOWN) if found else None

@@ -26,7 +26,8 @@ class StepFollower:
     the scheduler's timesteps it takes. Nothing of this is in the UNet's call, which may be compiled.
 
     During sampling an attribute stands there again until the last step: where an error or an interruption comes before
-    it, the next call, if it is not given the follower, must not be drawn as a later step of this one.
+    it, the next call, if it is not given the follower, must not be drawn as a later step of this one. A sampling that
+    was not given the follower is known by its bar, which advances without it.
 
     Args:
         pipe: the pipeline, or a UNet that some pipeline calls.
@@ -37,7 +38,7 @@ class StepFollower:
     def __init__(self, pipe: Any, steps: int | None, report: Report) -> None:
         self._pipe, self._stated, self._report = pipe, steps, report
         self._begun_with = steps
-        self._is_waiting = False
+        self._is_waiting = self._is_told = False
         self._stands_before: Any = None
         if steps is None and not hasattr(pipe, _BAR):
             raise UsageError(
@@ -54,6 +55,7 @@ class StepFollower:
 
     def __call__(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """Reports the step of the call that comes after the one that ended; returns the tensors as they are."""
+        self._is_told = True
         steps = _steps_of(pipe) or self._begun_with or step + 1
         if step == 0 and self._begun_with != steps:
             raise UsageError(
@@ -87,6 +89,7 @@ class StepFollower:
             if (own := follower()) is not None and own._pipe is pipe:
                 own._stands_before = None
                 own._begin(options.get("total"))
+                own._watch(bar)
             elif is_sampling:
                 report(pipe, 1, 1)
             return bar
@@ -112,6 +115,21 @@ class StepFollower:
         if self._begun_with is not None:
             self._report(self._pipe, 0, self._begun_with)
         self._stand_before_bar()
+
+    def _watch(self, bar: Any) -> None:
+        """Has the bar's first advance tell whether this sampling was given the callback, which comes right before it.
+
+        Where it was not, the next call of the UNet must not be drawn as the first step, but as without a follower.
+        """
+        self._is_told, advance = False, bar.update
+
+        def update(*arguments: Any, **options: Any) -> Any:
+            bar.update = advance
+            if not self._is_told:
+                self._report(self._pipe, 1, 1)
+            return advance(*arguments, **options)
+
+        bar.update = update
 
 
 def _put_back(pipe: Any, before: Any) -> None:

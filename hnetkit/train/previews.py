@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hnetkit import settings as configured
 from hnetkit.errors import BadPicture, UsageError
 from hnetkit.files import new_file
 from hnetkit.network import Hypernetwork
-from hnetkit.prompts.attention import words_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -114,7 +112,11 @@ class Previews:
         note: Callable[[str], None] = lambda line: None,
     ) -> None:
         from hnetkit.generate.grids.sheet import require_room
-        from hnetkit.generate.prompt_networks import warn_about_negative_tags, without_comments
+        from hnetkit.generate.prompt_networks import (
+            warn_about_negative_tags,
+            warn_about_unread_embeddings,
+            without_comments,
+        )
 
         self._model, self._settings, self._folder, self._name = model, settings, folder, name
         self._ready = ready
@@ -122,7 +124,7 @@ class Previews:
         prompts = [_without_networks(prompt, note) for prompt in typed]
         negative = without_comments(settings.negative_prompt, note)
         warn_about_negative_tags([negative], note)
-        _warn_about_embeddings([*prompts, negative], note)
+        warn_about_unread_embeddings([*prompts, negative], "a preview", note)
         settings = replace(settings, negative_prompt=negative)
         self._requests = [_request(model, settings, prompt) for prompt in prompts]
         require_room(len(settings.strengths), len(prompts) * len(settings.seeds))
@@ -263,13 +265,6 @@ def _without_networks(prompt: str, note: Callable[[str], None]) -> str:
     for name in (*(f"hypernet:{tag.name}" for tag in tagged.tags), *(f"lora:{tag.name}" for tag in tagged.loras)):
         note(f"Warning: <{name}> has no effect in a preview, which shows the network in training alone")
     return tagged.text
-
-
-def _warn_about_embeddings(prompts: Sequence[str], note: Callable[[str], None]) -> None:
-    from hnetkit.generate.loading.extra_networks import find_embeddings
-
-    for file in find_embeddings(map(words_of, prompts), configured.get("embeddings"), note):
-        note(f"Warning: {file.stem}: a textual inversion, which a preview reads as the words of its name")
 
 
 def _request(model: Model, settings: PreviewSettings, prompt: str) -> Request:

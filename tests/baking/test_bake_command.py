@@ -18,7 +18,7 @@ from support.networks import a1111_network, network_file, save_pt
 from support.pipelines import tiny_sd
 
 import hnetkit
-from hnetkit import demo
+from hnetkit import demo, settings
 from hnetkit.baking.record import METADATA, told
 from hnetkit.cli import run
 
@@ -64,6 +64,20 @@ def test_rows_and_the_file_say_the_same_of_it(here: Path, capsys: pytest.Capture
     with Image.open("sheet.png") as sheet:
         assert sheet.width > 3 * 192  # three columns of pictures that are large enough to see
         assert sheet.height > 4 * 192
+
+
+def test_comments_and_textual_inversions_of_prompts_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("embeddings").mkdir()
+    Path("embeddings/mine.pt").write_bytes(b"x")
+    settings.put("embeddings", "embeddings")
+    Path("noted.txt").write_text("a red circle # the first\na mine star\n")
+    command = ["bake", "-n", "outline", "--rank", "4", "--steps", "1", "--prompts", "noted.txt", "--json"]
+    assert run([*command, "--out", "outline.safetensors"]) == 0
+    printed, err = capsys.readouterr()
+    (row,) = json.loads(printed)
+    assert row["fitted_on"]["prompts"] + row["fitted_on"]["held_out"] == ["a red circle", "a mine star"]
+    assert "Left out of the prompt as a comment: # the first" in err
+    assert "Warning: mine: a textual inversion, which a bake reads as the words of its name" in err
 
 
 def test_tags_have_strengths_by_side(here: Path) -> None:

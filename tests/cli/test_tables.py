@@ -136,6 +136,7 @@ def processor_seconds(*command: str) -> float:
     return min(float(subprocess.run(whole, capture_output=True, check=True).stdout) for _ in range(5))
 
 
+@pytest.mark.long
 def test_a_list_of_ten_thousand_takes_at_most_twice_a_bare_query(home: Path) -> None:
     pytest.importorskip("resource", reason="times of processes are POSIX's")
     path = home / "registry.db"

@@ -147,6 +147,19 @@ def test_what_a_strip_has_not_of_a_picture_is_said(server: Server, pictures: Pat
     text = server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
     lost = "CFG scale 7, clip skip 2, what its tags limit networks to, ENSD, variation noise, its second pass"
     assert f"Not taken over is {lost}:" in text
+    more = {"Sampler": "DPM adaptive", "Model": "anime", "Model hash": "925997e9", "VAE": "kl.pt", "Tiling": "True"}
+    write_image(
+        pictures / "new.png", Image.new("RGB", (60, 40)), infotext.write("a cow", "", SETTINGS | more), overwrite=True
+    )
+    os.utime(pictures / "new.png", (1_800_000_001,) * 2)
+    text = server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
+    lost = "CFG scale 7, the noise of an NVIDIA GPU, the model anime [925997e9], the VAE kl.pt, "
+    assert f"Not taken over is {lost}Sampler DPM adaptive, Tiling:" in text
+    own = {**SETTINGS, "Model": hnetkit.demo.MODEL_NAME, "RNG": "CPU"}
+    write_image(pictures / "new.png", Image.new("RGB", (60, 40)), infotext.write("a cow", "", own), overwrite=True)
+    os.utime(pictures / "new.png", (1_800_000_002,) * 2)
+    text = server.get(f"/compare?chosen={ink.removeprefix('h1:')}&picture={ids(server)[0]}").text
+    assert "Not taken over is CFG scale 7:" in text
 
 
 def test_no_network_is_drawn_with_that_a_tag_around_a_tag_hides(server: Server, pictures: Path, ink: str) -> None:

@@ -217,11 +217,50 @@ def test_an_infotext_of_comfyui_has_its_noise(tmp_path: Path) -> None:
     assert noisy == "Euler a adds noise in every step, which ComfyUI makes in another way: the picture will differ"
 
 
+def test_an_infotext_beside_a_graph_is_of_comfyui(tmp_path: Path) -> None:
+    graph = {
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a star"}},
+        "3": {"class_type": "KSampler", "inputs": {"seed": 7, "positive": ["2", 0]}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+    }
+
+    def noise(settings: str, *nodes: str) -> object:
+        kept = {number: graph[number] for number in nodes}
+        path = png(tmp_path / "a.png", {"parameters": settings, "prompt": json.dumps(kept)}, (64, 64))
+        return read_image_settings(path).options["rng"]
+
+    assert noise(STATED, *graph) == "cpu"
+    assert noise(f"{STATED}, Version: v1.10.1", *graph) == "nv"  # it says itself who drew it
+    assert noise(f"{STATED}, RNG: NV", *graph) == "nv"
+    assert noise(STATED, "2") == "nv"  # no graph that draws
+
+
 def test_fooocus_samples_as_comfyui_does(tmp_path: Path) -> None:
     text = f"{STATED.replace('a star', 'a (red:1.5) star')}, Version: Fooocus v2.5.5"
     read = read_image_settings(text_file(tmp_path / "a.txt", text))
     said = "its prompt has weights in round brackets, which Fooocus applies in another way than A1111"
     assert (read.options["rng"], read.warnings) == ("cpu", (said,))
+
+
+def test_signs_that_only_a1111_reads_as_plain_ones_are_said_of_comfyui(tmp_path: Path) -> None:
+    said = "its prompt has signs such as \u201c or \uff0c, which A1111 reads as the plain ones, and ComfyUI may not"
+    for prompt, lines in (("a \u201cred\u201d star", said), ("a red star\uff0c", said), ("un cafe\u0301", "")):
+        text = f"{STATED.replace('a star', prompt)}, Version: ComfyUI"
+        assert warned(text_file(tmp_path / "a.txt", text)) == lines
+
+
+@pytest.mark.parametrize(
+    ("others", "is_said"),
+    [
+        ("App: SD.Next, Version: 04a5071, Backend: Diffusers, Pipeline: StableDiffusionPipeline", True),
+        ("App: SD.Next, Version: 04a5071, Pipeline: StableDiffusionPipeline", True),
+        ("Version: 04a5071, Backend: Original, App: SD.Next", False),
+        ("Version: 04a5071, Pipeline: Original", False),
+    ],
+)
+def test_pictures_that_sdnext_drew_with_diffusers_are_said(tmp_path: Path, others: str, is_said: bool) -> None:
+    said = "SD.Next drew it with diffusers, which samples and weighs words in another way than A1111: the picture will"
+    assert (f"{said} differ" in warned(text_file(tmp_path / "a.txt", f"{STATED}, {others}"))) == is_said
 
 
 @pytest.mark.parametrize("version", ["ComfyUI", "Fooocus v2.5.5"])

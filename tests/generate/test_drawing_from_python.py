@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,19 @@ def test_a_picture_is_the_commands(
             assert image.tobytes() == picture.image.tobytes()
         del row["path"]
         assert row == {**{name: getattr(picture, name) for name in row}, "hypernetworks": [*picture.hypernetworks]}
+
+
+def test_threads_that_draw_with_one_model_take_turns(model: Model) -> None:
+    """Networks, LoRAs and textual inversions are attached to its pipeline, where each thread would find the others'."""
+    prompts = ["a star <hypernet:ink:1>", "a star <hypernet:wash:1>", "a mine star <lora:style:1>", "a star"]
+
+    def drawn(prompt: str) -> bytes:
+        (picture,) = model.draw(prompt, **PLAIN)
+        return picture.image.tobytes()
+
+    alone = [drawn(prompt) for prompt in prompts]
+    with ThreadPoolExecutor(len(prompts)) as threads:
+        assert list(threads.map(drawn, prompts * 3)) == alone * 3
 
 
 def test_loras_textual_inversions_and_the_settings_stack_are_the_commands(model: Model, sd_folder: Path) -> None:
@@ -558,27 +573,42 @@ def test_clip_skip_is_said_to_have_no_effect_where_the_model_has_none(
     assert told == []
 
 
-def test_a_textual_inversion_within_other_words_is_told(model: Model) -> None:
-    told: list[str] = []
-    pixels(model, "a mine, mine_1", negative_prompt="undermined, Mine", note=told.append)
-    assert told == [
-        "Warning: the textual inversion mine is read within mine_1, undermined too: "
-        "rename its file, or choose other words"
-    ]
-    told.clear()
-    pixels(model, "(mine:1.2), MINE", note=told.append)
-    pixels(model, "undermine", note=told.append)  # nothing is loaded
-    assert told == []
+@pytest.mark.parametrize(
+    "part", ["text_encoder/model.safetensors", "vae/config.json", "scheduler/scheduler_config.json"]
+)
+def test_a_folder_with_another_part_beside_the_same_unet_is_said(here: Path, sd_folder: Path, part: str) -> None:
+    """Its hash is that of the UNet alone, and people exchange autoencoders in folders."""
+    for name in ("own", "moved", "other"):
+        shutil.copytree(sd_folder, name)
+    changed = Path("other", part)
+    if changed.suffix == ".json":
+        changed.write_text(json.dumps({**json.loads(changed.read_text()), "_diffusers_version": "0"}))
+    else:
+        save_file({name: tensor * 1.5 for name, tensor in load_file(changed).items()}, changed)
+    hnetkit.load_model("own", device="cpu").draw("a", **PLAIN)[0].save("own.png")
+
+    def said(folder: str, **options: Any) -> list[str]:
+        lines: list[str] = []
+        hnetkit.load_model(folder, device="cpu", **options).draw(again="own.png", note=lines.append)
+        return lines
+
+    assert said("own") == said("moved") == []
+    (line,) = said("other")
+    parts = "its text encoder, tokenizer, autoencoder or scheduler may be another"
+    assert re.fullmatch(rf"own\.png: made with own \[\w{{10}}\], of which other files are here: {parts}", line)
+    (line,) = said("other", vae="own/vae")
+    assert "it names no VAE" in line
 
 
-@pytest.mark.parametrize("part", ["unet", "vae"])
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_a_file_that_was_replaced_after_it_was_loaded_is_not_stated_as_what_drew(
     here: Path, sd_folder: Path, part: str
 ) -> None:
     for name in ("own", "other"):
         shutil.copytree(sd_folder, name)
     vae = "other/vae" if part == "vae" else None
-    file = Path("other/vae" if vae else "own/unet", "diffusion_pytorch_model.safetensors")
+    name = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    file = Path(vae or f"own/{part}", f"{name}.safetensors")
     before = hnetkit.load_model("own", device="cpu", vae=vae)
     first = before.draw("a", **PLAIN)[0].infotext
     late = hnetkit.load_model("own", device="cpu", vae=vae)

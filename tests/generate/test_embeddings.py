@@ -22,6 +22,7 @@ from hnetkit.generate.loading.extra_networks import (
     read_vectors,
 )
 from hnetkit.generate.sampling.encoding import TextEncoder
+from hnetkit.prompts.chunks import token_of
 
 
 def vectors(number: int = 3, width: int = SD_CROSS_WIDTH) -> Tensor:
@@ -49,6 +50,37 @@ def test_every_form_gives_its_vectors(tmp_path: Path, name: str) -> None:
 def test_a_safetensors_file_gives_its_vectors(tmp_path: Path) -> None:
     save_file({"emb_params": vectors()}, tmp_path / "a.safetensors")
     assert torch.equal(read_vectors(tmp_path / "a.safetensors")["clip_l"], vectors())
+
+
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        *(("a My-Style", True), ("my - style of old", True), ("by\nmy-style2", True), ("_my-style_v2", True)),
+        *(("my style", False), ("my-styles", False), ("enmy-style", False), ("my", False), ("", False)),
+        ("\uff2dy-style", True),
+    ],
+)
+def test_names_are_found_by_the_words_that_clip_makes_of_them(tmp_path: Path, text: str, is_found: bool) -> None:
+    """A1111 looks for a name's tokens: blanks between words do not count, and a number begins another word."""
+    (tmp_path / "My-style.pt").touch()
+    assert bool(find_embeddings([text], str(tmp_path))) == is_found
+
+
+@pytest.mark.parametrize("text", ["a mine_2 b", "a mine2 b", "a mine's b", "mine  mine\nold b", "undermined, mines"])
+def test_what_is_found_is_what_stands_for_vectors(tmp_path: Path, text: str) -> None:
+    """Of several names the longest counts; within a word there is none."""
+    numbers = {"mine": 2, "mine mine old": 3, "undermined": 0, "mines": 0}
+    for name, number in numbers.items():
+        if number:
+            save_file({"emb_params": vectors(number)}, tmp_path / f"{name}.safetensors")
+    pipe = tiny_sd()
+    load_embeddings(pipe, sorted(tmp_path.iterdir()))
+    known, rows = len(tiny_sd().tokenizer), list[int]()
+    pipe.text_encoder.register_forward_pre_hook(lambda module, arguments: rows.extend(arguments[0].flatten().tolist()))
+    with torch.no_grad():
+        TextEncoder(pipe).encode(text)
+    expected = 0 if text.startswith("under") else 3 if "old" in text else 2
+    assert len([token for token in rows if token >= known]) == expected
 
 
 def test_names_are_found_as_whole_words_in_any_case(tmp_path: Path) -> None:
@@ -109,8 +141,8 @@ def test_sdxl_takes_vectors_for_both_of_its_encoders(tmp_path: Path) -> None:
     save_file({"clip_l": vectors(2, half), "clip_g": vectors(3, half)}, tmp_path / "both.safetensors")
     pipe = tiny_sdxl()
     load_embeddings(pipe, [tmp_path / "both.safetensors"])
-    assert "both_1" in pipe.tokenizer.get_vocab()
-    assert "both_2" in pipe.tokenizer_2.get_vocab()
+    assert f"{token_of('both')}_1" in pipe.tokenizer.get_vocab()
+    assert f"{token_of('both')}_2" in pipe.tokenizer_2.get_vocab()
 
 
 def test_vectors_of_another_base_model_are_refused(tmp_path: Path) -> None:
@@ -191,13 +223,16 @@ def test_two_files_of_one_name_are_named_before_anything_is_loaded(tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_a_name_that_the_vocabulary_has_is_refused_with_a_way_out(tmp_path: Path, number: int) -> None:
+def test_a_name_that_the_vocabulary_has_stands_for_its_vectors(tmp_path: Path, number: int) -> None:
     pipe = tiny_sd()
     word = next(token for token in pipe.tokenizer.get_vocab() if token.isalpha())
     save_file({"emb_params": vectors(number)}, tmp_path / f"{word}.safetensors")
-    with pytest.raises(ModelNotUsable, match="already") as refused:
-        load_embeddings(pipe, [tmp_path / f"{word}.safetensors"])
-    assert "another name" in str(refused.value.hint)
+    load_embeddings(pipe, [tmp_path / f"{word}.safetensors"])
+    seen: list[Tensor] = []
+    pipe.text_encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    with torch.no_grad():
+        TextEncoder(pipe).encode(f"{word} b")
+    assert torch.equal(pipe.text_encoder.get_input_embeddings()(seen[0][0, 1 : 1 + number]), vectors(number))
 
 
 def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -156,6 +156,12 @@ def test_an_empty_negative_prompt_is_zeros_for_sdxl_alone(sd: Any, sdxl: Any) ->
         assert TextEncoder(sd).encode("", is_negative=True).hidden.any()
 
 
+def test_quotes_and_letters_of_another_form_are_the_plain_ones() -> None:
+    pipe = tiny_sd()
+    for written, plain in (("a \u201cred\u201d star\uff0c", 'a "red" star,'), ("\ufb01re &amp; ice", "fire & ice")):
+        assert torch.equal(encode(pipe, written), encode(pipe, plain))
+
+
 def test_a_textual_inversion_stands_for_all_of_its_vectors() -> None:
     pipe = tiny_sd()
     vectors = torch.randn(3, SD_CROSS_WIDTH, generator=torch.Generator().manual_seed(1))

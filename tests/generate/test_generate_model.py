@@ -312,6 +312,11 @@ def test_what_is_no_vae_is_refused(sd_folder: Path, tmp_path: Path, other_vae: A
     other = type(other_vae).from_config({**other_vae.config, "latent_channels": 16})
     with pytest.raises(ModelNotUsable, match="16 channels; the model has 4"):
         load_model(sd_folder, device="cpu", vae=_vae_folder(other, tmp_path / "sixteen"))
+    of_sdxl = _vae_folder(other_vae, tmp_path / "of-sdxl")
+    stated = json.loads((of_sdxl / "config.json").read_text())
+    (of_sdxl / "config.json").write_text(json.dumps({**stated, "scaling_factor": 0.13025}))
+    with pytest.raises(ModelNotUsable, match=r"another base model .*0[.]13025, the model's by"):
+        load_model(sd_folder, device="cpu", vae=of_sdxl)
 
 
 # --- speed and memory

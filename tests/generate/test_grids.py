@@ -272,7 +272,8 @@ def test_ten_strengths_of_one_network_read_load_and_repack_nothing(
     counted = Counted(monkeypatch)
     seen: list[Counter[str]] = []
     strengths = [number / 10 for number in range(1, count + 1)]
-    assert sd.hash  # of the checkpoint: read once for all infotexts
+    assert sd.hash  # of the UNet, and of what is beside it: read once for all infotexts
+    assert sd.parts_hash
     encoded = Counter[str]()
     sd.pipe.text_encoder.register_forward_hook(lambda *_: encoded.update(["text"]))
 

@@ -185,6 +185,22 @@ def test_strengths_that_a_grid_does_not_change_or_replaces_are_told(sd: Model, h
     assert told(sd, ["seed=1", "hypernetwork=ink:0.5"]) == []
 
 
+def test_axes_that_do_not_reach_a_second_pass_with_its_own_prompt_are_told(sd: Model, here: Path) -> None:
+    """So strength 0 is not the picture without the network there."""
+    prompt, own = "a circle <hypernet:ink:1> <hypernet:wash:1>", "a circle <hypernet:ink:1>"
+    twice: dict[str, Any] = {"prompt": prompt, "hires_scale": 1.5}
+    said = " changes the first pass alone: the second has a prompt of its own, --hires-prompt"
+    for axis in ("strength=0,1", "strength:ink=0,1", "order=all", "prompt=circle,star"):
+        name = axis.partition("=")[0]
+        assert told(sd, [axis], **twice, hires_prompt=own) == [f"Warning: {name}{said}"]
+        assert told(sd, [axis], **twice) == []
+    assert told(sd, ["seed=1,2"], **twice, hires_prompt=own) == []
+    (line,) = told(sd, names=["mist"], strengths="0,1", **twice, hires_prompt=own)
+    assert line.startswith("Warning: mist applies in the first pass alone")
+    negative = "Warning: prompt does not change the negative prompt of the second pass, --hires-negative-prompt"
+    assert told(sd, ["prompt=circle,star"], **twice, hires_negative_prompt="a circle") == [negative]
+
+
 def test_strength_0_is_not_called_none_where_a_part_of_the_network_stays(
     sd: Model, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

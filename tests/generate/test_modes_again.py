@@ -228,6 +228,9 @@ def test_an_empty_prompt_is_said(draw: Draw, prompt: str) -> None:
         ("> a star\n> negative prompt: bad\n> Steps: 4, CFG scale: 3, Seed: 7", "negative prompt:, Steps: 4"),
         ("a star\nNegative prompt\uff1abad", "Negative prompt\uff1a"),
         ("Steps: 4 of them, all in stone", ""),
+        ('{"prompt": "a star", "seed": 5}', '{"prompt":'),
+        ('{"3": {"class_type": "KSampler"}}', '{"3":, {"class_type":'),
+        ('a sign that says "hi": {red|blue}', ""),
         ("a negative prompt of stone", ""),
     ],
 )
@@ -289,6 +292,23 @@ def test_a_second_pass_that_keeps_its_own_prompt_beside_another_one_is_said(draw
     _, (note,) = draw(again="own.png", prompt="a circle")
     assert note == "own.png: its second pass keeps its own prompt: --hires-prompt TEXT"
     assert draw(again="own.png", prompt="a circle", hires_prompt="a circle")[1] == []
+
+
+def test_what_else_of_its_own_a_second_pass_keeps_beside_options_is_said(draw: Draw) -> None:
+    """Its negative prompt may be empty, and steps of 0 are those of the first pass."""
+    settings = "Sampler: Euler, CFG scale: 7, Seed: 5, Size: 16x16, Denoising strength: 0.5, RNG: CPU, Hires upscale: 2"
+    own = f'a circle\nNegative prompt: red\nSteps: 2, {settings}, Hires steps: 3, Hires negative prompt: ""'
+    Path("own.txt").write_text(own)
+    Path("same.txt").write_text(own.replace("Hires steps: 3", "Hires steps: 0").partition(", Hires negative")[0])
+    asked: dict[str, Any] = {"negative_prompt": "blue", "steps": 4}
+    said = ["negative prompt: --hires-negative-prompt TEXT", "steps: --hires-steps N"]
+    notes = draw(again="own.txt", **asked)[1]
+    assert [line for line in notes if "second pass" in line] == [
+        f"own.txt: its second pass keeps its own {what}" for what in said
+    ]
+    assert not any("second pass" in line for line in draw(again="same.txt", **asked)[1])
+    given = draw(again="own.txt", **asked, hires_negative_prompt="blue", hires_steps=4)[1]
+    assert not any("second pass" in line for line in given)
 
 
 def test_a_second_pass_that_keeps_its_own_size_beside_another_one_is_said(draw: Draw) -> None:

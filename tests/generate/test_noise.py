@@ -64,6 +64,16 @@ def test_a_picture_goes_on_with_the_generator_that_it_began_with(source: NoiseSo
 
 
 @pytest.mark.parametrize("source", SOURCES)
+def test_torchs_default_dtype_changes_no_noise(source: NoiseSource) -> None:
+    expected = Noise(5, (4, 2, 3), source=source).first()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(Noise(5, (4, 2, 3), source=source).first(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_eta_noise_seed_delta_changes_all_draws_but_the_first(source: NoiseSource) -> None:
     noise, other = Noise(7, SHAPE, source=source, ensd=31337), Noise(7 + 31337, SHAPE, source=source)
     assert torch.equal(noise.first(), Noise(7, SHAPE, source=source).first())

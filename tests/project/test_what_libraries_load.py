@@ -60,7 +60,7 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
     # tensors, never a path
     "generate.loading.extra_networks": {
         "pipe.load_lora_weights": {"adapter_name": "name"},
-        "pipe.load_textual_inversion": {"token": "name", "text_encoder": "encoder", "tokenizer": "tokenizer"},
+        "pipe.load_textual_inversion": {"token": "token", "text_encoder": "encoder", "tokenizer": "tokenizer"},
     },
     # classes on a list; from the hub exact names, or patterns that hold no code and no pickle
     "generate.loading.diffusers_folder": {

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hnetkit import demo
 from hnetkit.errors import ModelNotUsable, NotFound
 from hnetkit.generate.loading.tokenizer import TOKENIZERS, read_counting_tokenizer, read_tokenizer
+from hnetkit.prompts.chunks import cleaned
 
 WORDS = [
     "a",
@@ -53,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def library_tokens(folder: Path) -> Any:
     tokenizer = read_tokenizer(folder, TOKENIZERS[0])
-    return lambda text: tokenizer(text.lower(), truncation=False, add_special_tokens=False).input_ids
+    return lambda text: tokenizer(cleaned(text).lower(), truncation=False, add_special_tokens=False).input_ids
 
 
 @given(st.lists(st.sampled_from([*WORDS, " ", "\n", "\t"])).map("".join) | st.text(st.characters(codec="latin-1")))
@@ -75,6 +76,23 @@ def test_every_text_has_the_tokens_that_drawing_reads(folder: Path, library_toke
 )
 def test_odd_texts_have_them_too(folder: Path, library_tokens: Any, text: str) -> None:
     assert read_counting_tokenizer(str(folder)).tokens(text) == library_tokens(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("\u201ca\u201d \u2018b\u2019 it\u2019s", "\"a\" 'b' it's"),
+        ("a\uff0c\uff08b\uff1a1.2\uff09 \uff21 \uff76\uff9e", "a,(b:1.2) A \u30ac"),
+        ("\ufb01re \ufb03 \ufb05 \u01c4 \u0149", "fire ffi \u017ft D\u017d 'n"),
+        ("a &amp; b &#233; &lt;c&gt; &nothing;", "a & b \xe9 <c> &nothing;"),
+        ("a < b &amp; c", "a < b &amp; c"),
+        ("a\ufeff\u0007b\u3000c e\u0301", "ab c \xe9"),
+        ("a \u2014 b\u2026 \xbd \u2122 \U0001f600\ufe0f", "a \u2014 b\u2026 \xbd \u2122 \U0001f600\ufe0f"),
+    ],
+)
+def test_a_text_is_cleaned_as_clip_cleans_it_with_ftfy(text: str, plain: str) -> None:
+    """What ftfy 6.3.1 makes of these."""
+    assert cleaned(text) == plain
 
 
 def test_the_demo_model_counts_as_it_draws() -> None:

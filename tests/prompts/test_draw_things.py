@@ -39,6 +39,18 @@ def test_a_tag_in_its_prompt_is_no_network() -> None:
     assert read.warnings == ("<hypernet:dots:1>: Draw Things does not read tags; it is left out",)
 
 
+def test_what_only_a1111_reads_as_more_than_text_is_said() -> None:
+    read = draw_things.parse(TEXT.replace("a star", "a [weak] (strong:1.2) star").replace("fog", "[fog]"))
+    assert read is not None
+    assert read.warnings == ()  # weights are those of A1111
+    read = draw_things.parse(TEXT.replace("a star", "a [red:blue:0.5] star AND fog BREAK sky").replace("fog", "[a|b]"))
+    assert read is not None
+    assert read.warnings == (
+        "its prompt has changes such as [a:b:0.5] and AND and BREAK, plain text in Draw Things and none in A1111",
+        "its negative prompt has changes such as [a:b:0.5], plain text in Draw Things and none in A1111",
+    )
+
+
 @pytest.mark.parametrize("line_end", ["&#xA;", "\n"])
 def test_the_data_of_a_png_are_read_without_their_markup(line_end: str) -> None:
     text = TEXT.replace("a star", "a &lt;b&gt; star").replace("\n", line_end)

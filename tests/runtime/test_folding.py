@@ -194,7 +194,7 @@ def sd15_layers() -> list[Layer]:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_of_sd15_a_cpu_folds_narrow_self_attention_alone(count: int) -> None:
-    """There it takes a tenth of what it takes in the wide layers and the text's, and saves two thirds of the products."""
+    """They take a tenth of what all take, and save two thirds of the products."""
     widths = (320, 640, 768, 1280)
     stack = [ActiveNetwork(f"{number}", Strength(0.5), widths, widths) for number in range(count)]
     for device, expected in (

@@ -200,6 +200,14 @@ def test_a_call_without_the_callback_is_refused_and_not_drawn_as_its_first_step(
     hnetkit.follow_progress(pipe)  # given to no call
     with pytest.raises(AttachError):
         draw(pipe)
+    held = hnetkit.follow_progress(pipe)  # to none either, and kept for a later one
+    with pytest.raises(AttachError, match="the progress was not set"):
+        draw(pipe)
+    assert applied_at(pipe, text_to_image(pipe), num_inference_steps=4, callback_on_step_end=held) == half(4)
+    hnetkit.set_hypernetworks(pipe, [])
+    later = hnetkit.follow_progress(pipe)
+    draw(pipe)  # nothing is limited to a part of the steps
+    assert later is not held
 
 
 def test_a_sampling_that_was_interrupted_is_begun_anew(pipe: Any) -> None:

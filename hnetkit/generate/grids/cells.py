@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
@@ -213,6 +213,25 @@ class CellBuilder:
         """Returns the prompt of a cell as it is stored, with its own tags and those of its options."""
         plain = replace(spec, has_network=False, network=None, strengths=(), order=None)
         return self.cell(plain).prompt.written
+
+
+def kept_by_second_pass(
+    axes: Iterable[str], prompt: StackedPrompt | None, negative_prompt: str | None
+) -> Iterator[str]:
+    """Yields a line for each axis that changes nothing of a second pass, because that has prompts of its own.
+
+    Args:
+        axes: what varies. That of networks is told with their names: see `warn_about_first_pass`.
+        prompt, negative_prompt: of the second pass; None where those of the first one are its own.
+    """
+    names = [*axes]
+    for axis in names:
+        kind = axis.partition(":")[0]
+        is_kept = kind in ("prompt", "order") or (kind == "strength" and "hypernetwork" not in names)
+        if is_kept and prompt is not None:
+            yield f"Warning: {axis} changes the first pass alone: the second has a prompt of its own, --hires-prompt"
+        elif kind == "prompt" and negative_prompt is not None:
+            yield f"Warning: {axis} does not change the negative prompt of the second pass, --hires-negative-prompt"
 
 
 def all_orders(names: Sequence[str]) -> list[tuple[str, ...]]:

@@ -16,7 +16,7 @@ from hnetkit.errors import BadPicture, FileChanged, HnetkitError, IncompatibleNe
 from hnetkit.files import is_file_at, is_folder_at, refuse_existing, stat_at
 from hnetkit.generate.grids.axes import Content
 from hnetkit.generate.grids.batches import BatchPlan, plan_batches
-from hnetkit.generate.grids.cells import Cell, CellBuilder, CellSpec
+from hnetkit.generate.grids.cells import Cell, CellBuilder, CellSpec, kept_by_second_pass
 from hnetkit.generate.grids.files import FAILURE, GridFiles, Row, row_of
 from hnetkit.generate.grids.render import Progress, Renderer, draw_batches, infotext_of_sheet, make_sheet
 from hnetkit.generate.grids.sheet import most_side, require_room
@@ -283,6 +283,9 @@ class GridRun:
         prompts = [cell.prompt for cell in cells]
         warn_about_hires_loras(prompts, self._hires, self.note)
         warn_about_first_pass(self._builder.names.values(), self._hires, self.note)
+        varied = self.spec.grid.varied()
+        for line in kept_by_second_pass(varied, self._hires, self.options.hires_negative_prompt):
+            self.note(line)
         self._check_strengths(cell_specs)
         texts = [prompt.text for prompt in prompts]
         self._embeddings = find_embeddings_in(texts, self._hires, self.options, self.note)

@@ -41,6 +41,7 @@ from hnetkit.generate.loading.checkpoints import refuse_more_than_the_file
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.limits import parse_json
 from hnetkit.network import TensorRef
+from hnetkit.prompts.chunks import has_name, token_of, words_in
 from hnetkit.prompts.tags import LoraTag
 from hnetkit.text import argument, shorten, size_text
 
@@ -101,14 +102,14 @@ _MOST_TIMES, _MOST_FILLED = 16, 200_000_000
 def find_embeddings(
     texts: Iterable[str], folder: str | None, note: Callable[[str], object] = lambda line: None
 ) -> list[Path]:
-    """Returns the files of a folder whose stem is a word of one of the texts, in any case.
+    """Returns the files of a folder whose stem is in one of the texts, word by word and in any case.
 
     Args:
         note: called with a warning about each place that could not be looked at.
 
     Raises:
         NotFound: the folder is not there.
-        AmbiguousName: the names of two files differ in case alone.
+        AmbiguousName: the names of two files are the same words.
     """
     if folder is None:
         return []
@@ -116,14 +117,14 @@ def find_embeddings(
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
     from hnetkit.library.walking import Unseen, model_files
 
-    joined, unseen = "\n".join(texts), list[Unseen]()
+    read, unseen = [*texts], list[Unseen]()
     files = (path for path in model_files(Path(folder), unseen) if path.suffix.lower() in EMBEDDING_SUFFIXES)
     for place in unseen:
         note(f"Warning: {place.path} could not be read ({place.reason}): textual inversions there are plain text")
-    named = (path for path in files if is_named(path, joined))
-    found: dict[str, Path] = {}
+    named = (path for path in files if any(has_name(text, path.stem) for text in read))
+    found: dict[tuple[str, ...], Path] = {}
     for path in named:
-        if (other := found.setdefault(path.stem.lower(), path)) != path:
+        if (other := found.setdefault(words_in(path.stem), path)) != path:
             raise AmbiguousName(
                 f"{path.stem}: several textual inversions have this name: {other}, {path}", hint="move one of them away"
             )
@@ -135,25 +136,20 @@ def find_unread_embeddings(texts: Iterable[str], folder: str | None) -> list[Pat
 
     A1111 writes textual inversions into pictures. hnetkit reads the files in `EMBEDDING_SUFFIXES` alone.
     """
-    joined, pictures, files = "\n".join(texts), [], set[str]()
+    read, pictures, files = [*texts], [], set[str]()
     for place, _, names in os.walk(folder) if folder is not None else ():
         for path in (Path(place, name) for name in names):
             if path.suffix.lower() in EMBEDDING_SUFFIXES:
                 files.add(path.stem.lower())
-            elif path.suffix.lower() in _PICTURE_SUFFIXES and is_named(path, joined):
+            elif path.suffix.lower() in _PICTURE_SUFFIXES and any(has_name(text, path.stem) for text in read):
                 pictures.append(path)
     return sorted(path for path in pictures if path.stem.lower() not in files)
-
-
-def is_named(path: Path, text: str) -> bool:
-    """Whether a file's stem is a word of a text, in any case."""
-    return re.search(rf"(?<!\w){re.escape(path.stem)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def load_embeddings(
     pipe: Any, files: Iterable[Path], failed: Callable[[Path, HnetkitError], object] | None = None
 ) -> None:
-    """Adds the vectors of files to a pipeline's vocabulary, under their stems in lower case.
+    """Adds the vectors of files to a pipeline's vocabulary, under tokens that no text has: see `token_of`.
 
     Args:
         failed: called with each file that cannot be used and its error; without it the first one raises.
@@ -172,10 +168,10 @@ def load_embeddings(
 
 
 def _load_embedding(pipe: Any, path: Path) -> None:
-    vectors, name, second = read_vectors(path), path.stem.lower(), getattr(pipe, "text_encoder_2", None)
-    _add_vectors(pipe, path, name, vectors.get("clip_l"), pipe.text_encoder, pipe.tokenizer)
+    vectors, token, second = read_vectors(path), token_of(path.stem), getattr(pipe, "text_encoder_2", None)
+    _add_vectors(pipe, path, token, vectors.get("clip_l"), pipe.text_encoder, pipe.tokenizer)
     if second is not None:
-        _add_vectors(pipe, path, name, vectors.get(_SECOND_ENCODER), second, pipe.tokenizer_2)
+        _add_vectors(pipe, path, token, vectors.get(_SECOND_ENCODER), second, pipe.tokenizer_2)
 
 
 @contextmanager
@@ -261,7 +257,7 @@ def _embedding_tensors(file: OpenFile) -> Iterator[tuple[Any, TensorRef]]:
             yield key, torch_file.tensor(item, shorten(key))
 
 
-def _add_vectors(pipe: Any, path: Path, name: str, vectors: Tensor | None, encoder: Any, tokenizer: Any) -> None:
+def _add_vectors(pipe: Any, path: Path, token: str, vectors: Tensor | None, encoder: Any, tokenizer: Any) -> None:
     width = encoder.get_input_embeddings().weight.shape[1]
     if vectors is None or vectors.shape[1] != width:
         has = "no vectors for it" if vectors is None else f"vectors of width {vectors.shape[1]}"
@@ -269,14 +265,7 @@ def _add_vectors(pipe: Any, path: Path, name: str, vectors: Tensor | None, encod
             f"{path}: a textual inversion of another base model (the text encoder is {width} wide; it has {has})",
             hint=f"take {path.stem} out of the prompt",
         )
-    # diffusers gives a token to each vector: NAME, NAME_1, NAME_2 ...
-    tokens = {name, *(f"{name}_{number}" for number in range(1, len(vectors)))}
-    if taken := tokens & tokenizer.get_vocab().keys():
-        raise ModelNotUsable(
-            f"{path}: the text encoder knows {shorten(min(taken))} already, and a textual inversion cannot replace it",
-            hint=f"give the file another name, or take {path.stem} out of the prompt",
-        )
-    pipe.load_textual_inversion({name: vectors}, token=name, text_encoder=encoder, tokenizer=tokenizer)
+    pipe.load_textual_inversion({token: vectors}, token=token, text_encoder=encoder, tokenizer=tokenizer)
 
 
 # --- LoRAs

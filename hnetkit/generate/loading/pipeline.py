@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 FileStamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, inode, size in bytes and modification time of each file."""
 
+_PARTS = ("text_encoder", "tokenizer", "vae/", "scheduler/")
+_SHOWN_DIGITS = 10
+_SCALES = {False: 0.18215, True: 0.13025}  # of the latents of SD 1 and 2, and of SDXL
 _VAE_PREFIX = "first_stage_model."
 _MODEL_FILE_SUFFIXES = (".json", ".txt", ".safetensors", ".model")
 _DIGEST_LENGTH = 32  # hex digits
@@ -76,6 +81,8 @@ class LoadedPipeline:
         scheduler_config: of the scheduler that it came with.
         notes: what was left out of its folder, one line each.
         vae: the separate autoencoder that it draws with; None for its own.
+        folder: in diffusers' layout, that it was loaded from; None for a checkpoint.
+        parts_stamp: of the files of its parts beside the UNet, taken before they were read.
     """
 
     pipe: Any
@@ -86,6 +93,8 @@ class LoadedPipeline:
     scheduler_config: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     vae: SeparateVae | None = None
+    folder: Path | None = None
+    parts_stamp: FileStamp = ()
     _encoders: dict[tuple[int, Emphasis], TextEncoder] = field(default_factory=dict, compare=False, repr=False)
 
     def text_encoder(self, clip_skip: int, emphasis: Emphasis) -> TextEncoder:
@@ -114,9 +123,23 @@ class LoadedPipeline:
         """The first 10 hex digits of the sha256 of `weights` (for a checkpoint: A1111's model hash)."""
         return _hash_as_loaded(self.weights, self.weights_stamp)
 
+    @cached_property
+    def parts_hash(self) -> str | None:
+        """10 hex digits of a hash of what draws beside a folder's UNet: encoders, autoencoder, scheduler.
+
+        None for a checkpoint, whose hash is that of all its parts, and with a separate autoencoder.
+        """
+        if self.folder is None or self.vae is not None:
+            return None
+        files = _files_of_parts(self.folder)
+        found = digest([[file.relative_to(self.folder).as_posix(), hash_of_file(file)] for file in files])
+        if _stamps_of_parts(self.folder) != self.parts_stamp:
+            raise FileChanged(f"{self.folder}: a part replaced since the model was loaded", hint="load the model again")
+        return found[:_SHOWN_DIGITS]
+
     def require_as_loaded(self) -> None:
         """Computes the hashes that images state; raises FileChanged if files are not those that were loaded."""
-        _ = self.hash, self.vae and self.vae.hash
+        _ = self.hash, self.parts_hash, self.vae and self.vae.hash
 
 
 def load_pipeline(
@@ -152,6 +175,7 @@ def load_pipeline(
     before = file_stamp(weights)
     vae_weights = None if vae_path is None else _weights_of_vae(vae_path)
     vae_before = () if vae_weights is None else file_stamp(vae_weights)
+    parts_before = () if folder is None else _stamps_of_parts(folder)
     with quiet_libraries(), translating_oom(f"loading {source}"):
         notes: tuple[str, ...] = ()
         if folder is None:
@@ -165,7 +189,7 @@ def load_pipeline(
             pipe = load_pipeline_folder(folder, index, dtype, **parts)
         refuse_missing_weights(pipe, source)
         if vae is not None:
-            refuse_other_latents(pipe.vae, pipe, os.fspath(vae))
+            refuse_other_latents(pipe.vae, pipe, os.fspath(vae), _own_scale(pipe, folder))
         if folder is not None:
             require_matching_parts(pipe, str(folder))
         _set_up(pipe, device, offload=offload, attention_slicing=attention_slicing, compiled=compiled)
@@ -178,7 +202,18 @@ def load_pipeline(
     if vae is not None and vae_weights is not None:
         separate = SeparateVae(_text_of(Path(os.path.abspath(vae)).name), vae_weights, vae_before)
     name = _model_name(source)
-    return LoadedPipeline(pipe, name, defaults, weights, before, pipe.scheduler.config, notes, separate)
+    return LoadedPipeline(
+        pipe,
+        name,
+        defaults,
+        weights,
+        before,
+        pipe.scheduler.config,
+        notes,
+        vae=separate,
+        folder=folder,
+        parts_stamp=parts_before,
+    )
 
 
 def _model_name(source: str) -> str:
@@ -251,17 +286,34 @@ def load_vae(path: Path, dtype: Any, config: Callable[[], Mapping[str, Any]]) ->
     return load_component(path, "vae", "AutoencoderKL", dtype)
 
 
-def refuse_other_latents(vae: Any, pipe: Any, source: str) -> None:
+def refuse_other_latents(vae: Any, pipe: Any, source: str, scale: float) -> None:
     """Compares a separate autoencoder with the UNet.
 
+    Args:
+        scale: by which the latents are multiplied that the UNet was trained on.
+
     Raises:
-        ModelNotUsable: their latents have different numbers of channels.
+        ModelNotUsable: their latents have different numbers of channels, or another scale.
     """
     theirs, ours = vae.config.latent_channels, pipe.unet.config.out_channels
     if theirs != ours:
         raise ModelNotUsable(
             f"{source}: an autoencoder of {theirs} channels; the model has {ours}", hint="leave --vae out"
         )
+    if not math.isclose(vae.config.scaling_factor, scale, rel_tol=1e-3):
+        raise ModelNotUsable(
+            f"{source}: an autoencoder of another base model (its latents are scaled by {vae.config.scaling_factor:g}, "
+            f"the model's by {scale:g})",
+            hint="leave --vae out",
+        )
+
+
+def _own_scale(pipe: Any, folder: Path | None) -> float:
+    """Returns the scale of a model's own latents, as its own autoencoder states it where it has one."""
+    usual = _SCALES[getattr(pipe, "text_encoder_2", None) is not None]
+    if folder is None or not is_file_at(folder / "vae" / "config.json"):
+        return usual
+    return float(vae_configuration(folder).get("scaling_factor", usual))
 
 
 def _vae_maker(path: Path, dtype: Any) -> MakeVae:
@@ -344,7 +396,7 @@ def _hash_as_loaded(file: Path, before: FileStamp) -> str:
     digest = hash_of_file(file)
     if file_stamp(file) != before:
         raise FileChanged(f"{file}: replaced since the model was loaded", hint="load the model again")
-    return digest[:10]
+    return digest[:_SHOWN_DIGITS]
 
 
 def _model_files(folder: Path) -> Iterator[Path]:
@@ -354,6 +406,16 @@ def _model_files(folder: Path) -> Iterator[Path]:
     for path in (*(path for path in here if path.suffix == ".json"), *below):
         if path.suffix in _MODEL_FILE_SUFFIXES and is_file_at(path):
             yield path
+
+
+def _files_of_parts(folder: Path) -> list[Path]:
+    """Returns the files of a pipeline's parts beside its UNet."""
+    files = (path for path in _model_files(folder) if path.relative_to(folder).as_posix().startswith(_PARTS))
+    return sorted(files)
+
+
+def _stamps_of_parts(folder: Path) -> FileStamp:
+    return tuple(chain.from_iterable(map(file_stamp, _files_of_parts(folder))))
 
 
 def _list_folder(folder: Path) -> list[Path]:

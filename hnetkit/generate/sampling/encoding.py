@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hnetkit.errors import ModelNotUsable, UsageError
 from hnetkit.prompts.attention import BREAK, parse_attention
-from hnetkit.prompts.chunks import MOST_CHUNKS, Chunk, split_chunks
+from hnetkit.prompts.chunks import MOST_CHUNKS, Chunk, as_read, name_of, split_chunks, tokens_with_names, words_in
 from hnetkit.prompts.schedule import schedule, split_and, text_at
 from hnetkit.text import counted
 
@@ -123,20 +123,23 @@ class TextEncoder:
         room = tokenizer.model_max_length - 2
         comma = tokenizer.convert_tokens_to_ids(",</w>")
 
-        vectors, left = _vectors_of_added(tokenizer), MOST_CHUNKS * room
+        vectors, names = _vectors_of_added(tokenizer)
+        left = MOST_CHUNKS * room
+
+        def plain(text: str) -> Iterator[int]:
+            for token in tokenizer(text, truncation=False, add_special_tokens=False).input_ids if text else ():
+                yield from vectors.get(token, (token,))
 
         def tokenize(text: str) -> Iterator[int]:
             nonlocal left
-            # CLIP's tokenizer knows lower case only
-            for token in tokenizer(text.lower(), truncation=False, add_special_tokens=False).input_ids:
-                expanded = vectors.get(token, (token,))  # the name of a textual inversion stands for all of its vectors
-                left -= len(expanded)
+            for token in tokens_with_names(as_read(text), names, plain):
+                left -= 1
                 if left < 0:  # before they are there: a short prompt may name many vectors many times
                     raise _too_long(room)
-                yield from expanded
+                yield token
 
         known_comma = None if comma == tokenizer.unk_token_id else comma
-        lengths = {first: len(tokens) for first, tokens in vectors.items()}
+        lengths = {tokens[0]: len(tokens) for tokens in (*vectors.values(), *names.values())}
         chunks = split_chunks(pieces, tokenize, room, known_comma, lengths)
         if len(chunks) > MOST_CHUNKS:
             raise _too_long(room)
@@ -190,15 +193,20 @@ class TextEncoder:
         return weighted.to(hidden.dtype)
 
 
-def _vectors_of_added(tokenizer: Any) -> dict[int, list[int]]:
-    """Returns the first token of each textual inversion -> all of them, called NAME, NAME_1, NAME_2 by diffusers."""
+def _vectors_of_added(tokenizer: Any) -> tuple[dict[int, list[int]], dict[tuple[str, ...], list[int]]]:
+    """Returns the tokens of textual inversions, which diffusers calls NAME, NAME_1, NAME_2: all of each one's.
+
+    By the first of them where a text has it, for those that somebody loaded; by the words of a name for our own.
+    """
     added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
 
     def vectors(name: str) -> Iterator[int]:
         yield added[name]
         yield from (added[further] for further in takewhile(added.__contains__, (f"{name}_{n}" for n in count(1))))
 
-    return {number: list(vectors(name)) for name, number in added.items() if f"{name}_1" in added}
+    named = {name: words_in(own) for name in added if (own := name_of(name)) is not None}
+    others = {number: list(vectors(name)) for name, number in added.items() if f"{name}_1" in added}
+    return others, {words: list(vectors(name)) for name, words in named.items() if words}
 
 
 def _too_long(room: int) -> UsageError:

@@ -70,7 +70,8 @@ class _TorchNormal:
         self._generator = torch.Generator("cpu").manual_seed(seed)
 
     def __call__(self, shape: Sequence[int]) -> Tensor:
-        return torch.randn(tuple(shape), generator=self._generator)
+        # said, because another dtype, which may be torch's default, has other numbers
+        return torch.randn(tuple(shape), generator=self._generator, dtype=torch.float32, device="cpu")
 
 
 _SOURCES: dict[NoiseSource, Callable[[int], Callable[[Sequence[int]], Tensor]]] = {

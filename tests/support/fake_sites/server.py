@@ -34,6 +34,11 @@ class _Server(ThreadingHTTPServer):
         self._connections_lock = threading.Lock()
         self.resets: set[socket.socket] = set()
 
+    def serve(self) -> None:
+        """Takes connections until one comes while the server is closing."""
+        while not self.closing.is_set():
+            self.handle_request()
+
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._connections_lock:
             self.connected += 1
@@ -147,7 +152,7 @@ class Origin:
     def __init__(self, name: str, answer: Answer, ledger: Ledger, port: int = 0) -> None:
         self.name = name
         self._server = _Server(port, name, answer, ledger)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread = threading.Thread(target=self._server.serve, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
@@ -162,7 +167,7 @@ class Origin:
         """Stops at once, also in the middle of a stall."""
         self._server.closing.set()
         if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
+            with contextlib.suppress(OSError), socket.create_connection(self._server.server_address[:2]):
+                self._thread.join()
         self._server.cut_all()
         self._server.server_close()
