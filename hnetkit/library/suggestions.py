@@ -13,6 +13,7 @@ from typing import Any
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, UsageError, failure_of, require_extra
 from hnetkit.files import is_absence, is_file_at, is_link_elsewhere, is_there
 from hnetkit.library.layouts import folded
+from hnetkit.library.resolve import WHERE_GONE
 from hnetkit.library.scan import store_sidecars_of
 from hnetkit.library.sidecar_writing import A1111_UNSET, change_a1111, refuse_to_touch, replace
 from hnetkit.library.sidecars import MAX_TEXT, PREVIEWS, Json, sidecar
@@ -103,7 +104,7 @@ class Suggestions:
         """
         places = [Path(names[0]) for names in _names(registry, content_hash)]
         if not places:
-            raise NotFound(f"{name}: in no file that is here, and this is kept beside one", hint="hnetkit scan")
+            raise NotFound(f"{name}: in no file that is here, and this is kept beside one", hint=WHERE_GONE)
         places = list({folded(str(sidecar(place, ""))): place for place in places}.values())
         failures = [error for place in places if (error := self._try_beside(place)) is not None]
         if len(failures) == len(places):
