@@ -46,9 +46,12 @@ def suggested_strength(row: Row) -> tuple[float, str] | None:
 
 
 def trigger_words(row: Row) -> str:
-    """Returns what to write in a prompt beside the tag of a network: the user's own text, else a site's words."""
+    """Returns what to write in a prompt beside the tag of a network: the user's own text, else a site's words.
+
+    A site's are cut as those of sidecars are: a page shows them of many networks.
+    """
     own = [text for sidecar in row["sidecars"] if (text := (sidecar.get("activation_text") or "").strip())]
-    stated = [", ".join(site["trained_words"]) for site in row["sites"] if site["trained_words"]]
+    stated = [", ".join(site["trained_words"])[:MAX_TEXT] for site in row["sites"] if site["trained_words"]]
     return next(iter([*own, *stated]), "")
 
 

@@ -46,9 +46,13 @@ _LONGEST_IN_JPEG = 30_000  # letters of an infotext; its segment has 64 kB
 # the folders of a path that programs note among the settings: of a web address, and of a hub's name, it is none
 _FOLDERS = re.compile(
     r"""
-    (?: \b(?:file|smb):/+ | (?<![\w:/\\])// | (?<![\w/\\~.$%}])(?:~\w*|\.{1,2}|\$\{?\w+\}?|%\w+%)?/ )
+    (?: \b(?:file|smb|sftp|nfs|afp):/+ | (?<![\w:/\\])// | (?<![\w/\\~.$%}])(?:~\w*|\.{1,2}|\$\{?\w+\}?|%\w+%)?/ )
         (?:[^/\s"][^/"]*/)+
-    | (?<![\w/\\~.])(?:[A-Za-z]:[\\/]|\\\\|%\w+%\\)(?:[^\\/"]*[\\/])*
+    | (?<![\w/\\~.])
+        (?: [A-Za-z]:(?:[\\/]|(?=\w[\w .-]{0,100}\\)) | \\\\ | (?:%\w+%|\$\w+:\w+)[\\/] | (?:~\w*|\.\.?)\\(?![()\[\]]) )
+        (?:[^\\/"]*[\\/])*
+    | (?<![\w/\\~.$%}])(?:~\w*|\.{1,2})?(?:\\/)+(?:[^\\/"]*(?:\\/)+)*
+    | (?<![\w/\\~.$%:])\w[\w.-]{0,100}\\(?:\w[\w .-]{0,100}\\){0,40}(?=\w[\w .-]{0,100}\.\w{2,11}(?!\w))
     """,
     re.VERBOSE,
 )
@@ -257,7 +261,8 @@ def _previews(rows: Iterable[Row], notes: list[str]) -> list[SharedPicture]:
         preview = next((Path(path) for path in beside if path is not None), None)
         if preview is None:
             continue
-        if all(is_link_elsewhere(preview, Path(file["path"])) for file in row["files"]):
+        files = (path for file in row["files"] if (path := Path(file["path"])).parent == preview.parent)
+        if all(is_link_elsewhere(preview, file) for file in files):
             notes.append(f"left out: {preview}: a link to a file elsewhere")
             continue
         try:
@@ -293,7 +298,7 @@ def _settings(path: Path, notes: list[str]) -> tuple[str | None, str]:
         notes.append(f"without its prompt: {error}")
         return None, ""
     named = found.parameters
-    bare = {key: text if key in _PROMPTS else _FOLDERS.sub("", text) for key, text in named.items()}
+    bare = {key: text if key in _PROMPTS else without_folders(text) for key, text in named.items()}
     if bare != named:
         notes.append(f"{path}: its settings name files, which are shared without their folders")
     text = as_infotext(found._replace(parameters=bare))
@@ -301,6 +306,11 @@ def _settings(path: Path, notes: list[str]) -> tuple[str | None, str]:
         notes.append(f"{path}: without its prompt, which is not text")
         return None, ""
     return found.prompt.strip() or None, text
+
+
+def without_folders(text: str) -> str:
+    """Returns a setting with the last name alone of each path in it."""
+    return _FOLDERS.sub("", text)
 
 
 def _write_picture(picture: SharedPicture, folder: Path) -> None:
