@@ -35,6 +35,9 @@ LibraryOpener: TypeAlias = "Callable[[], Registry | None]"
 FETCHABLE = (8, 10, 12, 64)
 """Digits of a hash that Civitai can be asked for."""
 
+WHERE_GONE = "hnetkit repair fetches it; hnetkit scan finds it"
+"""What to type where a file of the library is gone: it may have a source, or be in another place."""
+
 _HASH = re.compile(r"(?:h1:)?[0-9a-f]{8,64}", re.IGNORECASE)
 _TOO_SHORT = re.compile(r"(?:h1:|.+@|(?=[a-f]*[0-9])(?=.{4}))[0-9a-f]{1,7}", re.IGNORECASE | re.DOTALL)
 _SHORT = re.compile(r"[0-9a-f]{8,63}", re.IGNORECASE)  # digits that could also be a word or a date
@@ -245,7 +248,7 @@ def read_found(found: FoundNetwork, mention: str) -> Hypernetwork:
         try:
             network = load(path)
         except NotFound as error:
-            failures.append(NotFound(str(error), hint=None if found.is_bundled else "hnetkit scan"))
+            failures.append(NotFound(str(error), hint=None if found.is_bundled else WHERE_GONE))
             continue
         except FileRefused as error:
             if is_named:

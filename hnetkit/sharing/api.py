@@ -18,6 +18,7 @@ from hnetkit.hashes import hash_file
 from hnetkit.image_text import as_infotext, read_infotext, write_image
 from hnetkit.images import has_more, open_rgb, read_image
 from hnetkit.library.layouts import folded, stem_for_layout
+from hnetkit.library.resolve import WHERE_GONE
 from hnetkit.sharing.card import CardFile, CardNetwork, CardPicture, card_text
 from hnetkit.sharing.folder import CARD, PICTURES, ShareFolder, writing
 from hnetkit.sharing.licenses import (
@@ -225,7 +226,7 @@ def _source(row: Row) -> Hypernetwork:
         return min(found, key=lambda net: (not loads_in_a1111(net), net.format == "safetensors"))
     if failures:
         raise failures[0]
-    raise NotFound(f"{row['name']}: no file of it is here", hint="hnetkit repair fetches it; hnetkit scan finds it")
+    raise NotFound(f"{row['name']}: no file of it is here", hint=WHERE_GONE)
 
 
 def _require_names_of_their_own(networks: Sequence[CardNetwork]) -> None:
