@@ -202,7 +202,7 @@ class FilesByStem:
             raise AmbiguousName(f"{stem} is the name of several files: {', '.join(found)}", hint="rename all but one")
         return first
 
-    def open(self, stem: str) -> NetworkFile:
+    def file(self, stem: str) -> NetworkFile:
         """Returns the file that a tag names; raises as `named` and `open_network`."""
         return open_network(self._path_of(self.named(stem)))
 

@@ -17,14 +17,14 @@ class NamedFiles:
         folders = [folder for folder in (_own_folder(), library_folder()) if folder is not None]
         self._own, self._all = (_by_stem(some, f"put the file into {folders[0]}") for some in (folders[:1], folders))
 
-    def open(self, stem: str) -> NetworkFile:
+    def file(self, stem: str) -> NetworkFile:
         """Returns the file that a tag names.
 
         Raises:
             NotFound, AmbiguousName: see `hnetkit.runtime.network_files.FilesByStem`.
             hnetkit.errors.FileRefused: it is no hypernetwork that can be read safely.
         """
-        return (self._own if stem in self._own else self._all).open(stem)
+        return (self._own if stem in self._own else self._all).file(stem)
 
 
 def _by_stem(folders: list[str], hint: str) -> FilesByStem:

@@ -70,7 +70,7 @@ def _put_on_model(p: Any) -> list[tuple[NetworkFile, Tag]]:
     files, networks = NamedFiles(), list[tuple[NetworkFile, Tag]]()
     for tag in tags:
         try:
-            networks.append((files.open(tag.name), tag))
+            networks.append((files.file(tag.name), tag))
         except HnetkitError as error:
             _say(p, error)
     if not networks:
