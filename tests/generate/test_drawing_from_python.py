@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -179,6 +180,24 @@ def test_threads_that_draw_with_one_model_take_turns(model: Model) -> None:
     alone = [drawn(prompt) for prompt in prompts]
     with ThreadPoolExecutor(len(prompts)) as threads:
         assert list(threads.map(drawn, prompts * 3)) == alone * 3
+
+
+def test_a_drawing_may_end_in_another_thread_than_it_began(model: Model) -> None:
+    """Servers iterate over a generator in whichever of their threads is free."""
+    prompt = "a star <hypernet:ink:1>"
+    alone = [picture.image.tobytes() for picture in model.draw(prompt, **PLAIN, count=2)]
+    size = DrawOptions(**{name: value for name, value in PLAIN.items() if name != "seed"})
+    pictures = draw_images(model, prompt, size, seed=PLAIN["seed"], count=2)
+    with ThreadPoolExecutor(1) as server:
+        begun = server.submit(next, pictures).result()
+    other = Thread(target=model.draw, args=("a star",), kwargs=PLAIN, daemon=True)
+    other.start()
+    ended = next(pictures)
+    assert [begun.image.tobytes(), ended.image.tobytes()] == alone
+    assert other.is_alive()  # it waits for its turn
+    pictures.close()
+    other.join(timeout=60)
+    assert not other.is_alive()
 
 
 def test_loras_textual_inversions_and_the_settings_stack_are_the_commands(model: Model, sd_folder: Path) -> None:
