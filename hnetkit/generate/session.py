@@ -187,7 +187,7 @@ class DrawSession:
     def _require_usable(self, request: Request) -> None:
         """Raises the error of a textual inversion that the request's prompts name and that cannot be used."""
         for path, failure in self._unusable.items():
-            if any(has_name(text, path.stem) for text in request.words):
+            if any(has_name(piece, path.stem) for piece in request.pieces):
                 raise failure
 
     def _stack(self, prompt: StackedPrompt) -> NamedStrengths:

@@ -592,6 +592,16 @@ def test_clip_skip_is_said_to_have_no_effect_where_the_model_has_none(
     assert told == []
 
 
+def test_a_textual_inversion_that_a_schedule_puts_together_is_drawn_at_its_steps(model: Model) -> None:
+    """A1111 looks for names in the text of each step."""
+    for together, apart in (("m[ine:ap:0.5]", "[mine:map:0.5]"), ("[m|t]ine", "[mine|tine]")):
+        assert pixels(model, f"a {together}") == pixels(model, f"a {apart}")
+    (picture,) = model.draw("a m[ine:ap:0.5]", **PLAIN)
+    assert "embed:mine" in picture.infotext
+    (picture,) = model.draw("a (m:1.2)ine", **PLAIN)
+    assert "embed:mine" not in picture.infotext  # two texts
+
+
 @pytest.mark.parametrize(
     "part", ["text_encoder/model.safetensors", "vae/config.json", "scheduler/scheduler_config.json"]
 )
