@@ -629,6 +629,21 @@ def test_a_folder_with_another_part_beside_the_same_unet_is_said(here: Path, sd_
     assert "it names no VAE" in line
 
 
+@pytest.mark.parametrize("part", ["text_encoder", "vae"])
+def test_parts_are_compared_beside_a_vae_too_but_for_the_folders_own(here: Path, sd_folder: Path, part: str) -> None:
+    for name in ("own", "other"):
+        shutil.copytree(sd_folder, name)
+    Path("other", part, "config.json").write_text(Path("own", part, "config.json").read_text() + "\n")
+    hnetkit.load_model("own", device="cpu", vae="own/vae").draw("a", **PLAIN)[0].save("own.png")
+    lines: list[str] = []
+    hnetkit.load_model("other", device="cpu", vae="own/vae").draw(again="own.png", note=lines.append)
+    told = [line.partition("are here: ")[2] for line in lines]
+    assert told == (["its text encoder, tokenizer or scheduler may be another"] if part == "text_encoder" else [])
+    lines.clear()
+    hnetkit.load_model("own", device="cpu").draw(again="own.png", note=lines.append)
+    assert [line.partition(", drawn with ")[2] for line in lines] == ["the model's own: --vae FILE"]
+
+
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_a_file_that_was_replaced_after_it_was_loaded_is_not_stated_as_what_drew(
     here: Path, sd_folder: Path, part: str
