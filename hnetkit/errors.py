@@ -333,7 +333,8 @@ _EXTRA_OF: Mapping[str, str] = dict.fromkeys(
 ) | dict.fromkeys(("starlette", "uvicorn"), "web")
 """Module -> the extra of hnetkit that installs it."""
 
-_COMPARED, _NEAR = 100, 0.5  # characters of a word that are compared; the least likeness, of difflib
+_COMPARED, _NEAR = 100, 0.5  # characters of each word that are compared; the least likeness, of difflib
+_MOST_COMPARED = 200  # words that are compared letter by letter: of the others, no more can be alike by their letters
 _PIP_NAMES: Mapping[str, str] = {"huggingface_hub": "huggingface-hub", "PIL": "pillow"}
 
 
@@ -387,8 +388,20 @@ def failure_of(error: Exception, what: str) -> HnetkitError:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """Returns the known word that `word` is most like, upper and lower case being the same; None where none is near."""
-    import difflib
+    from difflib import SequenceMatcher
+    from heapq import nlargest
 
     by_fold = {candidate.casefold(): candidate for candidate in known}
-    near = difflib.get_close_matches(word[:_COMPARED].casefold(), by_fold, n=1, cutoff=_NEAR)
-    return by_fold[near[0]] if near else None
+    compared = SequenceMatcher(b=word[:_COMPARED].casefold())
+
+    def at_most(candidate: str) -> float:
+        compared.set_seq1(candidate[:_COMPARED])
+        return compared.quick_ratio() if compared.real_quick_ratio() >= _NEAR else 0
+
+    def likeness(candidate: str) -> tuple[float, str]:
+        compared.set_seq1(candidate[:_COMPARED])
+        return compared.ratio(), candidate
+
+    likely = nlargest(_MOST_COMPARED, by_fold, key=at_most)
+    near = max(map(likeness, likely), default=(0, ""))
+    return by_fold[near[1]] if near[0] >= _NEAR else None

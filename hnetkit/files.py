@@ -293,15 +293,23 @@ def is_folder_at(path: str | os.PathLike[str]) -> bool:
 
 
 def is_link_elsewhere(path: Path, file: Path) -> bool:
-    """Whether what has its name from `file` and lies beside it is a link to a file in another folder.
+    """Whether what has its name from `file` and lies beside it is a link to a file that does not belong to `file`.
 
-    A stranger's folder may hold links to any file of the user, which would then be shown, written or shared. A link to
-    a file beside that to which `file` itself is a link leads nowhere else.
+    A stranger's folder may hold links to any file of the user, which would then be shown, written or shared. A link
+    into the folder itself leads nowhere else. Where `file` is a link too, what belongs to it is what has its name from
+    the file that it leads to, and not all that lies there.
     """
     if not os.path.islink(path):
         return False
-    beside = {os.path.realpath(file.parent), os.path.dirname(os.path.realpath(file))}
-    return os.path.dirname(os.path.realpath(path)) not in beside
+    folder, target, own = (Path(os.path.realpath(each)) for each in (file.parent, path, file))
+    if target.parent == folder or _is_in_cache_of(folder, target):
+        return False
+    return target != own.with_name(own.stem + path.name.removeprefix(file.stem))
+
+
+def _is_in_cache_of(folder: Path, target: Path) -> bool:
+    """Whether a file is one of those of a repository in the hub's cache, of which a folder shows a commit by links."""
+    return any(above.name == "snapshots" and target.parent == above.parent / "blobs" for above in folder.parents)
 
 
 def mtime_of(status: os.stat_result) -> int:

@@ -313,6 +313,7 @@ def _whole_number(data: bytes, order: str, kind: int, position: int) -> int:
 
 def _of_avif(data: bytes) -> PillowInput:
     """Hides EXIF and XMP data, whose orientation must not be used: that of the file's boxes counts."""
+    _require_coded_size(data)
     hidden, position = bytearray(data), 0
     for _ in range(_MOST_PARTS):
         if position + 8 > len(data):
@@ -328,6 +329,158 @@ def _of_avif(data: bytes) -> PillowInput:
             )
         position = max(end, position + 8)
     return PillowInput(bytes(hidden), weight=2, has_more=data[8:12] == b"avis")
+
+
+_MOST_UNITS = 1000  # of the data of a picture: a few, and one for each of its tiles
+_MOST_ITEMS = 2000  # within a file: parts of a large picture, its opacity, thumbnails
+_MOST_PLACES = 100  # boxes that say where items and tracks are: a file has one or two
+_SEQUENCE_HEADER = 1  # type of a unit
+
+
+def _require_coded_size(data: bytes) -> None:
+    """Refuses pictures that are coded far larger than the file states: the decoder has the memory for them first.
+
+    A picture and its opacity are two, each of which may have parts; together they are at most twice what is opened.
+
+    Raises:
+        ValueError: they are larger, or it cannot be seen how large they are.
+    """
+    most, coded = 2 * most_pixels(data, 2), 0
+    for width, height in (size for item in _coded_items(memoryview(data)) for size in _coded_sizes(item)):
+        coded += width * height
+        if coded > most:
+            raise ValueError(f"{coded / 1e6:.1f} megapixels are coded in it; at most {most / 1e6:.1f} are decoded")
+
+
+def _coded_items(data: memoryview) -> Iterator[memoryview]:
+    """Yields the data of each item of a file, and of each track from its first frame on.
+
+    They are found wherever a box says that there are some, also one that a decoder would not look at.
+
+    Raises:
+        ValueError: there are more than any picture has.
+    """
+    for place, found in enumerate(re.finditer(rb"iloc(?=[\0-\2]\0\0\0)|stco|co64", data)):
+        if place >= _MOST_PLACES:
+            raise ValueError(f"more than {_MOST_PLACES} lists of what is in it")
+        if found[0] == b"iloc":
+            yield from _listed_items(data, found.end())
+            continue
+        form = ">II" if found[0] == b"stco" else ">IQ"
+        count, first = struct.unpack_from(form, data, found.end() + 4)
+        if count:
+            yield data[first:]
+
+
+def _listed_items(data: memoryview, position: int) -> Iterator[memoryview]:
+    version, sizes = data[position], struct.unpack_from(">H", data, position + 4)[0]
+    of_offset, of_length, of_base, of_index = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
+    at, listed = position + 6, 0
+
+    def number(size: int) -> int:
+        nonlocal at
+        at += size
+        return int.from_bytes(data[at - size : at], "big")
+
+    inside = [found.end() for found in re.finditer(rb"idat", data)][:_MOST_PLACES]
+    wide = 4 if version == 2 else 2
+    for _ in range(number(wide)):
+        listed += 1
+        number(wide)
+        starts = inside if version > 0 and number(2) & 15 == 1 else [0]
+        number(2)
+        base, pieces = number(of_base), list[tuple[int, int]]()
+        for _ in range(number(2)):
+            number(of_index if version > 0 else 0)
+            pieces.append((base + number(of_offset), number(of_length) or len(data)))
+            listed += 1
+            if listed > 2 * _MOST_ITEMS:
+                break
+        if listed > 2 * _MOST_ITEMS or at > len(data):
+            raise ValueError(f"a list of more than {_MOST_ITEMS:,} items, or one that is cut short")
+        for start in starts:
+            found = [data[start + begin : start + begin + length] for begin, length in pieces]
+            if len(found) > 1 and sum(map(len, found)) > len(data):
+                raise ValueError("an item that is larger than the file")
+            yield found[0] if len(found) == 1 else memoryview(b"".join(found))
+
+
+def _coded_sizes(coded: memoryview) -> Iterator[tuple[int, int]]:
+    """Yields the width and height of each sequence header in data of AV1; none in other data.
+
+    Source: AV1 Bitstream & Decoding Process Specification, 5.3 to 5.5.
+    """
+    at = 0
+    for _ in range(_MOST_UNITS):
+        if at + 2 > len(coded) or coded[at] & 0x80 or not coded[at] & 2:  # no unit, or one without a length: the last
+            return
+        kind, is_extended = coded[at] >> 3 & 15, coded[at] >> 2 & 1
+        at += 1 + is_extended
+        size = shift = 0
+        for byte in coded[at : at + 8]:
+            at += 1
+            size |= (byte & 127) << shift
+            shift += 7
+            if not byte & 128:
+                break
+        if kind == _SEQUENCE_HEADER:
+            yield _size_in_header(int.from_bytes(bytes(coded[at : at + 64]).ljust(64, b"\0"), "big"))
+        at += size
+    raise ValueError(f"more than {_MOST_UNITS:,} parts of a picture")
+
+
+def _size_in_header(header: int) -> tuple[int, int]:
+    """Returns the size that a sequence header states.
+
+    Raises:
+        ValueError: frames may be far larger than it states.
+    """
+    left = 512
+
+    def bits(count: int) -> int:
+        nonlocal left
+        left -= count
+        if left < 0:
+            raise ValueError("a sequence header without an end")
+        return header >> left & (1 << count) - 1
+
+    bits(4)
+    is_reduced = bits(1)
+    if is_reduced:
+        bits(5)
+    else:
+        of_delay = _skip_timing(bits)
+        has_display_delay = bits(1)
+        for _ in range(bits(5) + 1):
+            bits(12)
+            if bits(5) > 7:
+                bits(1)
+            if of_delay and bits(1):
+                bits(2 * of_delay + 1)
+            if has_display_delay and bits(1):
+                bits(4)
+    across, down = bits(4) + 1, bits(4) + 1
+    width, height = bits(across) + 1, bits(down) + 1
+    if not is_reduced and (1 << across > 2 * max(width, 8) or 1 << down > 2 * max(height, 8)):
+        raise ValueError("a sequence header that leaves room for larger frames")  # each states its own size
+    return width, height
+
+
+def _skip_timing(bits: Callable[[int], int]) -> int:
+    """Reads past the timing in a sequence header, and returns how many bits a delay has; 0 without any."""
+    if not bits(1):
+        return 0
+    bits(64)
+    if bits(1):
+        zeros = 0
+        while zeros < 32 and not bits(1):
+            zeros += 1
+        bits(zeros)
+    if not bits(1):
+        return 0
+    of_delay = bits(5) + 1
+    bits(42)
+    return of_delay
 
 
 # --- orientation

@@ -40,7 +40,7 @@ _LINE_MARK = re.compile(r"^(?:(?=[#+\-=:!])|(\d{1,9})(?=[.)]))")  # at its begin
 # what readers of Markdown make a link of without any mark; the numbers keep the search short
 _BARE_LINK = r"(?:[A-Za-z][A-Za-z0-9+.-]{0,30}://|www\.|[\w.+-]{1,64}@(?=[\w-]))\S*"
 # what the hub takes for the beginning or the end of a formula, also behind a backslash of Markdown
-_OF_A_FORMULA = r"(?:\\+[()\[\]])+"
+_OF_A_FORMULA = r"(?<!\\)(?:\\+[()\[\]])+"
 _AS_CODE = re.compile(rf"{_BARE_LINK}|{_OF_A_FORMULA}(?:{_BARE_LINK})?", re.IGNORECASE)
 _PLAIN_YAML = re.compile(r"[A-Za-z](?:[\w ./+-]*[\w+])?", re.ASCII)
 _YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none"})

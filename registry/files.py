@@ -290,6 +290,20 @@ class Files:
         known_so = f"SELECT content_hash FROM networks JOIN aliases ON network_id = networks.id WHERE {of_alias}"
         return self._rows(f"files.content_hash IN ({known_so})", texts)
 
+    def contents_called(self, name: str) -> set[str]:
+        """Returns the contents of the files that `named` or `with_alias` gives; of thousands, too."""
+        texts = spellings(name)
+        for tried in (texts[:1], texts):
+            query = f"SELECT DISTINCT content_hash FROM files WHERE stem IN ({_marks(tried)})"
+            if named := {content for (content,) in self._db.execute(query, tried)}:
+                break
+        aliased = self._db.execute(
+            "SELECT networks.content_hash FROM networks JOIN aliases ON network_id = networks.id "
+            f"JOIN files ON files.content_hash = networks.content_hash WHERE alias IN ({_marks(texts)})",
+            texts,
+        )
+        return {*(content for content in named if content is not None), *(content for (content,) in aliased)}
+
     def with_own_name(self, name: str) -> list[Row]:
         """Returns the files of networks that call themselves so."""
         texts = spellings(name)

@@ -52,7 +52,7 @@ class ImportedFiles:
     def put(self, network_id: int, row: Mapping[str, Any]) -> None:
         """Stores a file of a network; what was known of it stays."""
         name = text_of(row["name"])
-        values = {key: row.get(key) for key in _COLUMNS[2:]}
+        values = {key: text_of(told) if isinstance(told := row.get(key), str) else told for key in _COLUMNS[2:]}
         key = {"network_id": network_id, "name": name, "sha256": row["sha256"]}
         first = {"stem": PurePosixPath(name).stem}
         upsert(self._db, "imported_files", key, values, first=first, keep_known=True)

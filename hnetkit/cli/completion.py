@@ -35,7 +35,7 @@ def complete_removed(ctx: click.Context, param: click.Parameter, incomplete: str
     """Returns what `complete_name` does, and with --undo what is in the trash."""
     if not ctx.params.get("undo"):
         return complete_name(ctx, param, incomplete)
-    from hnetkit.library.remove import trashed
+    from hnetkit.library.restore import trashed
 
     return _plain_words(lambda registry: {*trashed(registry).values()}, incomplete)
 

@@ -24,7 +24,8 @@ from hnetkit.text import argument, counted, is_text, listed
 
 if TYPE_CHECKING:
     from hnetkit.library.library import Library
-    from hnetkit.library.remove import Removal, RemovalChange
+    from hnetkit.library.remove import Removal
+    from hnetkit.library.restore import RemovalChange
     from hnetkit.registry.store import Registry
 
 _FAILURES_SHOWN = 20
@@ -260,7 +261,11 @@ def show_command(name: str, output: Output) -> None:
 @option("--note", metavar="TEXT", help="Set the note; an empty one removes it.")
 @option("--strength", metavar="N", help="Suggest this strength; an empty one suggests none.")
 @option("--trigger-words", metavar="TEXT", help="Set the words for its prompts; an empty text removes them.")
-@option("--preview", metavar="IMAGE", help="Show a smaller copy of this image as its preview; an empty one shows none.")
+@option(
+    "--preview",
+    metavar="IMAGE",
+    help="Show a smaller copy of this image as its preview; an empty one removes the copy.",
+)
 @output_options
 def tag_command(
     name: str,
@@ -429,7 +434,7 @@ def _removal_question(plan: Removal) -> str:
 
 
 def _planned_changes(plan: Removal) -> list[RemovalChange]:
-    from hnetkit.library.remove import RemovalChange
+    from hnetkit.library.restore import RemovalChange
 
     moved = [
         RemovalChange("removed", str(path), network.name)

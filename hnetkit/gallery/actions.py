@@ -22,6 +22,7 @@ from hnetkit.gallery.network_page import name_for_commands
 from hnetkit.gallery.pages import Gallery, sent_texts
 from hnetkit.inspection import validate_file
 from hnetkit.library.records import gone
+from hnetkit.library.resolve import WHERE_GONE
 from hnetkit.library.scan import add_file
 from hnetkit.text import argument, counted, listed, shorten
 
@@ -187,7 +188,7 @@ class Actions:
     def _reveal(self, row: Row, name: str, *, file: str = "") -> Answer:
         path = _file_of(row, file)
         if is_absent(path):
-            raise NotFound(f"{path}: not there any more", hint="hnetkit scan")
+            raise NotFound(f"{path}: not there any more", hint=WHERE_GONE)
         words = _file_manager(path)
         if shutil.which(words[0]) is None:
             raise NotFound(f"no file manager: {words[0]} is not installed", hint=f"open {path.parent} yourself")

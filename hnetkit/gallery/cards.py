@@ -17,7 +17,7 @@ from hnetkit.gallery.drawing import MOST_NETWORKS
 from hnetkit.gallery.paging import neighbours, page_number, part_of
 from hnetkit.library.library import Library
 from hnetkit.library.listing import SORTS, in_order, trained_on
-from hnetkit.library.prompt_names import tag_text
+from hnetkit.library.prompt_names import meaning_in, tag_text
 from hnetkit.library.records import with_what_is_said
 from hnetkit.library.suggestions import trigger_words
 from hnetkit.ratings import is_adult
@@ -270,11 +270,12 @@ class CardIndex:
     def _with_use(self, cards: list[Row]) -> list[Row]:
         """Returns cards with how a prompt uses their networks: their tags and trigger words."""
         registry = self._library.registry
+        meaning = meaning_in(registry)
         known = {
             row["content_hash"]: row for row in with_what_is_said(registry, [row["content_hash"] for row in cards])
         }
         return [
-            card | {"tag_text": tag_text(row, registry), "trigger_words": trigger_words(row)}
+            card | {"tag_text": tag_text(row, meaning), "trigger_words": trigger_words(row)}
             for card in cards
             if (row := known.get(card["content_hash"])) is not None
         ]

@@ -268,9 +268,10 @@ def suggested_prompt(library: Library, networks: Iterable[NamedNetwork]) -> str:
         words = trigger_words(library.record(network.content_hash))
         if is_text(words) and not is_generation_data(words):
             words = " ".join(words.split())
-            while len(words) > _TRIGGER_WORDS and ", " in words:
-                words = words.rpartition(", ")[0]
-            if prompt := " ".join(without_tags(words[:_TRIGGER_WORDS]).split()).strip(" ,"):
+            if len(words) > _TRIGGER_WORDS:
+                end = words.rfind(", ", 0, _TRIGGER_WORDS + len(", "))
+                words = words[: _TRIGGER_WORDS if end < 0 else end]
+            if prompt := " ".join(without_tags(words).split()).strip(" ,"):
                 return prompt
     return ""
 

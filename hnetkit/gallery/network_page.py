@@ -18,7 +18,7 @@ from hnetkit.gallery.cards import View
 from hnetkit.gallery.pages import MOST_TEXT, Gallery
 from hnetkit.gallery.thumbnails import is_below, seen_at
 from hnetkit.library.layouts import PROGRAMS
-from hnetkit.library.prompt_names import prompt_name, tag_text
+from hnetkit.library.prompt_names import meaning_in, prompt_name, tag_text
 from hnetkit.library.records import gone
 from hnetkit.library.resolve import content_called
 from hnetkit.library.suggestions import suggested_strength, trigger_words
@@ -108,7 +108,7 @@ class NetworkPages:
             "view": view,
             "card": card,
             "row": row,
-            "tag_text": tag_text(row, registry),
+            "tag_text": tag_text(row, meaning_in(registry)),
             "python": python_text(called, suggested[0] if suggested else 1.0),
             "command": f"hnetkit show {argument(called)}",
             "strength": suggested,
@@ -194,7 +194,7 @@ class NetworkPages:
 def name_for_commands(gallery: Gallery, row: Row) -> str:
     """Returns what commands call a network: by its name, where that means it, else by what certainly does."""
     library, content = gallery.library, row["content_hash"]
-    name = prompt_name(row, library.registry)
+    name = prompt_name(row, meaning_in(library.registry))
     with suppress(HnetkitError):
         if content_called(library.registry, name) == content:
             return name

@@ -24,12 +24,13 @@ from hnetkit.files import is_file_at, is_folder_at
 from hnetkit.library import forget, plugins
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
+from hnetkit.library import restore as restoration
 from hnetkit.library.examining import Progress
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks
 from hnetkit.library.prompt_names import require_alias
 from hnetkit.library.records import look_at_files, record, with_files
-from hnetkit.library.resolve import content_called, find_certain, read_found, resolve
+from hnetkit.library.resolve import WHERE_GONE, content_called, find_certain, read_found, resolve
 from hnetkit.library.scan import FileChange, Note, add_roots, recheck, scan
 from hnetkit.library.suggestions import Suggestions, read_again, trigger_words
 from hnetkit.registry.columns import spelled
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     from hnetkit.library.link import LinkChange
     from hnetkit.library.placing import How
     from hnetkit.library.plugins import Kind
-    from hnetkit.library.remove import Removal, RemovalChange
+    from hnetkit.library.remove import Removal
+    from hnetkit.library.restore import RemovalChange
     from hnetkit.network import Hypernetwork
 
 
@@ -237,7 +239,7 @@ class Library:
         """
         path = resolve(self.registry, name).path
         if not is_file_at(path):
-            raise NotFound(f"{path}: the file of {name} is gone", hint="hnetkit scan")
+            raise NotFound(f"{path}: the file of {name} is gone", hint=WHERE_GONE)
         return path
 
     def load(self, name: str) -> Hypernetwork:
@@ -276,7 +278,7 @@ class Library:
             remove_aliases: aliases to remove.
             strength: to suggest; an empty text removes it.
             trigger_words: for the prompt; an empty text removes them.
-            preview: an image file, of which the sidecar is a smaller copy; an empty text removes the sidecar.
+            preview: an image file, of which the sidecar is a smaller copy; an empty text removes that one.
             expected: ``"note"`` or ``"trigger_words"`` -> what it is, as the caller saw it: another text, which came
                 meanwhile, is not replaced.
 
@@ -395,7 +397,7 @@ class Library:
         Raises:
             NotFound: nothing with such a name is in the trash.
         """
-        return list(removal.restore(self.registry, names, dry_run=dry_run))
+        return list(restoration.restore(self.registry, names, dry_run=dry_run))
 
     def link(
         self,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, UsageError, failure_of
-from hnetkit.files import is_folder_at, is_model_name, is_there, mtime_of
+from hnetkit.files import is_absence, is_folder_at, is_model_name, is_there, mtime_of
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
 from hnetkit.library import sidecars
@@ -36,7 +36,7 @@ from hnetkit.library.placing import (
     key_of,
     links_locked,
 )
-from hnetkit.library.resolve import resolve
+from hnetkit.library.resolve import WHERE_GONE, resolve
 from hnetkit.library.walking import is_same_file, walk
 from hnetkit.registry.links import Link
 from hnetkit.registry.store import Registry
@@ -432,7 +432,8 @@ class _WantedLink:
         try:
             status = os.stat(self.source)
         except OSError as error:
-            return f"{self.source}: {_reason_of(error, self.source)}; hnetkit scan"
+            step = WHERE_GONE if is_absence(error) else "hnetkit scan"
+            return f"{self.source}: {_reason_of(error, self.source)}; {step}"
         if not stat.S_ISREG(status.st_mode):
             return f"{self.source}: not a regular file"
         if not _is_as_scanned(self.row):

@@ -257,6 +257,19 @@ def key_of(path: str | Path) -> str:
     return unicodedata.normalize("NFC", os.path.join(os.path.realpath(folder), name))
 
 
+def way_of(path: str | Path) -> list[str]:
+    """The keys of all that a path leads through: its own, and that of what each link on the way names."""
+    way: list[str] = []
+    while (key := key_of(path)) not in way:  # links may lead in a circle
+        way.append(key)
+        try:
+            target = os.readlink(path)
+        except (OSError, ValueError):  # no link, or nothing there
+            break
+        path = os.path.join(os.path.realpath(os.path.dirname(path)), target.removeprefix("\\\\?\\"))
+    return way
+
+
 def _place_link(make: Callable[[str], None], path: Path, *, replace: bool) -> None:
     """Makes a link; with `replace`, the old file is replaced once the new one exists."""
     if not replace:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnetkit.errors import HnetkitError, UsageError
-from hnetkit.library.resolve import find_network, is_hash, label, with_stem
+from hnetkit.library.resolve import find_if_known, is_hash, label, with_stem
 from hnetkit.library.suggestions import suggested_strength, trigger_words
 from hnetkit.prompts.tags import Tag, split_comments, split_tags, without_tags
 from hnetkit.text import argument, is_text, printable
@@ -14,23 +16,38 @@ if TYPE_CHECKING:
     from hnetkit.registry.store import Registry
 
 Row = dict[str, Any]
-
+Meaning: TypeAlias = "Callable[[str], str | None]"
+"""Returns the content hash of the network that a name means; None where it means none, or several."""
 
 MOST_ALIAS = 200
 """Characters of an alias."""
 
 
-def prompt_name(row: Row, registry: Registry | None = None) -> str:
+def meaning_in(registry: Registry) -> Meaning:
+    """Returns what names mean in a library, each looked up once: the networks of a page may be called alike."""
+
+    @cache
+    def meaning(name: str) -> str | None:
+        try:
+            found = find_if_known(name, None, lambda: registry)
+        except HnetkitError:
+            return None
+        return None if found is None or found.has_other_hash else found.network.content_hash
+
+    return meaning
+
+
+def prompt_name(row: Row, meaning: Meaning | None = None) -> str:
     """Returns what a prompt calls a network: its name, else an alias, else its name with a hash, else a hash alone.
 
     Args:
         row: that of `Library.record`.
-        registry: of the library; what means another network there is passed over.
+        meaning: of names in the library; what means another network there is passed over.
     """
     content: str = row["content_hash"]
     digits = content.removeprefix("h1:")
     names: list[str] = [row["name"], *row["aliases"], label(row["name"], content), digits[:10], digits]
-    meant = (name for name in names if _is_read_back(name) and (registry is None or _means(registry, name, content)))
+    meant = (name for name in names if _is_read_back(name) and (meaning is None or meaning(name) == content))
     return next(meant, None) or next(filter(_is_read_back, names))
 
 
@@ -40,15 +57,7 @@ def _is_read_back(name: str) -> bool:
     return is_text(name) and split_tags(split_comments(str(tag))[0]).tags == (tag,)
 
 
-def _means(registry: Registry, name: str, content_hash: str) -> bool:
-    try:
-        found = find_network(name, None, lambda: registry)
-    except HnetkitError:
-        return False
-    return found.network.content_hash == content_hash and not found.has_other_hash
-
-
-def tag_text(row: Row, registry: Registry | None = None) -> str:
+def tag_text(row: Row, meaning: Meaning | None = None) -> str:
     """Returns what to write in a prompt to use a network: its tag at the suggested strength, and its trigger words.
 
     The arguments are those of `prompt_name`. Trigger words come from strangers: tags in them are left out, as they
@@ -56,7 +65,7 @@ def tag_text(row: Row, registry: Registry | None = None) -> str:
     """
     strength, _ = suggested_strength(row) or (1.0, "")
     words = without_tags(trigger_words(row).encode("utf-8", "replace").decode())
-    return " ".join([str(Tag(prompt_name(row, registry), strength)), *words.split()])
+    return " ".join([str(Tag(prompt_name(row, meaning), strength)), *words.split()])
 
 
 def require_alias(registry: Registry, text: str, content_hash: str) -> None:

@@ -1,4 +1,4 @@
-"""Removing networks from the library, and bringing them back: their files move to a trash on the same disk.
+"""Removing networks from the library: their files move to a trash on the same disk.
 
 What is planned is looked up on the disk first, and asked about; then a journal is written, links in other programs'
 folders are taken away, the files move, and last the registry forgets them. A removal that was cut short anywhere is
@@ -9,51 +9,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
-from hnetkit.files import TEMPORARY, exclusive_lock, is_absent, is_there, mtime_of
-from hnetkit.formats.open_file import sha256_at
+from hnetkit.errors import HnetkitError
+from hnetkit.files import TEMPORARY, is_absent, is_there, mtime_of
 from hnetkit.library import trash
 from hnetkit.library.belongings import Belongings
 from hnetkit.library.disks import Disks
-from hnetkit.library.placing import is_same_entry, is_untouched, key_of, links_locked
-from hnetkit.library.prompt_names import require_alias
-from hnetkit.library.resolve import label, resolve
-from hnetkit.library.scan import add_file
+from hnetkit.library.placing import is_same_entry, is_untouched, key_of, links_locked, way_of
+from hnetkit.library.resolve import resolve
+from hnetkit.library.restore import RemovalChange, locked, reason_of, stamp, take_back, take_back_unfinished
 from hnetkit.library.trash import Entry, TrashedFile
-from hnetkit.library.walking import bare_way, is_gone
+from hnetkit.library.walking import is_gone
 from hnetkit.registry.links import Link
-from hnetkit.registry.networks import Training
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument
 
 Row = dict[str, Any]
-_PATIENCE_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class RemovalChange:
-    """What was done with one file.
-
-    Attributes:
-        what: ``"removed"`` (it is in the trash), ``"restored"`` (it is at its place again), ``"unlinked"`` (a link in
-            another program's folder, which is gone), ``"kept"`` (it stays on purpose) or ``"skipped"`` (it could not
-            be moved).
-        path: its place.
-        network: the name of its network.
-        trash: where it is in the trash; None if it is not.
-        reason: why it was kept or skipped, or what else is to be known.
-    """
-
-    what: str
-    path: str
-    network: str
-    trash: str | None = None
-    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +106,8 @@ def plan(registry: Registry, names: Iterable[str], *, dry_run: bool = False) -> 
     """
     changes: list[RemovalChange] = []
     if not dry_run:
-        with _locked(registry):
-            changes += _take_back_unfinished(registry)
+        with locked(registry):
+            changes += take_back_unfinished(registry)
     disks = Disks(registry)
     found: dict[str, tuple[str, str | None, list[Row]]] = {}
     linked = {key_of(path) for path in registry.links.paths()}
@@ -148,12 +123,12 @@ def plan(registry: Registry, names: Iterable[str], *, dry_run: bool = False) -> 
     for title, content, rows in found.values():
         files: list[PlannedFile] = []
         gone: list[Row] = []
-        for row in rows:
+        for row in sorted(rows, key=lambda row: why_not[row["path"]] is not None):  # what goes, then its other names
             path, why = row["path"], why_not[row["path"]]
-            if why:
-                changes.append(RemovalChange("skipped", path, title, reason=why))
-            elif why == "" or any(is_same_entry(file.path, path) for file in files):
+            if why == "" or any(is_same_entry(file.path, path) for file in files):
                 gone.append(row)
+            elif why:
+                changes.append(RemovalChange("skipped", path, title, reason=why))
             else:
                 beside, staying = belongings.of(Path(path))
                 files.append(PlannedFile(disks.root_of(path), Path(path), row, beside))
@@ -205,12 +180,13 @@ def _links_left(
     registry: Registry, content_hash: str, leaving: Set[str], linked: Set[str]
 ) -> Iterator[tuple[str, str]]:
     """Yields the user's links that lead to files of a network that leave, and stay themselves, with the reason."""
-    real = {os.path.realpath(path): path for path in leaving}
+    going = {key_of(path): path for path in leaving}
     for row in registry.files.holding([content_hash]):
         path = row["path"]
-        if path in leaving or key_of(path) in linked or not os.path.islink(path):
+        key, *way = way_of(path)
+        if path in leaving or key in linked:
             continue
-        if (target := real.get(os.path.realpath(path))) is not None:
+        if (target := next((going[step] for step in way if step in going), None)) is not None:
             yield path, f"a link to {target}, and to nothing once that is in the trash"
 
 
@@ -225,11 +201,13 @@ class _Records:
         links: what `link` made of each file of the library, by the file's path.
         installs: the files that were fetched, by path.
         taken: sidecars that go already: two files of one stem share them.
+        moved: keys of what is in the trash by now, which links that go too may lead to.
     """
 
     links: Mapping[str, list[Link]]
     installs: Mapping[str, Row]
     taken: set[Path] = field(default_factory=set)
+    moved: set[str] = field(default_factory=set)
 
     @classmethod
     def read(cls, registry: Registry) -> _Records:
@@ -251,7 +229,7 @@ def carry_out(registry: Registry, removal: Removal) -> Iterator[RemovalChange]:
         RegistryError, DiskFull: the registry cannot be written; what was moved for this network is back.
     """
     yield from removal.changes
-    with _locked(registry), links_locked(registry, dry_run=False):
+    with locked(registry), links_locked(registry, dry_run=False):
         batch = trash.new_batch(root.path for root in registry.files.roots())
         records = _Records.read(registry)
         for network in removal.networks:
@@ -260,8 +238,7 @@ def carry_out(registry: Registry, removal: Removal) -> Iterator[RemovalChange]:
                 yield from _remove(registry, network, batch, begun, records)
             except BaseException:
                 with suppress(Exception):  # the next removal tries again
-                    for entry in begun:
-                        list(_take_back(registry, entry))
+                    list(take_back(registry, begun))
                 raise
 
 
@@ -275,14 +252,14 @@ def _remove(
         try:
             trash.begin(entry)
         except (OSError, HnetkitError) as error:
-            why = _reason_of(error, root)
+            why = reason_of(error, root)
             yield from (RemovalChange("skipped", str(file.path), network.name, reason=why) for file in files)
             continue
         begun.append(entry)
         yield from _unlink(registry, entry, records)
         for file in entry.files:
             if file.of is None or str(root / file.of) in moved:
-                change = _put_in(entry, file)
+                change = _put_in(entry, file, records.moved)
                 yield change
                 if change.what == "removed":
                     moved.add(change.path)
@@ -361,237 +338,22 @@ def _unlink(registry: Registry, entry: Entry, records: _Records) -> Iterator[Rem
                 continue
             os.unlink(link.path)
         except OSError as error:
-            yield RemovalChange("kept", link.path, entry.name, reason=_reason_of(error, link.path))
+            yield RemovalChange("kept", link.path, entry.name, reason=reason_of(error, link.path))
             continue
         with registry.write():
             registry.links.forget([link.path])
         yield RemovalChange("unlinked", link.path, entry.name)
 
 
-def _put_in(entry: Entry, file: TrashedFile) -> RemovalChange:
+def _put_in(entry: Entry, file: TrashedFile, moved: set[str]) -> RemovalChange:
     place, stored = entry.place(file), entry.stored(file)
     try:
-        if file.of is None and _stamp(place) != (file.size_bytes, file.mtime_ns):
+        key, *way = way_of(place)
+        is_led_to = not moved.isdisjoint(way)  # a link whose file, looked at before, has gone already
+        if file.of is None and not is_led_to and stamp(place) != (file.size_bytes, file.mtime_ns):
             raise HnetkitError(f"{place}: changed since it was scanned")
         trash.put_in(entry, file)
+        moved.add(key)
     except (OSError, HnetkitError) as error:
-        return RemovalChange("skipped", str(place), entry.name, reason=_reason_of(error, place))
+        return RemovalChange("skipped", str(place), entry.name, reason=reason_of(error, place))
     return RemovalChange("removed", str(place), entry.name, str(stored))
-
-
-# --- bringing back
-
-
-def restore(registry: Registry, names: Iterable[str] = (), *, dry_run: bool = False) -> Iterator[RemovalChange]:
-    """Brings the files of removals back to their places, with tags, note and aliases, and yields what happened.
-
-    Args:
-        registry: of the library.
-        names: of networks, aliases, hashes, or paths; of each, the latest removal. Without any, the latest of all.
-        dry_run: yield what would come back, and move nothing.
-
-    Raises:
-        NotFound: nothing with such a name is in the trash.
-        HnetkitError: another process is removing files and did not finish in time.
-    """
-    with _locked(registry):
-        found, unread = _entries(registry)
-        chosen: dict[Path, Entry] = {}
-        wanted: list[str | None] = [*names]
-        for name in wanted or [None]:
-            named = [entry for entry in found if name is None or name in _names_of(entry)]
-            if not named:
-                raise _nothing(name, found, unread)
-            chosen |= {entry.folder: entry for entry in named if entry.batch == named[-1].batch}
-        yield from unread
-        for entry in chosen.values():
-            yield from _would_come_back(entry) if dry_run else _take_back(registry, entry)
-
-
-def trashed(registry: Registry) -> dict[str, str]:
-    """Returns what is in the trash: sha256 of a file, or key of the job that fetched it -> name of its network."""
-    found: dict[str, str] = {}
-    for entry in _entries(registry)[0]:
-        found |= {file.sha256: entry.name for file in entry.files if file.sha256 is not None}
-        found |= {install["job_key"]: entry.name for install in entry.installs if install.get("job_key") is not None}
-    return found
-
-
-def said_of_trashed(name: str) -> str:
-    """Returns in words why a network in the trash is not fetched; `name`: as `trashed` gives it."""
-    return f"removed from the library; hnetkit remove --undo {argument(name)} brings it back"
-
-
-def _entries(registry: Registry) -> tuple[list[Entry], list[RemovalChange]]:
-    """The removals in the trash, earlier ones first; and what of it cannot be read."""
-    found, unread = [], []
-    for root in registry.files.roots():
-        entries = list(trash.entries(root.path))
-        for entry in entries:
-            if isinstance(entry, Entry):
-                found.append(entry)
-            else:
-                unread.append(RemovalChange("skipped", str(root.path / trash.FOLDER), "", reason=str(entry)))
-        if is_gone(root.path):
-            reason = "the folder is not there: what is in its trash cannot be seen"
-            unread.append(RemovalChange("kept", str(root.path), "", reason=reason))
-        elif not entries and bare_way(root.path, root.path / trash.FOLDER) is not None:
-            reason = "the folder is empty, and its disk may be away: what is in its trash cannot be seen"
-            unread.append(RemovalChange("kept", str(root.path), "", reason=reason))
-    return sorted(found, key=lambda entry: (entry.batch, entry.folder)), unread
-
-
-def _names_of(entry: Entry) -> set[str]:
-    names = {entry.name, *(entry.words.get("aliases") or ()), *(str(entry.place(f)) for f in entry.files)}
-    if entry.content_hash:
-        names |= {entry.content_hash, label(entry.name, entry.content_hash)}
-    return names
-
-
-def _nothing(name: str | None, found: list[Entry], unread: list[RemovalChange]) -> NotFound:
-    unseen = f"; {unread[0].path}: {unread[0].reason}" if unread else ""
-    if name is None:
-        return NotFound(
-            f"nothing is in the trash of any scanned folder{unseen}",
-            hint="hnetkit scan FOLDER, where a folder that was removed from is not scanned any more",
-        )
-    there = ", ".join(dict.fromkeys(argument(entry.name) for entry in found))
-    hint = f"in the trash: {there}" if there else "hnetkit list shows what is in the library"
-    return NotFound(f"{name} is not in the trash{unseen}", hint=hint)
-
-
-def _would_come_back(entry: Entry) -> Iterator[RemovalChange]:
-    is_here = True
-    for file in entry.files:
-        place, stored = str(entry.place(file)), str(entry.stored(file))
-        try:
-            trash.is_at_place(entry, file)
-        except (OSError, HnetkitError) as error:
-            is_here = False
-            yield RemovalChange("skipped", place, entry.name, stored, _reason_of(error, place))
-        else:
-            if not is_absent(stored):
-                is_here = False
-                yield RemovalChange("restored", place, entry.name, stored)
-    if is_here:
-        yield _words_alone(entry)
-
-
-def _take_back_unfinished(registry: Registry) -> list[RemovalChange]:
-    unfinished = [entry for entry in _entries(registry)[0] if not entry.is_done]
-    return [change for entry in unfinished for change in _take_back(registry, entry)]
-
-
-def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
-    """Moves the files of a removal back, tells the registry, and last removes the journal, if all came back."""
-    is_whole, has_moved = True, False
-    told = _how_to_link_again(entry) if entry.content_hash else "hnetkit scan lists it again"
-    for file in entry.files:
-        place = entry.place(file)
-        try:
-            moved = trash.put_back(entry, file)
-        except (OSError, HnetkitError) as error:
-            is_whole = False
-            yield RemovalChange("skipped", str(place), entry.name, str(entry.stored(file)), _reason_of(error, place))
-            continue
-        if moved:
-            has_moved = True
-            yield RemovalChange("restored", str(place), entry.name, reason=told)
-            told = None
-    for file in entry.files:
-        if file.of is None and not is_absent(entry.place(file)):
-            try:
-                _register(registry, entry, file)
-            except (OSError, HnetkitError, ValueError) as error:
-                is_whole = False
-                reason = f"{_reason_of(error, entry.place(file))}; hnetkit scan, then --undo again"
-                yield RemovalChange("skipped", str(entry.place(file)), entry.name, reason=reason)
-    yield from _bring_words_back(registry, entry)
-    if is_whole and (entry.content_hash is None or registry.networks.is_known(entry.content_hash)):
-        trash.close(entry)
-        if not has_moved:
-            yield _words_alone(entry)
-
-
-def _words_alone(entry: Entry) -> RemovalChange:
-    """What is said of a removal whose files are all at their places."""
-    reason = "it was there already; what was known of it is back"
-    return RemovalChange("restored", str(entry.place(entry.files[0])), entry.name, reason=reason)
-
-
-def _register(registry: Registry, entry: Entry, file: TrashedFile) -> None:
-    place = entry.place(file)
-    if entry.content_hash is not None and not any(
-        (row["state"], row["size_bytes"], row["mtime_ns"]) == ("present", *_stamp(place))
-        for row in registry.files.at(str(place))
-    ):
-        is_same = file.sha256 is not None and _stamp(place) == (file.size_bytes, file.mtime_ns)
-        add_file(registry, entry.root, place, file.sha256 if is_same and file.sha256 else sha256_at(place))
-    with registry.write():
-        if file.first_seen is not None:
-            registry.files.set_first_seen([row["id"] for row in registry.files.at(str(place))], file.first_seen)
-        for install in entry.installs:
-            if install.get("path") == str(place):
-                jobs = registry.jobs.of(install.get("job_key") or "")
-                registry.jobs.add_install(str(place), jobs[0].id if jobs else None, install["kind"], install["sha256"])
-
-
-def _bring_words_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
-    """Gives a network its tags, note, aliases and training back; what it got meanwhile stays."""
-    networks, content, words = registry.networks, entry.content_hash, entry.words
-    if content is None or not networks.is_known(content):
-        return
-    note, training = words.get("note"), words.get("training")
-    told: list[str] = []
-    with registry.write():
-        id = networks.id_of(content)
-        networks.add_tags(id, words.get("tags") or ())
-        (now,) = networks.of_contents([content])
-        if note is not None and now["note"] is None:
-            networks.set_note(id, note)
-        elif note is not None and note != now["note"]:
-            told.append(f"it has another note by now; the one that did not come back: {note}")
-        trained = registry.trainings.of(content)
-        if training is not None and trained is None:
-            registry.trainings.put(id, Training(**training))
-        elif training is not None and trained != Training(**training):
-            told.append(f"it has another record of its training by now; the one that did not come back: {training}")
-        for alias in words.get("aliases") or ():
-            try:
-                require_alias(registry, alias, content)
-            except UsageError as error:
-                told.append(f"its alias {alias} did not come back: {error}")
-            else:
-                networks.set_alias(id, alias)
-    for reason in told:
-        yield RemovalChange("kept", str(entry.place(entry.files[0])), entry.name, reason=reason)
-
-
-def _how_to_link_again(entry: Entry) -> str | None:
-    folders = {(link["folder"], link["layout"]) for link in entry.links}
-    commands = [
-        f"hnetkit link {argument(folder, is_path=True)} --layout {argument(layout)} {argument(entry.name)}"
-        for folder, layout in sorted(folders)
-    ]
-    return f"links it again: {'; '.join(commands)}" if commands else None
-
-
-# --- small things
-
-
-@contextmanager
-def _locked(registry: Registry) -> Iterator[None]:
-    busy = HnetkitError("another process is removing files, or bringing some back", hint="try again when it has ended")
-    with exclusive_lock(registry.path.parent / "locks" / "trash.lock", busy, patience_s=_PATIENCE_S):
-        for root in registry.files.roots():
-            trash.sweep(root.path)
-        yield
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_size, mtime_of(status)
-
-
-def _reason_of(error: Exception, what: str | Path) -> str:
-    return str(error.strerror or error) if isinstance(error, OSError) else str(failure_of(error, str(what)))

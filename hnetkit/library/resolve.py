@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +35,9 @@ LibraryOpener: TypeAlias = "Callable[[], Registry | None]"
 FETCHABLE = (8, 10, 12, 64)
 """Digits of a hash that Civitai can be asked for."""
 
+WHERE_GONE = "hnetkit repair fetches it; hnetkit scan finds it"
+"""What to type where a file of the library is gone: it may have a source, or be in another place."""
+
 _HASH = re.compile(r"(?:h1:)?[0-9a-f]{8,64}", re.IGNORECASE)
 _TOO_SHORT = re.compile(r"(?:h1:|.+@|(?=[a-f]*[0-9])(?=.{4}))[0-9a-f]{1,7}", re.IGNORECASE | re.DOTALL)
 _SHORT = re.compile(r"[0-9a-f]{8,63}", re.IGNORECASE)  # digits that could also be a word or a date
@@ -42,6 +45,7 @@ _NAME_AND_OLD_HASH = re.compile(r"(.+)\(([0-9a-f]{8})\)", re.IGNORECASE | re.DOT
 _OLD_HASH_DIGITS = 8
 _OLD_HASH_OF_NOTHING = "e3b0c442"  # of every file under 1 MiB
 _SHOWN = 200  # characters of a mention in a message
+_MOST_LISTED = 20  # networks in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +119,19 @@ def content_called(registry: Registry, name: str) -> str:
     Raises:
         NotFound, AmbiguousName, FileRefused: as `resolve`.
     """
+    failure = None
     try:
-        return resolve(registry, name).content_hash
-    except NotFound:
-        rows = _not_here(registry, _Mention.read(name, None))
-        if len(rows) > 1:
-            choices = ", ".join(argument(label(row["name"], row["content_hash"])) for row in rows)
-            raise AmbiguousName(f"{name} means several networks", hint=f"use one of {choices}") from None
-        if not rows:
-            raise
+        if (found := _certain_if_known(registry, name)) is not None:
+            return found.network.content_hash
+    except NotFound as error:
+        failure = error
+    mention = _Mention.read(name, None)
+    rows = _not_here(registry, mention)
+    if len(rows) > 1:
+        choices = [label(row["name"], row["content_hash"]) for row in rows]
+        raise AmbiguousName(f"{name} means several networks", hint=f"use one of {_listed(choices)}")
+    if not rows:
+        raise failure or _Search(mention, lambda: registry, {}).failure()
     return str(rows[0]["content_hash"])
 
 
@@ -154,10 +162,17 @@ def find_certain(registry: Registry, name: str) -> FoundNetwork:
 
     What people type may be a path. What a prompt or a picture states is none: it may come from strangers.
     """
+    found = _certain_if_known(registry, name)
+    if found is None:
+        raise _Search(_Mention.read(name, None), lambda: registry, {}).failure()
+    return found
+
+
+def _certain_if_known(registry: Registry, name: str) -> FoundNetwork | None:
     if at := registry.files.at_typed(name):
         return _in_file(at[0])
-    found = find_network(name, None, lambda: registry)
-    if found.has_other_hash:
+    found = find_if_known(name, None, lambda: registry)
+    if found is not None and found.has_other_hash:
         mention = _Mention.read(name, None)
         raise NotFound(str(found.doubt), hint=fetch_command(mention.name, mention.digits[0]))
     return found
@@ -233,7 +248,7 @@ def read_found(found: FoundNetwork, mention: str) -> Hypernetwork:
         try:
             network = load(path)
         except NotFound as error:
-            failures.append(NotFound(str(error), hint=None if found.is_bundled else "hnetkit scan"))
+            failures.append(NotFound(str(error), hint=None if found.is_bundled else WHERE_GONE))
             continue
         except FileRefused as error:
             if is_named:
@@ -373,7 +388,7 @@ class _Search:
         if mention.name in mention.names:
             return fetch_command(mention.name, mention.digits[0])  # one of a similar name is another one
         called = [row for rows in _by_name_of_today(registry, mention.name) for row in rows] if registry else []
-        return f"the library has {', '.join(map(argument, labels(called)))}" if called else "hnetkit list"
+        return f"the library has {_listed(labels(called))}" if called else "hnetkit list"
 
     def _bundled(self, stem: str, digits: str | None = None) -> FoundNetwork:
         mention, path = self.mention, self.bundled[stem]
@@ -404,7 +419,7 @@ class _Search:
         there = _there(copies)
         files = {row["path"]: row for row in sorted(there or copies, key=lambda row: not os.path.isfile(row["path"]))}
         best = next(iter(files.values()))
-        is_called_so = mention.name is None or content in _contents_called(registry, mention.name)
+        is_called_so = mention.name is None or content in registry.files.contents_called(mention.name)
         is_other = self._other_hash("library") if digits is None else None
         note = doubt = None
         if digits is None:
@@ -414,6 +429,7 @@ class _Search:
         if not is_called_so and not (is_claimed and doubt):
             by_what = self._with_hash(digits) if digits else f"{mention}, as it calls itself,"
             note = f"{by_what} is {best['stem']} in the library"
+        is_written_so = content in registry.files.contents_called(mention.written)
         found = FoundNetwork(
             Resolved(best["stem"], Path(best["path"]), content, best["sha256"]),
             tuple(map(Path, files)),
@@ -422,9 +438,7 @@ class _Search:
                 or best["path"] not in {row["path"] for row in rows}
                 or best["stem"] not in mention.names
             ),
-            keeps_name=(
-                content in _contents_called(registry, mention.written) or (is_called_so and not mention.is_of_a_list)
-            ),
+            keeps_name=is_written_so or (is_called_so and not mention.is_of_a_list),
             note=note,
             doubt=doubt,
             has_other_hash=bool(is_other),
@@ -440,11 +454,10 @@ class _Search:
         """
         contents = dict.fromkeys(row["content_hash"] for row in rows)
         if len(contents) > 1 and self.mention.name is not None:
-            named = _contents_called(registry, self.mention.name)
+            named = registry.files.contents_called(self.mention.name)
             contents = {content: None for content in contents if content in named} or contents
         if len(contents) > 1:
-            choices = ", ".join(map(argument, labels(rows)))
-            raise AmbiguousName(f"{self.mention} means several networks", hint=f"use one of {choices}")
+            raise AmbiguousName(f"{self.mention} means several networks", hint=f"use one of {_listed(labels(rows))}")
         return str(next(iter(contents)))
 
     def _with_hash(self, digits: str) -> str:
@@ -460,7 +473,7 @@ class _Search:
         others = [row for row in aliased if row["content_hash"] != best["content_hash"]]
         if not others:
             return None
-        return f"{best['stem']} is {best['path']}, and not {_listed(others)}, which has this alias"
+        return f"{best['stem']} is {best['path']}, and not {_listed(labels(others), ' or ')}, which has this alias"
 
     def _beside_model(self, stem: str) -> str | None:
         """Returns what to say where the library has another network of the name of one that comes with the model."""
@@ -470,7 +483,8 @@ class _Search:
         own = _hashes_of(self.bundled[stem])
         named = [row for rows in _by_name_of_today(registry, stem) for row in _there(rows)]
         others = [row for row in named if own is None or row["content_hash"] != own.content_hash]
-        return f"{stem} is the one that comes with the model, and not {_listed(others)}" if others else None
+        which = _listed(labels(others), " or ")
+        return f"{stem} is the one that comes with the model, and not {which}" if others else None
 
     def _other_hash(self, whose: str) -> str | None:
         mention = self.mention
@@ -516,12 +530,10 @@ def with_stem(registry: Registry, stem: str) -> list[Row]:
     return [row for row in registry.files.named(stem) if row["content_hash"]]
 
 
-def _contents_called(registry: Registry, name: str) -> set[str]:
-    return {row["content_hash"] for rows in _by_name_of_today(registry, name) for row in rows}
-
-
-def _listed(rows: Iterable[Row]) -> str:
-    return " or ".join(map(argument, labels(rows)))
+def _listed(labels: Sequence[str], joint: str = ", ") -> str:
+    """Returns labels for a message; of very many networks that are called alike, the first ones."""
+    more = [f"{len(labels) - _MOST_LISTED} more"] if len(labels) > _MOST_LISTED else []
+    return joint.join([*map(argument, labels[:_MOST_LISTED]), *more])
 
 
 def _there(rows: Iterable[Row]) -> list[Row]:

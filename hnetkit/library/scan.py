@@ -31,6 +31,7 @@ from hnetkit.inspection import Examination, examine
 from hnetkit.library.examining import Examined, Progress, Row, Work, examine_all, refused_row, row_of, sidecars_of
 from hnetkit.library.layouts import folded
 from hnetkit.library.sidecars import Unreadable
+from hnetkit.library.trash import FOLDER
 from hnetkit.library.walking import Unseen, WalkedFile, find_file, in_cloud, is_gone, is_same_file, root_path, walk
 from hnetkit.registry.files import READ_AGAIN, KnownFile, Root
 from hnetkit.registry.store import Registry
@@ -279,12 +280,15 @@ def add_roots(registry: Registry, folders: Iterable[Path]) -> list[Root]:
 
     Raises:
         NotFound: one of them is not there.
-        UsageError: one of them is a file.
+        UsageError: one of them is a file, or in the trash of removed networks.
         HnetkitError: one of them could not be looked at.
     """
     paths = list(map(root_path, folders))
     for path in paths:
         _require_folder(path)
+        if FOLDER in path.parts:
+            hint = "hnetkit remove --undo brings back what is in it"
+            raise UsageError(f"{path}: the trash of removed networks, and no folder of the library", hint=hint)
     with registry.write():
         return [registry.files.add_root(path) for path in paths]
 

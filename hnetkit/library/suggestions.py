@@ -13,6 +13,7 @@ from typing import Any
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, UsageError, failure_of, require_extra
 from hnetkit.files import is_absence, is_file_at, is_link_elsewhere, is_there
 from hnetkit.library.layouts import folded
+from hnetkit.library.resolve import WHERE_GONE
 from hnetkit.library.scan import store_sidecars_of
 from hnetkit.library.sidecar_writing import A1111_UNSET, change_a1111, refuse_to_touch, replace
 from hnetkit.library.sidecars import MAX_TEXT, PREVIEWS, Json, sidecar
@@ -45,9 +46,12 @@ def suggested_strength(row: Row) -> tuple[float, str] | None:
 
 
 def trigger_words(row: Row) -> str:
-    """Returns what to write in a prompt beside the tag of a network: the user's own text, else a site's words."""
+    """Returns what to write in a prompt beside the tag of a network: the user's own text, else a site's words.
+
+    A site's are cut as those of sidecars are: a page shows them of many networks.
+    """
     own = [text for sidecar in row["sidecars"] if (text := (sidecar.get("activation_text") or "").strip())]
-    stated = [", ".join(site["trained_words"]) for site in row["sites"] if site["trained_words"]]
+    stated = [", ".join(site["trained_words"])[:MAX_TEXT] for site in row["sites"] if site["trained_words"]]
     return next(iter([*own, *stated]), "")
 
 
@@ -103,7 +107,7 @@ class Suggestions:
         """
         places = [Path(names[0]) for names in _names(registry, content_hash)]
         if not places:
-            raise NotFound(f"{name}: in no file that is here, and this is kept beside one", hint="hnetkit scan")
+            raise NotFound(f"{name}: in no file that is here, and this is kept beside one", hint=WHERE_GONE)
         places = list({folded(str(sidecar(place, ""))): place for place in places}.values())
         failures = [error for place in places if (error := self._try_beside(place)) is not None]
         if len(failures) == len(places):
@@ -114,7 +118,7 @@ class Suggestions:
     def _try_beside(self, model_file: Path) -> HnetkitError | None:
         try:
             if self.preview is not None:
-                _refuse_preview(model_file)  # before anything is written
+                _refuse_preview(model_file, self.preview)  # before anything is written
             if self.strength is not None or self.words is not None:
                 change_a1111(model_file, self._changed)
             if self.preview is not None:
@@ -157,15 +161,17 @@ def _png(path: AnyPath) -> bytes:
     return written.getvalue()
 
 
-def _refuse_preview(model_file: Path) -> None:
-    """Raises OutputExists if the preview cannot be put there, or would not be the one that is shown."""
+def _refuse_preview(model_file: Path, data: bytes) -> None:
+    """Raises OutputExists if the preview cannot be put there, or another one is shown whatever is done with it."""
     path = sidecar(model_file, PREVIEW)
     if is_link_elsewhere(path, model_file):
         raise refuse_to_touch(path, "a link to a file elsewhere")
-    for shown in (sidecar(model_file, suffix) for suffix in _BEFORE):
+    is_none_to_remove = not data and not is_there(path)
+    for shown in (sidecar(model_file, suffix) for suffix in (PREVIEWS if is_none_to_remove else _BEFORE)):
         if is_file_at(shown):
+            other = f"there is no {path.name} to remove" if is_none_to_remove else f"not {path.name} beside it"
             hint = f"rename {argument(shown, is_path=True)}, and try again"
-            raise OutputExists(f"{shown}: programs show this picture, and not {path.name} beside it", hint=hint)
+            raise OutputExists(f"{shown}: programs show this picture, and {other}", hint=hint)
 
 
 def _put_preview(model_file: Path, data: bytes) -> None:

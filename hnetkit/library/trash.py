@@ -239,18 +239,26 @@ def last_removed(roots: Iterable[Path], *, digits: Collection[str], names: Colle
         digits: the first ones of a hash of a network or of one of its files.
         names: of networks or files, or aliases.
     """
-
-    def is_meant(entry: Entry) -> bool:
-        hashes = [entry.content_hash, *(file.sha256 for file in entry.files)]
-        known = {
-            entry.name,
-            *(PurePosixPath(file.path).stem for file in entry.files),
-            *(entry.words.get("aliases") or ()),
-        }
-        return any(own and own.startswith(tuple(digits)) for own in hashes) or not known.isdisjoint(names)
-
-    found = [entry for root in roots for entry in entries(root) if isinstance(entry, Entry) and is_meant(entry)]
+    found = [
+        entry
+        for root in roots
+        for entry in entries(root)
+        if isinstance(entry, Entry) and (has_hash(entry, digits) or not names_of(entry).isdisjoint(names))
+    ]
     return max(found, key=lambda entry: entry.batch).name if found else None
+
+
+def names_of(entry: Entry) -> set[str]:
+    """Returns what the network of a removal was called: its name, those of its files, and its aliases."""
+    stems = (PurePosixPath(file.path).stem for file in entry.files if file.of is None)
+    return {entry.name, *stems, *(entry.words.get("aliases") or ())}
+
+
+def has_hash(entry: Entry, digits: Collection[str]) -> bool:
+    """Whether the network of a removal, or a file of it, has a hash with these first digits."""
+    content = entry.content_hash or ""
+    hashes = (content, content.removeprefix("h1:"), *(file.sha256 for file in entry.files))
+    return any(own and own.startswith(tuple(digits)) for own in hashes)
 
 
 def entries(root: Path) -> Iterator[Entry | HnetkitError]:

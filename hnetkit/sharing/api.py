@@ -18,6 +18,7 @@ from hnetkit.hashes import hash_file
 from hnetkit.image_text import as_infotext, read_infotext, write_image
 from hnetkit.images import has_more, open_rgb, read_image
 from hnetkit.library.layouts import folded, stem_for_layout
+from hnetkit.library.resolve import WHERE_GONE
 from hnetkit.sharing.card import CardFile, CardNetwork, CardPicture, card_text
 from hnetkit.sharing.folder import CARD, PICTURES, ShareFolder, writing
 from hnetkit.sharing.licenses import (
@@ -45,9 +46,13 @@ _LONGEST_IN_JPEG = 30_000  # letters of an infotext; its segment has 64 kB
 # the folders of a path that programs note among the settings: of a web address, and of a hub's name, it is none
 _FOLDERS = re.compile(
     r"""
-    (?: \b(?:file|smb):/+ | (?<![\w:/\\])// | (?<![\w/\\~.$%}])(?:~\w*|\.{1,2}|\$\{?\w+\}?|%\w+%)?/ )
+    (?: \b(?:file|smb|sftp|nfs|afp):/+ | (?<![\w:/\\])// | (?<![\w/\\~.$%}])(?:~\w*|\.{1,2}|\$\{?\w+\}?|%\w+%)?/ )
         (?:[^/\s"][^/"]*/)+
-    | (?<![\w/\\~.])(?:[A-Za-z]:[\\/]|\\\\|%\w+%\\)(?:[^\\/"]*[\\/])*
+    | (?<![\w/\\~.])
+        (?: [A-Za-z]:(?:[\\/]|(?=\w[\w .-]{0,100}\\)) | \\\\ | (?:%\w+%|\$\w+:\w+)[\\/] | (?:~\w*|\.\.?)\\(?![()\[\]]) )
+        (?:[^\\/"]*[\\/])*
+    | (?<![\w/\\~.$%}])(?:~\w*|\.{1,2})?(?:\\/)+(?:[^\\/"]*(?:\\/)+)*
+    | (?<![\w/\\~.$%:])\w[\w.-]{0,100}\\(?:\w[\w .-]{0,100}\\){0,40}(?=\w[\w .-]{0,100}\.\w{2,11}(?!\w))
     """,
     re.VERBOSE,
 )
@@ -220,7 +225,7 @@ def _source(row: Row) -> Hypernetwork:
         return min(found, key=lambda net: (not loads_in_a1111(net), net.format == "safetensors"))
     if failures:
         raise failures[0]
-    raise NotFound(f"{row['name']}: no file of it is here", hint="hnetkit repair fetches it; hnetkit scan finds it")
+    raise NotFound(f"{row['name']}: no file of it is here", hint=WHERE_GONE)
 
 
 def _require_names_of_their_own(networks: Sequence[CardNetwork]) -> None:
@@ -256,7 +261,8 @@ def _previews(rows: Iterable[Row], notes: list[str]) -> list[SharedPicture]:
         preview = next((Path(path) for path in beside if path is not None), None)
         if preview is None:
             continue
-        if all(is_link_elsewhere(preview, Path(file["path"])) for file in row["files"]):
+        files = (path for file in row["files"] if (path := Path(file["path"])).parent == preview.parent)
+        if all(is_link_elsewhere(preview, file) for file in files):
             notes.append(f"left out: {preview}: a link to a file elsewhere")
             continue
         try:
@@ -292,7 +298,7 @@ def _settings(path: Path, notes: list[str]) -> tuple[str | None, str]:
         notes.append(f"without its prompt: {error}")
         return None, ""
     named = found.parameters
-    bare = {key: text if key in _PROMPTS else _FOLDERS.sub("", text) for key, text in named.items()}
+    bare = {key: text if key in _PROMPTS else without_folders(text) for key, text in named.items()}
     if bare != named:
         notes.append(f"{path}: its settings name files, which are shared without their folders")
     text = as_infotext(found._replace(parameters=bare))
@@ -300,6 +306,11 @@ def _settings(path: Path, notes: list[str]) -> tuple[str | None, str]:
         notes.append(f"{path}: without its prompt, which is not text")
         return None, ""
     return found.prompt.strip() or None, text
+
+
+def without_folders(text: str) -> str:
+    """Returns a setting with the last name alone of each path in it."""
+    return _FOLDERS.sub("", text)
 
 
 def _write_picture(picture: SharedPicture, folder: Path) -> None:

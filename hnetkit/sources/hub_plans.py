@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from hnetkit.library.remove import trashed
+from hnetkit.library.restore import trashed
 from hnetkit.registry.catalogue import TOLD, repo_of
 from hnetkit.registry.store import Registry
 from hnetkit.sources.archive_layouts import entry_of

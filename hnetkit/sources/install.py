@@ -36,7 +36,7 @@ from hnetkit.inspection import Examination, examine
 from hnetkit.library import sidecar_writing, sidecars
 from hnetkit.library.belongings import Belongings
 from hnetkit.library.layouts import folded, stem_for_layout
-from hnetkit.library.remove import said_of_trashed
+from hnetkit.library.restore import said_of_trashed
 from hnetkit.library.scan import add_examined, read_sidecars_again
 from hnetkit.registry.catalogue import repo_of
 from hnetkit.registry.jobs import Job

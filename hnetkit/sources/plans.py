@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from hnetkit.errors import HnetkitError, UsageError, failure_of, printable
-from hnetkit.library.remove import said_of_trashed
+from hnetkit.library.restore import said_of_trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Failed, Filters, ignore_record

@@ -272,6 +272,10 @@ def _state_of(path: str, sha256: str) -> tuple[str | None, str | None]:
             found = sha256_of(file) if file.size <= MAX_FILE else None
     except FileRefused:
         return "corrupt", None
+    except NotFound:
+        if not os.path.islink(path):
+            raise
+        raise NotFound(f"{path}: a link to {os.path.realpath(path)}, which is not there") from None
     return (None, None) if found == sha256 else ("corrupt", found)
 
 

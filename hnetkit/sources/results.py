@@ -204,9 +204,8 @@ def of_left(damage: Damage) -> FetchResult:
 
 def of_irreparable(damage: Damage, error: HnetkitError) -> FetchResult:
     """Returns the result of a damaged file that cannot be fetched again."""
-    return FetchResult(
-        "failed", damage.path, getattr(error, "code", "disk"), str(error), sha256=damage.sha256, place=damage.path
-    )
+    code = getattr(error, "code", "unread" if damage.what == "failed" else "disk")
+    return FetchResult("failed", damage.path, code, str(error), sha256=damage.sha256, place=damage.path)
 
 
 def require_all(results: Iterable[FetchResult]) -> None:
@@ -256,6 +255,7 @@ _HINTS = {
     "defect": "this is a defect of hnetkit: please report it; what was kept is in the library's folder .quarantine",
     "partly": "the archive, if kept, is in the library's folder .quarantine",
     "archive": "extract it (it is in the library's folder .quarantine), then: hnetkit scan FOLDER",
+    "unread": "see that it can be read and that its disk is there, or move it away; then: hnetkit repair",
     "disk": "see that the library's folder is there and can be written; HNETKIT_LIBRARY names another",
     "disk-full": "make room, or set HNETKIT_LIBRARY to another disk",
 }

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from hnetkit.errors import NotFound, failure_of
 from hnetkit.library.library import AnyPath, Library, Row
-from hnetkit.library.remove import trashed
+from hnetkit.library.restore import trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.sources import results
 from hnetkit.sources.civarchive import civarchive_base

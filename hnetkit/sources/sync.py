@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
 from hnetkit.errors import Gone, NetworkFailed, NotAHypernetwork, failure_of
-from hnetkit.library.remove import trashed
+from hnetkit.library.restore import trashed
 from hnetkit.registry.catalogue import TOLD
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters, halts_everything, is_nsfw, is_past

@@ -235,7 +235,9 @@ def _any_spelling(character: str) -> str:
     else:  # JSON may escape a slash by a backslash, HTML may name any punctuation
         names = [name for name, sign in html5.items() if sign == character and name.endswith(";")]
         named = rf"|\\{re.escape(character)}" + "".join(f"|&{name}" for name in names)
-    return rf"(?:{re.escape(character)}{named}|(?i:\\+u{code:04x}|%(?:25)*{code:02x}|&#x0*{code:x};)|&#0*{code};)"
+    # HTML's numbers end at a semicolon, or where no digit follows
+    by_number = rf"&#x0*{code:x}(?:;|(?![0-9a-f]))|&#0*{code}(?:;|(?!\d))"
+    return rf"(?:{re.escape(character)}{named}|(?i:\\+u{code:04x}|%(?:25)*{code:02x}|{by_number}))"
 
 
 def _in_base64(token: str) -> list[str]:

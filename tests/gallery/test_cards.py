@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,8 +14,13 @@ from support.gallery import Server
 from support.networks import network_file
 
 import hnetkit
-from hnetkit.errors import RegistryError
+from hnetkit.errors import AmbiguousName, RegistryError
 from hnetkit.gallery.cards import ORDERS, PER_PAGE, STATES, CardIndex, View
+from hnetkit.library.prompt_names import meaning_in
+from hnetkit.library.sidecars import MAX_TEXT
+from hnetkit.library.suggestions import trigger_words
+from hnetkit.prompts.tags import split_tags
+from hnetkit.sources.export import import_library
 
 
 def names(cards: CardIndex, **view: object) -> list[str]:
@@ -125,3 +133,54 @@ def test_a_registry_that_a_newer_hnetkit_changed_is_said_on_the_page(library: hn
     assert "pip install --upgrade hnetkit" in answer.text
     with pytest.raises(RegistryError):
         CardIndex(library).page(View())
+
+
+def _told(number: int, name: str) -> dict[str, Any]:
+    """A network as an export tells of it, in one file."""
+    about = {"activation": "linear", "dtype": "fp32", "base_model": "sd1", "widths": [320], "layer_structure": [1, 1]}
+    about |= {"dropout": [], "layer_norm": False, "activate_output": False, "parameters": 5, "metadata": {}}
+    file = {"name": f"{name}.pt", "sha256": f"{number:064x}"}
+    return {"kind": "network", "content_hash": f"h1:{number:064x}", "name": name, "files": [file], **about}
+
+
+def _take_in(library: hnetkit.Library, records: list[dict[str, Any]], path: Path) -> None:
+    header = {"kind": "hnetkit", "version": 1}
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in (header, *records)))
+    assert import_library(library, path).failed == 0
+
+
+def test_a_page_of_networks_in_no_file_takes_no_search_for_what_was_meant(home: Path, tmp_path: Path) -> None:
+    with hnetkit.Library() as library:
+        _take_in(library, [_told(number, f"net{number}") for number in range(1, 801)], tmp_path / "export.jsonl")
+        cards, before = CardIndex(library), time.process_time()
+        assert len(cards.page(View()).cards) == PER_PAGE
+        assert time.process_time() - before < 3  # 5 with a hint for each name that means nothing here
+
+
+def test_the_tag_of_each_of_many_networks_that_are_called_alike_means_it(home: Path, tmp_path: Path) -> None:
+    for seed in range(PER_PAGE):
+        (tmp_path / "networks" / str(seed)).mkdir(parents=True)
+        network_file(tmp_path / "networks" / str(seed), "ink.pt", widths=(8,), seed=seed)
+    with hnetkit.Library() as library:
+        library.scan(tmp_path / "networks")
+        cards = CardIndex(library).page(View()).cards
+        meaning = meaning_in(library.registry)
+        for card in cards:
+            tag = split_tags(card["tag_text"]).tags[0]
+            assert meaning(tag.name) == card["content_hash"]
+            assert meaning("ink") is None
+        with pytest.raises(AmbiguousName) as raised:
+            library.record("ink")
+        assert str(raised.value.command_hint).endswith(f", {PER_PAGE - 20} more")
+
+
+def test_trigger_words_of_a_site_are_as_long_as_those_of_a_sidecar(home: Path, tmp_path: Path) -> None:
+    network = _told(1, "ink")
+    file = {"id": 9, "name": "x.pt", "sizeKB": 10, "type": "Model", "hashes": {"SHA256": network["files"][0]["sha256"]}}
+    version = {"id": 8, "name": "v", "baseModel": "SD 1.5", "trainedWords": ["a, " * MAX_TEXT], "files": [file]}
+    raw = {"id": 7, "name": "m", "type": "Hypernetwork", "modelVersions": [version]}
+    with hnetkit.Library() as library:
+        _take_in(library, [network, {"kind": "model", "source": "civitai", "id": "7", "raw": raw}], tmp_path / "export")
+        assert len(trigger_words(library.record("ink"))) == MAX_TEXT
+        [card] = CardIndex(library).page(View()).cards
+        assert len(card["tag_text"]) < 2 * MAX_TEXT

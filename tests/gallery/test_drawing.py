@@ -389,6 +389,8 @@ def test_a_process_that_dies_again_and_again_is_not_started_for_ever(
         ("lines, <hyper<hypernet:dots:9>net:other:1><lo<lora:x:1>ra:y:1>", "lines, <hyper net:other:1><lo ra:y:1>"),
         ("a\nSteps: 20, Sampler: Euler, CFG scale: 7", ""),
         (", ".join(["long"] * 300), ", ".join(["long"] * 50)),
+        (", ".join(["x" * 300, "y"]), "x" * 300),
+        ("x" * 301 + ", y", "x" * 300),
         ("", ""),
     ],
 )

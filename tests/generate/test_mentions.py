@@ -442,7 +442,7 @@ def test_two_files_of_one_content_are_one_network_whichever_of_them_is_gone(
         (files / "pen.pt").unlink()
         with pytest.raises(NotFound) as missing:
             NetworkFinder({}, library.registry).networks([NetworkRequest.from_tag(Tag("ink"))])
-        assert missing.value.command_hint == "hnetkit scan"
+        assert missing.value.command_hint == "hnetkit repair fetches it; hnetkit scan finds it"
     assert told == []
 
 

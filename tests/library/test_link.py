@@ -799,6 +799,16 @@ def test_another_file_of_the_network_is_linked_where_the_first_is_gone(
     assert content(webui / "models" / "hypernetworks" / "ink.pt") == content(library / "deep" / "ink.pt")
 
 
+def test_what_is_gone_names_steps_that_help_whether_it_was_scanned_since_or_not(
+    registry: Registry, library: Path, webui: Path
+) -> None:
+    (library / "ink.pt").unlink()
+    for _ in range(2):
+        (change,) = link(registry, webui, A1111, names=["ink"])
+        assert str(change.reason).endswith("; hnetkit repair fetches it; hnetkit scan finds it")
+        list(scan(registry))
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("ways", [("copy", "symlink"), ("symlink", "copy"), ("symlink", "hardlink"), ("copy", "copy")])
 def test_a_run_that_was_killed_while_it_replaced_is_gone_on_with(

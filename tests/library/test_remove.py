@@ -16,10 +16,10 @@ from support import networks
 
 import hnetkit
 from hnetkit.cli import run
-from hnetkit.errors import NotFound
+from hnetkit.errors import NotFound, UsageError
 from hnetkit.library import trash
 from hnetkit.library.library import Library
-from hnetkit.library.remove import trashed
+from hnetkit.library.restore import trashed
 
 NOTES = b'{"preferred weight": 0.7, "notes": "a brush"}'
 
@@ -101,6 +101,16 @@ def test_a_scan_never_enters_the_trash(library: Library, folder: Path) -> None:
     assert library.scan(folder) == []
 
 
+def test_the_trash_becomes_no_folder_of_the_library(library: Library, folder: Path) -> None:
+    library.remove("ink")
+    roots = library.registry.files.roots()
+    for path in (folder / trash.FOLDER, *(folder / trash.FOLDER).iterdir()):
+        with pytest.raises(UsageError, match="the trash of removed networks") as refused:
+            library.scan(path)
+        assert refused.value.command_hint == "hnetkit remove --undo brings back what is in it"
+    assert library.registry.files.roots() == roots
+
+
 def test_no_program_lists_what_is_in_the_trash(library: Library, folder: Path) -> None:
     library.remove("ink")
     kept = [path.name for path in (folder / trash.FOLDER).rglob("*") if path.is_file()]
@@ -149,6 +159,76 @@ def test_a_link_goes_and_what_it_leads_to_stays(library: Library, folder: Path, 
     library.restore("led")
     assert os.readlink(folder / "led.pt") == str(own)
     assert library.record("led")["tags"] == ["kept"]
+
+
+def test_links_go_with_what_they_lead_to_in_whatever_folders_both_are_and_come_back(
+    library: Library, folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "a-second"
+    other.mkdir()
+    networks.network_file(other, "real.pt", seed=5)
+    for place, target in {
+        other / "a.pt": "real.pt",
+        other / "z.pt": "a.pt",  # a link to a link
+        folder / "a.pt": "../a-second/real.pt",
+        folder / "sub" / "z.pt": "../../a-second/z.pt",
+    }.items():
+        place.symlink_to(target)
+    library.scan(other)
+    library.scan()
+    before, known_before = (tree(folder), tree(other)), known(library)
+    assert {change.what for change in library.remove("real")} == {"removed"}
+    assert not [path for path in (*folder.rglob("*.pt"), *other.rglob("*.pt")) if path.is_symlink()]
+    for _ in range(4):  # the folders of a removal are named by chance, and come back in the order of their names
+        assert {change.what for change in library.restore()} == {"restored"}
+        assert ((tree(folder), tree(other)), known(library)) == (before, known_before)
+        library.remove("real")
+
+
+def test_a_link_that_is_removed_costs_another_to_the_same_file_nothing(
+    library: Library, folder: Path, tmp_path: Path
+) -> None:
+    own = networks.network_file(tmp_path, "elsewhere.pt", seed=5)
+    (folder / "one.pt").symlink_to(own)
+    (folder / "two.pt").symlink_to(own)
+    (folder / "three.pt").symlink_to("one.pt")
+    library.scan()
+    changes = library.remove(str(folder / "one.pt"))
+    assert whats(changes) == [("kept", "three.pt"), ("removed", "one.pt")]
+    assert (folder / "two.pt").exists()
+
+
+def test_what_names_a_network_to_remove_names_it_to_bring_back(library: Library, folder: Path) -> None:
+    row = library.record("ink")
+    content, sha256 = row["content_hash"], row["files"][0]["sha256"]
+    label = f"ink@{content.removeprefix('h1:')[:10]}"
+    for name in ("pen", "thin", content, content[:13], sha256, sha256[:10].upper(), label):
+        library.remove(name)
+        library.remove("glow")
+        with pytest.raises(NotFound) as refused:
+            library.record(name)
+        assert str(refused.value.command_hint).endswith(" brings it back")
+        assert ("restored", "ink.pt") in whats(library.restore(name)), name
+        assert whats(library.restore()) == [("restored", "glow.pt")]
+
+
+def test_a_path_brings_back_what_it_removed_however_it_is_typed(
+    library: Library, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "way").symlink_to(folder)
+    for at, path in {
+        tmp_path: "library/ink.pt",
+        folder / "sub": "../ink.pt",
+        folder: "ink.pt",
+        Path("/"): "way",
+    }.items():
+        monkeypatch.chdir(at)
+        typed = path if path != "way" else str(tmp_path / "way" / "ink.pt")
+        library.remove(typed)
+        library.remove(str(folder / "sub" / "pen.pt"))
+        assert ("restored", "ink.pt") in whats(library.restore(typed))
+        assert not (folder / "sub" / "pen.pt").exists()
+        library.restore()
 
 
 def test_undo_brings_back_the_last_command_and_a_name_its_last_removal(library: Library, folder: Path) -> None:
@@ -212,7 +292,7 @@ def test_several_networks_of_one_command_come_back_together(library: Library, fo
 
 
 def test_what_is_fetched_again_is_known_by_the_trash(library: Library, folder: Path) -> None:
-    from hnetkit.library.remove import trashed
+    from hnetkit.library.restore import trashed
 
     sha256 = library.record("ink")["files"][0]["sha256"]
     library.remove("ink")
@@ -317,6 +397,18 @@ def test_a_file_behind_a_link_out_of_the_library_is_not_removed(library: Library
     assert change.what == "skipped"
     assert "scan its own folder" in str(change.reason)
     assert (tmp_path / "outside" / "far.pt").exists()
+
+
+def test_a_file_behind_such_a_link_goes_once_its_own_folder_is_scanned_under_both_names(
+    library: Library, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    networks.network_file(tmp_path / "outside", "far.pt", seed=7)
+    (folder / "way").symlink_to(tmp_path / "outside")
+    library.scan(folder, follow_links=True)
+    library.scan(tmp_path / "outside")
+    assert whats(library.remove("far")) == [("removed", "far.pt")]
+    assert "far" not in {row["name"] for row in library.networks()}
 
 
 def test_a_file_that_cannot_be_moved_costs_no_other(

@@ -349,6 +349,34 @@ def test_links_to_a_network_and_to_what_lies_beside_it_are_followed(model: Path,
     assert json.loads((tmp_path / "ink.json").read_text()) == {"notes": "mine", "description": "d"}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="creating symbolic links takes a privilege on Windows")
+def test_what_merely_lies_beside_a_network_to_which_a_link_leads_is_not_read(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("secret thoughts")
+    folder = tmp_path / "of a stranger"
+    folder.mkdir()
+    (folder / "a.pt").symlink_to(model)
+    (folder / "a.txt").symlink_to(tmp_path / "diary.txt")
+    found = sidecars.read(folder / "a.pt")
+    assert found.description is None
+    assert [it.path for it in found.unreadable] == [folder / "a.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="creating symbolic links takes a privilege on Windows")
+def test_links_of_another_name_to_a_network_and_its_sidecars_are_followed_also_in_the_cache_of_the_hub(
+    model: Path, tmp_path: Path
+) -> None:
+    put(model, ".json", {"notes": "mine"})
+    webui, shown, blobs = tmp_path / "webui", tmp_path / "models--o--r" / "snapshots" / "1", tmp_path / "models--o--r"
+    webui.mkdir()
+    shown.mkdir(parents=True)
+    (blobs / "blobs").mkdir()
+    for suffix in (".pt", ".json"):
+        (webui / f"style{suffix}").symlink_to(model.with_suffix(suffix))
+        (blobs / "blobs" / f"blob of{suffix}").write_bytes(model.with_suffix(suffix).read_bytes())
+        (shown / f"ink{suffix}").symlink_to(blobs / "blobs" / f"blob of{suffix}")
+    assert [sidecars.read(file).notes for file in (webui / "style.pt", shown / "ink.pt")] == ["mine", "mine"]
+
+
 def test_of_a_huge_text_the_registry_gets_the_beginning(model: Path) -> None:
     put(model, ".txt", b"d" * 1_000_000)
     put(model, ".metadata.json", {"tags": [f"{number:09}" for number in range(100_000)]})

@@ -198,6 +198,19 @@ def test_a_picture_that_would_hide_the_preview_is_named(library: Library, folder
     assert tree(folder) == before
 
 
+def test_a_preview_that_is_no_copy_of_hnetkit_s_is_not_said_to_be_removed(
+    library: Library, folder: Path, picture: Path
+) -> None:
+    shutil.copy(picture, folder / "ink.preview.jpeg")  # as a site's is
+    before = tree(folder)
+    with pytest.raises(OutputExists, match=r"ink\.preview\.jpeg: .* there is no ink\.preview\.png to remove"):
+        library.tag("ink", preview="")
+    library.tag("ink", preview=picture)
+    library.tag("ink", preview="")
+    assert tree(folder) == before
+    assert library.record("ink")["sidecars"][0]["preview"] == str(folder / "ink.preview.jpeg")
+
+
 def test_the_old_preview_stays_until_the_new_one_is_whole(
     library: Library, folder: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,8 +19,8 @@ from hnetkit.cli import run
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.library import trash
 from hnetkit.library.library import Library
-from hnetkit.library.remove import trashed
 from hnetkit.library.resolve import find_network
+from hnetkit.library.restore import trashed
 
 
 @pytest.fixture

@@ -87,6 +87,7 @@ FORGIVEN = {
     "hnetkit/library/placing.py is_same_bytes": "what cannot be read is another file, and stays",
     "hnetkit/library/placing.py is_same_entry": "two names that cannot be compared are two, and both stay",
     "hnetkit/library/placing.py is_untouched": "what cannot be read was changed, and stays",
+    "hnetkit/library/placing.py way_of": "what is no link, or cannot be seen, leads no further",
     "hnetkit/library/sidecars.py _may_be_file": "it counts as there",
     "hnetkit/library/sidecar_writing.py write_as_packed": "what cannot be read is another's, and stays",
     "hnetkit/library/trash.py _names": "a trash that cannot be listed takes no removal either",

@@ -15,7 +15,7 @@ from support import networks
 
 from hnetkit.facts import facts_of
 from hnetkit.library.library import Library
-from hnetkit.library.prompt_names import prompt_name, tag_text
+from hnetkit.library.prompt_names import meaning_in, prompt_name, tag_text
 from hnetkit.library.resolve import find_network
 from hnetkit.prompts.tags import split_comments, split_tags
 
@@ -89,7 +89,7 @@ def test_the_name_in_a_tag_means_the_network_in_its_library(tmp_path: Path, stem
         rows = [library.record(row["content_hash"]) for row in library.networks()]
         assert len(rows) == 3
         for row in rows:
-            (tag,) = split_tags(split_comments(tag_text(row, library.registry))[0]).tags
+            (tag,) = split_tags(split_comments(tag_text(row, meaning_in(library.registry)))[0]).tags
             found = find_network(tag.name, None, lambda: library.registry)
             assert found.network.content_hash == row["content_hash"]
             assert found.said is None
@@ -102,5 +102,5 @@ def test_a_name_that_is_of_two_networks_gives_way_to_an_alias(tmp_path: Path) ->
     with Library() as library:
         library.scan(tmp_path)
         row = library.tag(str(tmp_path / "one" / "ink.pt"), alias="first")
-        assert prompt_name(row, library.registry) == "first"
+        assert prompt_name(row, meaning_in(library.registry)) == "first"
         assert prompt_name(row) == "ink"

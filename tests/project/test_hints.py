@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,14 @@ def test_a_folder_in_a_hint_runs_nothing(
 )
 def test_the_nearest_known_word_is_found_in_any_case(word: str, near: str | None) -> None:
     assert did_you_mean(word, ["Euler a", "gray", "DDIM"]) == near
+
+
+def test_the_nearest_of_thousands_of_long_names_that_are_alike_is_found_at_once() -> None:
+    begun = time.process_time()
+    names = [f"{'style ' * 40}{number}" for number in range(5000)]
+    assert did_you_mean("style " * 40, names) in names
+    assert did_you_mean("styl 77", [*names, "style 77"]) == "style 77"
+    assert time.process_time() - begun < 3  # 30 where each is compared letter by letter
 
 
 def test_the_tree_of_errors_is_drawn_as_it_is() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from hnetkit.formats.reading import loads_in_a1111
 from hnetkit.image_text import read_image_text, read_infotext, write_image
 from hnetkit.prompts import infotext
 from hnetkit.sharing import plan_share, share
+from hnetkit.sharing.api import without_folders
 from hnetkit.sharing.folder import CARD, RECORD, ShareFolder
 
 Capture = pytest.CaptureFixture[str]
@@ -139,9 +141,19 @@ def test_a_picture_is_shared_as_it_is_seen_with_its_infotext_and_nothing_else(
         ("%HOME%/private/ink.png", "ink.png"),
         ("../../home/me/ink.png", "ink.png"),
         ("./private/ink.png", "ink.png"),
+        ("sftp://me@server/me/ink.png", "ink.png"),
+        ("\\/home\\/me\\/ink.png", "ink.png"),
+        ("C:\\/Users\\/me\\/ink.png", "ink.png"),
+        ("C:private\\ink.png", "ink.png"),
+        ("~\\private\\ink.png", "ink.png"),
+        (".\\private\\ink.png", "ink.png"),
+        ("..\\..\\me\\ink.png", "ink.png"),
+        ("$env:USERPROFILE\\private\\ink.png", "ink.png"),
+        ("a model, private\\my own\\ink.png", "a model, ink.png"),
         ("https://example.org/a/b, x:http://example.org/a/b", "https://example.org/a/b, x:http://example.org/a/b"),
         ("owner/repo", "owner/repo"),
         ("a / b / c, 16/9, \\(sign\\)", "a / b / c, 16/9, \\(sign\\)"),
+        ("a line\\nand another, ..\\(sign\\), a:b", "a line\\nand another, ..\\(sign\\), a:b"),
     ],
 )
 def test_folders_that_a_program_noted_among_the_settings_stay_at_home(
@@ -153,6 +165,13 @@ def test_folders_that_a_program_noted_among_the_settings_stay_at_home(
     (picture,) = plan.pictures
     assert infotext.parse(picture.infotext).parameters == settings | {"Init image": shared}
     assert any("without their folders" in note for note in plan.notes) == (noted != shared)
+
+
+def test_folders_are_looked_for_in_time_by_the_length_of_the_settings_alone() -> None:
+    begun = time.process_time()
+    for text in ("a ", "a:b", "a\\b ", "\\/", "~", "..\\", "$a:", "/a", "C:\\a ", "%a%", "a.b"):
+        without_folders(text * 60_000)
+    assert time.process_time() - begun < 5
 
 
 def test_without_pictures_the_previews_are_taken_and_a_bad_one_is_left_out_with_a_word(
@@ -188,6 +207,29 @@ def test_nothing_is_shared_to_which_a_link_in_a_folder_of_strangers_leads(
     plan = plan_share(library, ["ink"], license="mit", pictures=[tmp_path / "plain.png"])
     assert [(picture.prompt, picture.infotext) for picture in plan.pictures] == [(None, "")]
     assert any("plain.txt: a link to a file elsewhere" in note for note in plan.notes)
+
+
+def test_a_private_picture_beside_a_network_of_mine_is_not_the_preview_of_a_strangers_link_or_copy_of_it(
+    library: hnetkit.Library, tmp_path: Path
+) -> None:
+    mine, folder = networks_in(tmp_path), tmp_path / "of a stranger"
+    Image.new("RGB", (8, 8), "red").save(mine / "passport.png")
+    (mine / "diary.txt").write_text("secret thoughts\nSteps: 20, Sampler: Euler a, Seed: 1")
+    Image.new("RGB", (8, 8), "red").save(mine / "photo.png")
+    folder.mkdir()
+    shutil.copy(mine / "ink.pt", folder / "copy.pt")
+    (folder / "linked.pt").symlink_to(mine / "wash.pt")
+    for name in ("copy", "linked"):
+        (folder / f"{name}.preview.png").symlink_to(mine / "passport.png")
+    library.scan(folder)
+    for name in ("ink", "wash"):
+        plan = plan_share(library, [name], license="mit")
+        assert plan.pictures == ()
+        assert any("preview.png: a link to a file elsewhere" in note for note in plan.notes)
+    (folder / "photo.png").symlink_to(mine / "photo.png")
+    (folder / "photo.txt").symlink_to(mine / "diary.txt")
+    [picture] = plan_share(library, ["ink"], license="mit", pictures=[folder / "photo.png"]).pictures
+    assert (picture.prompt, picture.infotext) == (None, "")
 
 
 def test_a_folder_that_is_there_is_not_touched(library: hnetkit.Library, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from hnetkit.sources import hub_plans, huggingface
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.export import export_records, import_records
 from hnetkit.sources.maintenance import find_damage, identify_checkpoints, identify_files, requeue_damaged
+from hnetkit.sources.results import require_all
 from hnetkit.sources.session import FetchSession
 
 
@@ -483,6 +484,25 @@ def test_what_is_elsewhere_by_now_is_not_missing_any_more(site: Sites, here: Fet
     assert list(find_damage(here.registry)) == []
     assert (tmp_path / "mine" / moved.name) in installed(here).values()
     assert not moved.exists()
+
+
+def test_a_link_to_what_is_not_there_is_called_so_and_repaired_once_it_is_away(
+    here: FetchSession, tmp_path: Path
+) -> None:
+    here.sync(EVERYTHING, all_versions=True)
+    lost, *_ = sorted(installed(here).values())
+    moved = lost.rename(tmp_path / "archived.pt")
+    lost.symlink_to(moved)
+    assert here.repair() == []
+    moved.unlink()
+    (result,) = here.repair()
+    assert result.state == "failed"
+    assert str(result.reason) == f"{lost}: a link to {moved}, which is not there"
+    with pytest.raises(HnetkitError) as failed:
+        require_all([result])
+    assert "its disk is there, or move it away" in str(failed.value.command_hint)
+    lost.unlink()
+    assert [result.state for result in here.repair()] == ["done"]
 
 
 def test_repair_brings_no_other_content_than_was_there(

@@ -308,6 +308,17 @@ def test_a_file_of_a_repository_that_leads_out_of_it_is_not_taken_in(here: Fetch
             file_url(Repo("owner/repo", "a" * 40, (), None), path)
 
 
+@pytest.mark.parametrize("key", ["name", "autov1", "reference"])
+def test_half_a_letter_in_what_an_import_tells_of_a_file_is_met_as_everywhere(
+    here: FetchSession, tmp_path: Path, key: str
+) -> None:
+    told = {"name": "a.pt", "sha256": "a" * 64, key: "\ud83d.pt"}
+    lines = [{"kind": "hnetkit", "version": 1}, {**row(1), "kind": "network", "files": [told]}]
+    (tmp_path / "library.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    report = import_library(here.library, tmp_path / "library.jsonl")
+    assert (report.failed, report.counts) == (0, {"network": 1})
+
+
 def test_an_address_of_ones_own_machine_is_not_asked_because_an_import_names_it(
     home: Path, tmp_path: Path, site: Sites
 ) -> None:

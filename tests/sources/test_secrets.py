@@ -263,6 +263,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "percent of percent": lambda token: "".join(f"%25{ord(c):02X}" for c in token),
     "json in json": lambda token: "".join(f"\\\\u{ord(c):04x}" for c in token),
     "hex": lambda token: token.encode().hex().upper(),
+    "html without semicolons": lambda token: "".join(f"&#{ord(c)}" for c in token),
     "html in hex": lambda token: "".join(f"&#x{ord(c):x};" for c in token),
     "base64": lambda token: base64.b64encode(token.encode()).decode(),
     "base64 of the header": lambda token: base64.b64encode(f"Bearer {token}".encode()).decode(),

@@ -42,6 +42,33 @@ def damaged_avif() -> bytes:
     return whole[: len(whole) // 2]
 
 
+def avif_of_large_pictures(item: int, *, reduced: bool = True, pieces: int = 1) -> bytes:
+    """Returns an AVIF of 16 x 16 pixels whose picture (item 0) or opacity (item 1) is coded as 16384 x 16384.
+
+    Args:
+        item: of those in its list.
+        reduced: whether its header has the short form.
+        pieces: that the item is split into.
+    """
+    if not features.check("avif"):
+        pytest.skip("this build of Pillow has no AVIF")
+    data = bytearray(encoded(Image.new("RGBA", (16, 16), (255, 0, 0, 128)), "AVIF"))
+    at = data.index(b"iloc") + 12 + 14 * item
+    begin, length = struct.unpack_from(">II", data, at + 6)
+    form = "00011" + "0" * 5 if reduced else "00000" + "00" + f"{0:05b}" + f"{0:012b}" + f"{4:05b}"
+    size = f"{form}{13:04b}{13:04b}{16383:014b}{16383:014b}".ljust(96, "0")
+    coded = b"\x0a\x0c" + int(size, 2).to_bytes(12, "big") + data[begin : begin + length]
+    if pieces == 1:
+        struct.pack_into(">II", data, at + 6, len(data), len(coded))
+        return bytes(data) + coded
+    parts = [coded[:1], coded[1:7], coded[7:]]
+    starts = [len(data), len(data) + 1, len(data) + 7]
+    places = b"".join(struct.pack(">II", start, len(part)) for start, part in zip(starts, parts, strict=True))
+    listed = struct.pack(">HHH", 9, 0, len(parts)) + places
+    box = struct.pack(">I4sIHH", 16 + len(listed), b"iloc", 0, 0x4400, 1) + listed
+    return bytes(data) + coded + box
+
+
 def png_chunk(name: bytes, data: bytes) -> bytes:
     """Returns a chunk of a PNG."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -106,6 +133,10 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "wide.png": lambda: large_png(70_000, 1),
     "chunks.png": _chunks,
     "scans.jpg": _scans,
+    "picture.avif": lambda: avif_of_large_pictures(0),
+    "opacity.avif": lambda: avif_of_large_pictures(1),
+    "long header.avif": lambda: avif_of_large_pictures(0, reduced=False),
+    "pieces.avif": lambda: avif_of_large_pictures(0, pieces=3),
     "tile.tif": lambda: _tiff(
         *_TIFF_OF_8_BY_8, (259, 3, 1, 5), (322, 4, 1, 60_000), (323, 4, 1, 60_000), (324, 4, 1, 300), (325, 4, 1, 100)
     ),

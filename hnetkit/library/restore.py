@@ -1,0 +1,288 @@
+"""Bringing back what was removed: files return from the trash to their places, with all that was known of them.
+
+Only the disk is asked what is where, so this also takes back a removal that was cut short anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.files import exclusive_lock, is_absent, mtime_of
+from hnetkit.formats.open_file import sha256_at
+from hnetkit.library import trash
+from hnetkit.library.placing import key_of
+from hnetkit.library.prompt_names import require_alias
+from hnetkit.library.resolve import is_hash, label
+from hnetkit.library.scan import add_file
+from hnetkit.library.trash import Entry, TrashedFile
+from hnetkit.library.walking import bare_way, is_gone
+from hnetkit.registry.networks import Training
+from hnetkit.registry.store import Registry
+from hnetkit.text import argument
+
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalChange:
+    """What was done with one file.
+
+    Attributes:
+        what: ``"removed"`` (it is in the trash), ``"restored"`` (it is at its place again), ``"unlinked"`` (a link in
+            another program's folder, which is gone), ``"kept"`` (it stays on purpose) or ``"skipped"`` (it could not
+            be moved).
+        path: its place.
+        network: the name of its network.
+        trash: where it is in the trash; None if it is not.
+        reason: why it was kept or skipped, or what else is to be known.
+    """
+
+    what: str
+    path: str
+    network: str
+    trash: str | None = None
+    reason: str | None = None
+
+
+def restore(registry: Registry, names: Iterable[str] = (), *, dry_run: bool = False) -> Iterator[RemovalChange]:
+    """Brings the files of removals back to their places, with tags, note and aliases, and yields what happened.
+
+    Args:
+        registry: of the library.
+        names: of networks, aliases, the beginnings of hashes, or paths as a person types them; of each, the latest
+            removal. Without any, the latest of all.
+        dry_run: yield what would come back, and move nothing.
+
+    Raises:
+        NotFound: nothing with such a name is in the trash.
+        HnetkitError: another process is removing files and did not finish in time.
+    """
+    with locked(registry):
+        found, unread = _entries(registry)
+        chosen: dict[Path, Entry] = {}
+        wanted: list[str | None] = [*names]
+        for name in wanted or [None]:
+            named = found if name is None else _meant(found, name)
+            if not named:
+                raise _nothing(name, found, unread)
+            chosen |= {entry.folder: entry for entry in named if entry.batch == named[-1].batch}
+        yield from unread
+        if dry_run:
+            for entry in chosen.values():
+                yield from _would_come_back(entry)
+        else:
+            yield from take_back(registry, chosen.values())
+
+
+def trashed(registry: Registry) -> dict[str, str]:
+    """Returns what is in the trash: sha256 of a file, or key of the job that fetched it -> name of its network."""
+    found: dict[str, str] = {}
+    for entry in _entries(registry)[0]:
+        found |= {file.sha256: entry.name for file in entry.files if file.sha256 is not None}
+        found |= {install["job_key"]: entry.name for install in entry.installs if install.get("job_key") is not None}
+    return found
+
+
+def said_of_trashed(name: str) -> str:
+    """Returns in words why a network in the trash is not fetched; `name`: as `trashed` gives it."""
+    return f"removed from the library; hnetkit remove --undo {argument(name)} brings it back"
+
+
+def _entries(registry: Registry) -> tuple[list[Entry], list[RemovalChange]]:
+    """The removals in the trash, earlier ones first; and what of it cannot be read."""
+    found, unread = [], []
+    for root in registry.files.roots():
+        entries = list(trash.entries(root.path))
+        for entry in entries:
+            if isinstance(entry, Entry):
+                found.append(entry)
+            else:
+                unread.append(RemovalChange("skipped", str(root.path / trash.FOLDER), "", reason=str(entry)))
+        if is_gone(root.path):
+            reason = "the folder is not there: what is in its trash cannot be seen"
+            unread.append(RemovalChange("kept", str(root.path), "", reason=reason))
+        elif not entries and bare_way(root.path, root.path / trash.FOLDER) is not None:
+            reason = "the folder is empty, and its disk may be away: what is in its trash cannot be seen"
+            unread.append(RemovalChange("kept", str(root.path), "", reason=reason))
+    return sorted(found, key=lambda entry: (entry.batch, entry.folder)), unread
+
+
+def _meant(found: list[Entry], name: str) -> list[Entry]:
+    """The removals that are meant by a name, else by a path as it is typed, else by the beginning of a hash."""
+    called = [entry for entry in found if name in trash.names_of(entry) | _labels_of(entry)]
+    if called:
+        return called
+    key, digits = key_of(name), [name.lower()] if is_hash(name) else []
+    at = [entry for entry in found if key in {key_of(entry.place(file)) for file in entry.files}]
+    return at or [entry for entry in found if trash.has_hash(entry, digits)]
+
+
+def _labels_of(entry: Entry) -> set[str]:
+    return {label(entry.name, entry.content_hash)} if entry.content_hash else set()
+
+
+def _nothing(name: str | None, found: list[Entry], unread: list[RemovalChange]) -> NotFound:
+    unseen = f"; {unread[0].path}: {unread[0].reason}" if unread else ""
+    if name is None:
+        return NotFound(
+            f"nothing is in the trash of any scanned folder{unseen}",
+            hint="hnetkit scan FOLDER, where a folder that was removed from is not scanned any more",
+        )
+    there = ", ".join(dict.fromkeys(argument(entry.name) for entry in found))
+    hint = f"in the trash: {there}" if there else "hnetkit list shows what is in the library"
+    return NotFound(f"{name} is not in the trash{unseen}", hint=hint)
+
+
+def _would_come_back(entry: Entry) -> Iterator[RemovalChange]:
+    is_here = True
+    for file in entry.files:
+        place, stored = str(entry.place(file)), str(entry.stored(file))
+        try:
+            trash.is_at_place(entry, file)
+        except (OSError, HnetkitError) as error:
+            is_here = False
+            yield RemovalChange("skipped", place, entry.name, stored, reason_of(error, place))
+        else:
+            if not is_absent(stored):
+                is_here = False
+                yield RemovalChange("restored", place, entry.name, stored)
+    if is_here:
+        yield _words_alone(entry)
+
+
+def take_back_unfinished(registry: Registry) -> list[RemovalChange]:
+    return list(take_back(registry, [entry for entry in _entries(registry)[0] if not entry.is_done]))
+
+
+def take_back(registry: Registry, entries: Iterable[Entry]) -> Iterator[RemovalChange]:
+    """Moves the files of removals back, and then settles each: a link of one may lead to a file of another."""
+    moved = []
+    for entry in entries:
+        moved.append((entry, *(yield from _move_back(entry))))
+    for entry, is_whole, has_moved in moved:
+        yield from _settle(registry, entry, is_whole, has_moved)
+
+
+def _move_back(entry: Entry) -> Generator[RemovalChange, None, tuple[bool, bool]]:
+    """Moves the files of a removal back, and returns whether all are at their places, and whether one moved."""
+    is_whole, has_moved = True, False
+    told = _how_to_link_again(entry) if entry.content_hash else "hnetkit scan lists it again"
+    for file in entry.files:
+        place = entry.place(file)
+        try:
+            moved = trash.put_back(entry, file)
+        except (OSError, HnetkitError) as error:
+            is_whole = False
+            yield RemovalChange("skipped", str(place), entry.name, str(entry.stored(file)), reason_of(error, place))
+            continue
+        if moved:
+            has_moved = True
+            yield RemovalChange("restored", str(place), entry.name, reason=told)
+            told = None
+    return is_whole, has_moved
+
+
+def _settle(registry: Registry, entry: Entry, is_whole: bool, has_moved: bool) -> Iterator[RemovalChange]:
+    """Tells the registry of what came back, and last removes the journal, if that is all."""
+    for file in entry.files:
+        if file.of is None and not is_absent(entry.place(file)):
+            try:
+                _register(registry, entry, file)
+            except (OSError, HnetkitError, ValueError) as error:
+                is_whole = False
+                reason = f"{reason_of(error, entry.place(file))}; hnetkit scan, then --undo again"
+                yield RemovalChange("skipped", str(entry.place(file)), entry.name, reason=reason)
+    yield from _bring_words_back(registry, entry)
+    if is_whole and (entry.content_hash is None or registry.networks.is_known(entry.content_hash)):
+        trash.close(entry)
+        if not has_moved:
+            yield _words_alone(entry)
+
+
+def _words_alone(entry: Entry) -> RemovalChange:
+    """What is said of a removal whose files are all at their places."""
+    reason = "it was there already; what was known of it is back"
+    return RemovalChange("restored", str(entry.place(entry.files[0])), entry.name, reason=reason)
+
+
+def _register(registry: Registry, entry: Entry, file: TrashedFile) -> None:
+    place = entry.place(file)
+    if entry.content_hash is not None and not any(
+        (row["state"], row["size_bytes"], row["mtime_ns"]) == ("present", *stamp(place))
+        for row in registry.files.at(str(place))
+    ):
+        is_same = file.sha256 is not None and stamp(place) == (file.size_bytes, file.mtime_ns)
+        add_file(registry, entry.root, place, file.sha256 if is_same and file.sha256 else sha256_at(place))
+    with registry.write():
+        if file.first_seen is not None:
+            registry.files.set_first_seen([row["id"] for row in registry.files.at(str(place))], file.first_seen)
+        for install in entry.installs:
+            if install.get("path") == str(place):
+                jobs = registry.jobs.of(install.get("job_key") or "")
+                registry.jobs.add_install(str(place), jobs[0].id if jobs else None, install["kind"], install["sha256"])
+
+
+def _bring_words_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
+    """Gives a network its tags, note, aliases and training back; what it got meanwhile stays."""
+    networks, content, words = registry.networks, entry.content_hash, entry.words
+    if content is None or not networks.is_known(content):
+        return
+    note, training = words.get("note"), words.get("training")
+    told: list[str] = []
+    with registry.write():
+        id = networks.id_of(content)
+        networks.add_tags(id, words.get("tags") or ())
+        (now,) = networks.of_contents([content])
+        if note is not None and now["note"] is None:
+            networks.set_note(id, note)
+        elif note is not None and note != now["note"]:
+            told.append(f"it has another note by now; the one that did not come back: {note}")
+        trained = registry.trainings.of(content)
+        if training is not None and trained is None:
+            registry.trainings.put(id, Training(**training))
+        elif training is not None and trained != Training(**training):
+            told.append(f"it has another record of its training by now; the one that did not come back: {training}")
+        for alias in words.get("aliases") or ():
+            try:
+                require_alias(registry, alias, content)
+            except UsageError as error:
+                told.append(f"its alias {alias} did not come back: {error}")
+            else:
+                networks.set_alias(id, alias)
+    for reason in told:
+        yield RemovalChange("kept", str(entry.place(entry.files[0])), entry.name, reason=reason)
+
+
+def _how_to_link_again(entry: Entry) -> str | None:
+    folders = {(link["folder"], link["layout"]) for link in entry.links}
+    commands = [
+        f"hnetkit link {argument(folder, is_path=True)} --layout {argument(layout)} {argument(entry.name)}"
+        for folder, layout in sorted(folders)
+    ]
+    return f"links it again: {'; '.join(commands)}" if commands else None
+
+
+# --- small things
+
+
+@contextmanager
+def locked(registry: Registry) -> Iterator[None]:
+    busy = HnetkitError("another process is removing files, or bringing some back", hint="try again when it has ended")
+    with exclusive_lock(registry.path.parent / "locks" / "trash.lock", busy, patience_s=_PATIENCE_S):
+        for root in registry.files.roots():
+            trash.sweep(root.path)
+        yield
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, mtime_of(status)
+
+
+def reason_of(error: Exception, what: str | Path) -> str:
+    return str(error.strerror or error) if isinstance(error, OSError) else str(failure_of(error, str(what)))
