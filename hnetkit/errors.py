@@ -167,6 +167,9 @@ class FileChanged(FileRefused):
 ANOTHER_HOME = "make it writable, or set HNETKIT_HOME to a folder of yours, with a library of its own"
 """What to do where the folder of hnetkit's state cannot be written."""
 
+WHERE_GONE = "hnetkit repair fetches it; hnetkit scan finds it"
+"""What to type where a file of the library is gone: it may have a source, or be in another place."""
+
 
 class RegistryError(HnetkitError):
     """The registry's database is locked, damaged, or was written by a newer hnetkit."""

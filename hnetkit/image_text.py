@@ -161,10 +161,10 @@ def _settings_in(texts: dict[str, str], file: OpenFile, size: tuple[int, int] | 
     if parameters := texts.get("parameters", "").strip():
         found = _settings_in_text(parameters, file.path) or infotext.parse(parameters)
         said = _said_otherwise(found, parameters, texts, file)
-        return _of_its_program(found._replace(warnings=(*found.warnings, *said)), texts, file)
+        return _of_its_program(found._replace(warnings=(*found.warnings, *said)), texts)
     comment = texts.get("UserComment", "")  # cameras and phones write comments too
     if len(comment) > _LONGEST or _HYPERNET in comment:
-        return _of_its_program(_settings_in_text(comment, file.path) or infotext.parse(comment), texts, file)
+        return _of_its_program(_settings_in_text(comment, file.path) or infotext.parse(comment), texts)
     members = texts | _json_members(comment)
     found = novelai.parse(members, size) or easy_diffusion.parse(members) or _parse_graph(file, texts, size)
     if found.parameters or found.prompt:
@@ -176,19 +176,18 @@ def _settings_in(texts: dict[str, str], file: OpenFile, size: tuple[int, int] | 
     return next((found for text in islice(others, _MOST_NAMES) if (found := infotext.parse(text)).parameters), None)
 
 
-def _of_its_program(found: Infotext, texts: dict[str, str], file: OpenFile) -> Infotext:
+def _of_its_program(found: Infotext, texts: dict[str, str]) -> Infotext:
     """Returns settings in A1111's form that say it if ComfyUI drew the image: many of its nodes write them so.
 
     They say nothing of the program then, and the graph beside them does.
     """
-    if "Version" in found.parameters or not {"prompt", "workflow"} & texts.keys():
+    if "Version" in found.parameters:
         return found
     try:
-        graph = _parse_graph(file, texts, None)
-    except FileRefused:
+        is_comfyui = comfyui.has_sampler(texts.get("prompt"), texts.get("workflow"))
+    except UnsafeFile:
         return found
-    version = {key: value for key, value in graph.parameters.items() if key == "Version"}
-    return found._replace(parameters=found.parameters | version) if "Seed" in graph.parameters else found
+    return found._replace(parameters={**found.parameters, "Version": "ComfyUI"}) if is_comfyui else found
 
 
 def _may_be_infotext(text: str) -> bool:

@@ -56,11 +56,11 @@ def _inversions(text: str, note: Callable[[str], None]) -> Iterator[tuple[str, i
     if folder is None:
         return
     from hnetkit.generate.loading.extra_networks import find_embeddings, number_of_vectors
-    from hnetkit.prompts.attention import words_of
+    from hnetkit.prompts.schedule import pieces_drawn
     from hnetkit.prompts.tags import split_comments, split_tags
 
-    words = words_of(split_tags(split_comments(text)[0]).text)
-    for path in find_embeddings([words], folder, note):
+    read = pieces_drawn(split_tags(split_comments(text)[0]).text)
+    for path in find_embeddings(read, folder, note):
         try:
             yield path.stem, number_of_vectors(path)
         except HnetkitError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from hnetkit.errors import BadPicture, ChangedMeanwhile, HnetkitError, NotFound, UsageError
+from hnetkit.errors import WHERE_GONE, BadPicture, ChangedMeanwhile, HnetkitError, NotFound, UsageError
 from hnetkit.files import is_absent
 from hnetkit.formats.conversion import convert as convert_file
 from hnetkit.gallery.cards import View, which
@@ -22,7 +22,6 @@ from hnetkit.gallery.network_page import name_for_commands
 from hnetkit.gallery.pages import Gallery, sent_texts
 from hnetkit.inspection import validate_file
 from hnetkit.library.records import gone
-from hnetkit.library.resolve import WHERE_GONE
 from hnetkit.library.scan import add_file
 from hnetkit.text import argument, counted, listed, shorten
 

@@ -96,12 +96,17 @@ def other_first_picture(recorded: ImageSettings, options: DrawOptions) -> Iterat
 
 def other_model(recorded: ImageSettings, loaded: LoadedPipeline) -> Iterator[str]:
     """Yields with which other model and autoencoder it is drawn."""
-    model, vae = recorded.files.get("model"), recorded.files.get("vae")
+    model, vae, parts = (recorded.files.get(name) for name in ("model", "vae", "parts"))
     if model is not None and not _is_same_model(model, loaded):
         made_with = model if model.name else f"the model {model}"
         yield f"made with {made_with}, drawn with {loaded.name} [{loaded.hash}]"
-    elif (parts := recorded.files.get("parts")) and loaded.parts_hash and not _agree(parts.hash, loaded.parts_hash):
-        others = "its text encoder, tokenizer, autoencoder or scheduler"
+    elif (
+        parts
+        and loaded.parts_hash
+        and (vae is None) == (loaded.vae is None)  # else the model's own is in one of the hashes alone
+        and not _agree(parts.hash, loaded.parts_hash)
+    ):
+        others = f"its text encoder, tokenizer{', autoencoder' if vae is None else ''} or scheduler"
         yield f"made with {model or loaded.name}, of which other files are here: {others} may be another"
     if vae is None:
         if loaded.vae is not None:

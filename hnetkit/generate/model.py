@@ -48,7 +48,7 @@ from hnetkit.generate.prompt_networks import (
 )
 from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts import infotext
-from hnetkit.prompts.attention import words_of
+from hnetkit.prompts.schedule import pieces_drawn
 from hnetkit.prompts.tags import excerpt
 from hnetkit.runtime.fit import BASE_MODEL_NAME, require_fit
 from hnetkit.runtime.strength import require_order
@@ -412,7 +412,7 @@ def draw_images(
         _warn_about_other_loras(recorded, prompts.loras, note)
     say(networks_of_comfyui(recorded, prompts.networks))
     own = tuple(_own_texts(recorded, text, options, prompts))
-    read = (words_of(one, options.emphasis or "original") for one in own)
+    read = (piece for one in own for piece in pieces_drawn(one, options.emphasis or "original"))
     say(other_embeddings(recorded, prompts.embedding_hashes, read))
     warn_about_negative_tags([options.negative_prompt, options.hires_negative_prompt], note)
     seed = recorded.seed if seed is None else seed

@@ -27,9 +27,10 @@ from hnetkit.generate.loading.extra_networks import (
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.library.resolve import LibraryOpener, find_network, label, opened_when_needed, read_found
 from hnetkit.network import Hypernetwork
-from hnetkit.prompts.attention import escaped, words_of
+from hnetkit.prompts.attention import escaped
 from hnetkit.prompts.chunks import has_name
 from hnetkit.prompts.infotext import NEGATIVE, require_prompt_alone
+from hnetkit.prompts.schedule import pieces_drawn
 from hnetkit.prompts.tags import (
     Tag,
     TaggedPrompt,
@@ -366,21 +367,24 @@ def find_embeddings_in(
     texts: Iterable[str], hires: StackedPrompt | None, options: DrawOptions, note: Note
 ) -> tuple[Path, ...]:
     """Returns the files of the textual inversions that prompts name; `texts` are the prompts of first passes."""
+    folder = settings.get("embeddings")
+    if folder is None:
+        return ()
     others = [options.negative_prompt or "", options.hires_negative_prompt or ""]
     if hires is not None:
         others.append(hires.prompt.text)
-    written, folder = [*texts, *others], settings.get("embeddings")
-    words = [words_of(text, options.emphasis or "original") for text in written]
+    written = [*texts, *others]
+    read = {piece for text in written for piece in pieces_drawn(text, options.emphasis or "original")}
     found = []
-    for path in find_embeddings([*words, *written], folder, note):
-        if any(has_name(text, path.stem) for text in words):
+    for path in find_embeddings([*read, *written], folder, note):
+        if any(has_name(piece, path.stem) for piece in read):
             found.append(path)
         else:
             note(
                 f"Warning: the textual inversion {path.stem} is plain words here, for brackets weigh: "
                 f"write {escaped(path.stem)}"
             )
-    for path in find_unread_embeddings(words, folder):
+    for path in find_unread_embeddings(read, folder):
         note(
             f"Warning: {path.stem} is plain text here. {path} may hold a textual inversion of this name, and none is "
             "read from pictures: get it as .pt or .safetensors"
@@ -394,7 +398,8 @@ def warn_about_unread_embeddings(prompts: Iterable[str], reader: str, note: Note
     Args:
         reader: of the prompts, in words.
     """
-    for file in find_embeddings(map(words_of, prompts), settings.get("embeddings"), note):
+    read = (piece for prompt in prompts for piece in pieces_drawn(prompt))
+    for file in find_embeddings(read, settings.get("embeddings"), note):
         note(f"Warning: {file.stem}: a textual inversion, which {reader} reads as the words of its name")
 
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hnetkit.errors import UsageError
 from hnetkit.images import has_more, has_other_colors, image_size, open_mask
-from hnetkit.prompts.attention import words_of
-from hnetkit.prompts.schedule import require_room, split_and
+from hnetkit.prompts.schedule import pieces_drawn, require_room, split_and
 from hnetkit.prompts.tags import require_text
 
 if TYPE_CHECKING:
@@ -229,9 +228,9 @@ class Request:
         return (self.prompt, self.negative_prompt, *second)
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def pieces(self) -> set[str]:
         """What the text encoder reads of `texts`."""
-        return tuple(words_of(text, self.emphasis) for text in self.texts)
+        return {piece for text in self.texts for piece in pieces_drawn(text, self.emphasis)}
 
     @property
     def seeds(self) -> range:

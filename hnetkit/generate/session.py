@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from threading import RLock
+from threading import Condition, Thread, current_thread
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -45,8 +45,34 @@ from hnetkit.runtime.adapters import (
 from hnetkit.runtime.capture import forget_graphs
 from hnetkit.runtime.strength import Strength
 
-_turns: WeakKeyDictionary[Any, AbstractContextManager[Any]] = WeakKeyDictionary()
-"""UNet -> what the thread holds that draws with it: networks are on the UNet meanwhile."""
+
+class _Turn:
+    """What a thread holds that draws with a UNet, as often as it likes: networks are on the UNet meanwhile.
+
+    Another thread may give it back: a server may draw an image in one and end the drawing in another.
+    """
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._holder: Thread | None = None
+        self._held = 0
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._holder in (None, current_thread()))
+            self._holder = current_thread()
+            self._held += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._changed:
+            self._held -= 1
+            if self._held == 0:
+                self._holder = None
+                self._changed.notify_all()
+
+
+_turns: WeakKeyDictionary[Any, _Turn] = WeakKeyDictionary()
+"""UNet -> whose turn it is to draw with it."""
 
 _StackKey = tuple[str, int]
 """A network in a stack: its content hash, and how many times it came before in the stack."""
@@ -82,7 +108,7 @@ class DrawSession:
         self._unusable: dict[Path, HnetkitError] = {}  # textual inversions
         self._said = set[str]()
         with ExitStack() as undo:
-            undo.enter_context(_turns.setdefault(model.pipe.unet, RLock()))
+            undo.enter_context(_turns.setdefault(model.pipe.unet, _Turn()))
             model.forget_texts()  # the caller may have changed the text encoders since they were encoded
             already_active = get_active_hypernetworks(model.pipe)
             if already_active:
@@ -161,7 +187,7 @@ class DrawSession:
     def _require_usable(self, request: Request) -> None:
         """Raises the error of a textual inversion that the request's prompts name and that cannot be used."""
         for path, failure in self._unusable.items():
-            if any(has_name(text, path.stem) for text in request.words):
+            if any(has_name(piece, path.stem) for piece in request.pieces):
                 raise failure
 
     def _stack(self, prompt: StackedPrompt) -> NamedStrengths:

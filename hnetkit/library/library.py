@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit import paths
 from hnetkit.errors import (
+    WHERE_GONE,
     AmbiguousName,
     ChangedMeanwhile,
     DiskFull,
@@ -30,7 +31,7 @@ from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks
 from hnetkit.library.prompt_names import require_alias
 from hnetkit.library.records import look_at_files, record, with_files
-from hnetkit.library.resolve import WHERE_GONE, content_called, find_certain, read_found, resolve
+from hnetkit.library.resolve import content_called, find_certain, read_found, resolve
 from hnetkit.library.scan import FileChange, Note, add_roots, recheck, scan
 from hnetkit.library.suggestions import Suggestions, read_again, trigger_words
 from hnetkit.registry.columns import spelled

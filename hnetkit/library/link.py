@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, UsageError, failure_of
+from hnetkit.errors import WHERE_GONE, DiskFull, FileChanged, HnetkitError, RegistryError, UsageError, failure_of
 from hnetkit.files import is_absence, is_folder_at, is_model_name, is_there, mtime_of
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
@@ -36,7 +36,7 @@ from hnetkit.library.placing import (
     key_of,
     links_locked,
 )
-from hnetkit.library.resolve import WHERE_GONE, resolve
+from hnetkit.library.resolve import resolve
 from hnetkit.library.walking import is_same_file, walk
 from hnetkit.registry.links import Link
 from hnetkit.registry.store import Registry

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnetkit import paths
-from hnetkit.errors import AmbiguousName, FileChanged, FileRefused, HnetkitError, NotFound, did_you_mean
+from hnetkit.errors import WHERE_GONE, AmbiguousName, FileChanged, FileRefused, HnetkitError, NotFound, did_you_mean
 from hnetkit.files import is_absent, is_there
 from hnetkit.formats import load
 from hnetkit.hashes import FileHashes
@@ -34,9 +34,6 @@ LibraryOpener: TypeAlias = "Callable[[], Registry | None]"
 
 FETCHABLE = (8, 10, 12, 64)
 """Digits of a hash that Civitai can be asked for."""
-
-WHERE_GONE = "hnetkit repair fetches it; hnetkit scan finds it"
-"""What to type where a file of the library is gone: it may have a source, or be in another place."""
 
 _HASH = re.compile(r"(?:h1:)?[0-9a-f]{8,64}", re.IGNORECASE)
 _TOO_SHORT = re.compile(r"(?:h1:|.+@|(?=[a-f]*[0-9])(?=.{4}))[0-9a-f]{1,7}", re.IGNORECASE | re.DOTALL)

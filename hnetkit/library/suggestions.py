@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import HnetkitError, NotFound, OutputExists, UsageError, failure_of, require_extra
+from hnetkit.errors import WHERE_GONE, HnetkitError, NotFound, OutputExists, UsageError, failure_of, require_extra
 from hnetkit.files import is_absence, is_file_at, is_link_elsewhere, is_there
 from hnetkit.library.layouts import folded
-from hnetkit.library.resolve import WHERE_GONE
 from hnetkit.library.scan import store_sidecars_of
 from hnetkit.library.sidecar_writing import A1111_UNSET, change_a1111, refuse_to_touch, replace
 from hnetkit.library.sidecars import MAX_TEXT, PREVIEWS, Json, sidecar

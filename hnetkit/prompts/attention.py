@@ -40,15 +40,6 @@ def parse_attention(text: str) -> Pairs:
     return weights.merged() or [("", 1.0)]
 
 
-def words_of(text: str, emphasis: str = "original") -> str:
-    r"""Returns what the encoder reads of a prompt, each piece on a line: ``a (b:1.2) \(c\)`` as ``a``, ``b``, ``(c)``.
-
-    Args:
-        emphasis: that of a request; ``none`` reads brackets as text.
-    """
-    return text if emphasis == "none" else "\n".join(piece for piece, _ in parse_attention(text))
-
-
 def escaped(text: str) -> str:
     """Returns a text in which brackets and backslashes are read as they are."""
     return _TO_ESCAPE.sub(r"\\\g<0>", text)

@@ -105,14 +105,15 @@ def split_chunks(
 def cleaned(text: str) -> str:
     """Returns a text as CLIP's tokenizer cleans it before it looks for words, with ftfy, which comes with A1111.
 
-    Quotes are straight, letters of full width and ligatures plain ones, entities of HTML the signs that they mean,
-    where no ``<`` is in the text; control characters are gone. What ftfy makes of letters that were decoded wrongly is
-    left out.
+    Quotes are straight, letters of full width and ligatures plain ones, entities of HTML the signs that they mean, up
+    to the first line that has a ``<``; control characters are gone. What ftfy makes of letters that were decoded
+    wrongly is left out.
 
     Source: rspeer/python-ftfy 6.3, ftfy/fixes.py and ftfy/chardata.py (behavior only).
     """
-    if "<" not in text:
-        text = _ENTITY.sub(_sign_of, text)
+    before, sign, _ = text.partition("<")
+    end = before.rfind("\n") + 1 if sign else len(text)
+    text = _ENTITY.sub(_sign_of, text[:end]) + text[end:]
     return unicodedata.normalize("NFC", text.translate(_LIGATURES).translate(_PLAIN_SIGNS))
 
 

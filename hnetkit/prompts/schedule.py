@@ -18,17 +18,19 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Union
 
 from hnetkit.errors import UsageError
-from hnetkit.prompts.attention import parse_attention
+from hnetkit.prompts.attention import BREAK, parse_attention
 from hnetkit.prompts.chunks import ClipTokenizer, split_chunks
 from hnetkit.prompts.infotext import require_prompt_alone
 from hnetkit.prompts.tags import Tag, split_comments, split_tags
 
 MOST_LETTERS = 10_000_000
 """Characters of all texts of a prompt: one of 5,000 characters may change at each of 1,000 steps, twice over."""
+_MANY_STEPS = 1000  # by which all that a prompt changes to is drawn
 _TOKEN = re.compile(r"[()\[\]:|]|(?:[^\\()\[\]:|]+|\\.)+")
 _WHEN = re.compile(r"\s*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
 _PARTNER = {")": "(", "]": "["}
@@ -263,6 +265,23 @@ def _part(text: str) -> tuple[str, float]:
     if colon and _NUMBER.fullmatch(number.strip()) and math.isfinite(float(number)):
         return words.rstrip(), float(number)
     return text.rstrip(), 1.0
+
+
+def pieces_drawn(prompt: str, emphasis: str = "original") -> set[str]:
+    """Returns the texts that the encoder may read at some step: of ``[my-:0.5]style (b)`` ``my-style`` and ``b``, too.
+
+    Args:
+        prompt: without tags; as a prompt, whose parts have schedules of their own, or a negative one.
+        emphasis: that of a request; ``none`` reads brackets as text.
+    """
+    texts = {prompt}
+    for part in {prompt, *(words for words, _ in split_and(prompt))}:
+        for first_pass_steps in (None, _MANY_STEPS):
+            with suppress(UsageError):  # too long, which is told where the steps are known
+                texts.update(text for _, text in schedule(part, _MANY_STEPS, first_pass_steps))
+    if emphasis == "none":
+        return texts
+    return {piece for text in texts for piece, _ in parse_attention(text) if piece != BREAK}
 
 
 def as_whole_text(prompt: str) -> str:

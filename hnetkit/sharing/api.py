@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import BadPicture, FileChanged, FileRefused, HnetkitError, NoSettings, NotFound, UsageError
+from hnetkit.errors import (
+    WHERE_GONE,
+    BadPicture,
+    FileChanged,
+    FileRefused,
+    HnetkitError,
+    NoSettings,
+    NotFound,
+    UsageError,
+)
 from hnetkit.files import is_link_elsewhere, new_file
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import load, loads_in_a1111, read_network
@@ -18,7 +27,6 @@ from hnetkit.hashes import hash_file
 from hnetkit.image_text import as_infotext, read_infotext, write_image
 from hnetkit.images import has_more, open_rgb, read_image
 from hnetkit.library.layouts import folded, stem_for_layout
-from hnetkit.library.resolve import WHERE_GONE
 from hnetkit.sharing.card import CardFile, CardNetwork, CardPicture, card_text
 from hnetkit.sharing.folder import CARD, PICTURES, ShareFolder, writing
 from hnetkit.sharing.licenses import (

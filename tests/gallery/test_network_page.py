@@ -439,7 +439,7 @@ def test_a_file_that_went_away_is_not_shown_in_its_folder(
     path = folder / "ink.pt"
     path.unlink()
     answer = server.change(f"{place}/reveal", {"file": str(path)})
-    assert (answer.status_code, answer.json()["hint"]) == (404, "hnetkit scan")
+    assert (answer.status_code, answer.json()["hint"]) == (404, "hnetkit repair fetches it; hnetkit scan finds it")
     assert "not there any more" in answer.json()["error"]
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -233,6 +234,22 @@ def test_an_infotext_beside_a_graph_is_of_comfyui(tmp_path: Path) -> None:
     assert noise(f"{STATED}, Version: v1.10.1", *graph) == "nv"  # it says itself who drew it
     assert noise(f"{STATED}, RNG: NV", *graph) == "nv"
     assert noise(STATED, "2") == "nv"  # no graph that draws
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        {"prompt": {"3": {"class_type": "PackSampler", "inputs": {"numbers": 7}}}},
+        {"prompt": {"3": {"class_type": "KSampler", "inputs": {"seed": ["4", 0], "positive": ["2", 0]}}}},
+        {"prompt": {"3": {"class_type": "KSampler", "inputs": {"seed": 7}, "is_changed": [float("nan")]}}},
+        {"workflow": {"nodes": [{"id": 3, "type": "KSampler", "widgets_values": [7]}], "links": []}},
+    ],
+    ids=["of-another-pack", "seed-of-another-node", "not-a-number", "workflow-alone"],
+)
+def test_an_infotext_beside_a_graph_that_is_read_in_part_is_of_comfyui_too(tmp_path: Path, graph: Any) -> None:
+    beside = {name: json.dumps(value) for name, value in graph.items()}
+    path = png(tmp_path / "a.png", {"parameters": STATED, **beside}, (64, 64))
+    assert read_image_settings(path).options["rng"] == "cpu"
 
 
 def test_fooocus_samples_as_comfyui_does(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -179,6 +180,24 @@ def test_threads_that_draw_with_one_model_take_turns(model: Model) -> None:
     alone = [drawn(prompt) for prompt in prompts]
     with ThreadPoolExecutor(len(prompts)) as threads:
         assert list(threads.map(drawn, prompts * 3)) == alone * 3
+
+
+def test_a_drawing_may_end_in_another_thread_than_it_began(model: Model) -> None:
+    """Servers iterate over a generator in whichever of their threads is free."""
+    prompt = "a star <hypernet:ink:1>"
+    alone = [picture.image.tobytes() for picture in model.draw(prompt, **PLAIN, count=2)]
+    size = DrawOptions(**{name: value for name, value in PLAIN.items() if name != "seed"})
+    pictures = draw_images(model, prompt, size, seed=PLAIN["seed"], count=2)
+    with ThreadPoolExecutor(1) as server:
+        begun = server.submit(next, pictures).result()
+    other = Thread(target=model.draw, args=("a star",), kwargs=PLAIN, daemon=True)
+    other.start()
+    ended = next(pictures)
+    assert [begun.image.tobytes(), ended.image.tobytes()] == alone
+    assert other.is_alive()  # it waits for its turn
+    pictures.close()
+    other.join(timeout=60)
+    assert not other.is_alive()
 
 
 def test_loras_textual_inversions_and_the_settings_stack_are_the_commands(model: Model, sd_folder: Path) -> None:
@@ -573,6 +592,16 @@ def test_clip_skip_is_said_to_have_no_effect_where_the_model_has_none(
     assert told == []
 
 
+def test_a_textual_inversion_that_a_schedule_puts_together_is_drawn_at_its_steps(model: Model) -> None:
+    """A1111 looks for names in the text of each step."""
+    for together, apart in (("m[ine:ap:0.5]", "[mine:map:0.5]"), ("[m|t]ine", "[mine|tine]")):
+        assert pixels(model, f"a {together}") == pixels(model, f"a {apart}")
+    (picture,) = model.draw("a m[ine:ap:0.5]", **PLAIN)
+    assert "embed:mine" in picture.infotext
+    (picture,) = model.draw("a (m:1.2)ine", **PLAIN)
+    assert "embed:mine" not in picture.infotext  # two texts
+
+
 @pytest.mark.parametrize(
     "part", ["text_encoder/model.safetensors", "vae/config.json", "scheduler/scheduler_config.json"]
 )
@@ -598,6 +627,21 @@ def test_a_folder_with_another_part_beside_the_same_unet_is_said(here: Path, sd_
     assert re.fullmatch(rf"own\.png: made with own \[\w{{10}}\], of which other files are here: {parts}", line)
     (line,) = said("other", vae="own/vae")
     assert "it names no VAE" in line
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "vae"])
+def test_parts_are_compared_beside_a_vae_too_but_for_the_folders_own(here: Path, sd_folder: Path, part: str) -> None:
+    for name in ("own", "other"):
+        shutil.copytree(sd_folder, name)
+    Path("other", part, "config.json").write_text(Path("own", part, "config.json").read_text() + "\n")
+    hnetkit.load_model("own", device="cpu", vae="own/vae").draw("a", **PLAIN)[0].save("own.png")
+    lines: list[str] = []
+    hnetkit.load_model("other", device="cpu", vae="own/vae").draw(again="own.png", note=lines.append)
+    told = [line.partition("are here: ")[2] for line in lines]
+    assert told == (["its text encoder, tokenizer or scheduler may be another"] if part == "text_encoder" else [])
+    lines.clear()
+    hnetkit.load_model("own", device="cpu").draw(again="own.png", note=lines.append)
+    assert [line.partition(", drawn with ")[2] for line in lines] == ["the model's own: --vae FILE"]
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])

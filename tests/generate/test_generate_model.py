@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.checkpoints import original_tensors, original_vae, save_checkpoint, save_ckpt, save_configurations
-from support.pipelines import draw, tiny_sd
+from support.pipelines import draw, tiny_sd, tiny_sdxl
 from support.stacks import relative
 from support.unet_truth import run
 
@@ -317,6 +317,9 @@ def test_what_is_no_vae_is_refused(sd_folder: Path, tmp_path: Path, other_vae: A
     (of_sdxl / "config.json").write_text(json.dumps({**stated, "scaling_factor": 0.13025}))
     with pytest.raises(ModelNotUsable, match=r"another base model .*0[.]13025, the model's by"):
         load_model(sd_folder, device="cpu", vae=of_sdxl)
+    whole = save_checkpoint(tiny_sdxl(), tmp_path / "sdxl.safetensors")
+    with pytest.raises(ModelNotUsable, match=r"sdxl[.]safetensors: an autoencoder of another base model .*0[.]13025"):
+        load_model(sd_folder, device="cpu", vae=whole)
 
 
 # --- speed and memory

@@ -86,6 +86,7 @@ def test_odd_texts_have_them_too(folder: Path, library_tokens: Any, text: str) -
         ("\ufb01re \ufb03 \ufb05 \u01c4 \u0149", "fire ffi \u017ft D\u017d 'n"),
         ("a &amp; b &#233; &lt;c&gt; &nothing;", "a & b \xe9 <c> &nothing;"),
         ("a < b &amp; c", "a < b &amp; c"),
+        ("a &amp;\nb &amp; < c\nd &amp;", "a &\nb &amp; < c\nd &amp;"),
         ("a\ufeff\u0007b\u3000c e\u0301", "ab c \xe9"),
         ("a \u2014 b\u2026 \xbd \u2122 \U0001f600\ufe0f", "a \u2014 b\u2026 \xbd \u2122 \U0001f600\ufe0f"),
     ],

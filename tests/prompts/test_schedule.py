@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnetkit.errors import UsageError
-from hnetkit.prompts.schedule import schedule
+from hnetkit.prompts.schedule import pieces_drawn, schedule
 
 TEXTS = st.lists(st.sampled_from([*"()[]\\:|  ", "3", ".5", "-1", "1e400", "a", "é b", "\n", "[a:b:3]", "[a|b]"])).map(
     "".join
@@ -107,3 +107,21 @@ def test_a_prompt_that_takes_turns_without_end_is_refused_before_its_texts_are_m
 def test_texts_that_come_again_are_kept_once() -> None:
     texts = [text for _, text in schedule("[cat|dog] and more", 1000)]
     assert len(set(map(id, texts))) == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "emphasis", "read"),
+    [
+        ("[my-:0.5]style (b:1.2)", "original", {"my-style ", "style ", "b"}),
+        ("[a:my-:1.5]style", "original", {"my-style", "astyle"}),  # in a second pass
+        ("[a|my-]style AND c :0.5", "original", {"my-style", "c"}),
+        ("a AND b", "original", {"a AND b"}),  # as a negative prompt
+        ("(my:1.1)style", "original", {"my", "style"}),
+        ("a BREAK b", "original", {"a", "b"}),
+        ("(my-[a:style:3])", "none", {"(my-style)"}),
+    ],
+)
+def test_pieces_are_what_is_read_at_any_step(prompt: str, emphasis: str, read: set[str]) -> None:
+    pieces = {piece.strip() for piece in pieces_drawn(prompt, emphasis)}
+    assert {piece.strip() for piece in read} <= pieces
+    assert not {"BREAK", "mystyle", "my-style b"} & pieces

@@ -39,10 +39,12 @@ if TYPE_CHECKING:
 FileStamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, inode, size in bytes and modification time of each file."""
 
-_PARTS = ("text_encoder", "tokenizer", "vae/", "scheduler/")
+_VAE_FOLDER = "vae/"
+_PARTS = ("text_encoder", "tokenizer", _VAE_FOLDER, "scheduler/")
 _SHOWN_DIGITS = 10
 _SCALES = {False: 0.18215, True: 0.13025}  # of the latents of SD 1 and 2, and of SDXL
 _VAE_PREFIX = "first_stage_model."
+_TEXT_PREFIXES = {"cond_stage_model.": False, "conditioner.": True}  # in whole checkpoints, and whether they are SDXL's
 _MODEL_FILE_SUFFIXES = (".json", ".txt", ".safetensors", ".model")
 _DIGEST_LENGTH = 32  # hex digits
 
@@ -125,15 +127,15 @@ class LoadedPipeline:
 
     @cached_property
     def parts_hash(self) -> str | None:
-        """10 hex digits of a hash of what draws beside a folder's UNet: encoders, autoencoder, scheduler.
+        """10 hex digits of a hash of what draws beside a folder's UNet: encoders, its own autoencoder, scheduler.
 
-        None for a checkpoint, whose hash is that of all its parts, and with a separate autoencoder.
+        None for a checkpoint, whose hash is that of all its parts.
         """
-        if self.folder is None or self.vae is not None:
+        if self.folder is None:
             return None
-        files = _files_of_parts(self.folder)
+        files = _files_of_parts(self.folder, has_own_vae=self.vae is None)
         found = digest([[file.relative_to(self.folder).as_posix(), hash_of_file(file)] for file in files])
-        if _stamps_of_parts(self.folder) != self.parts_stamp:
+        if _stamps_of_parts(self.folder, has_own_vae=self.vae is None) != self.parts_stamp:
             raise FileChanged(f"{self.folder}: a part replaced since the model was loaded", hint="load the model again")
         return found[:_SHOWN_DIGITS]
 
@@ -175,7 +177,7 @@ def load_pipeline(
     before = file_stamp(weights)
     vae_weights = None if vae_path is None else _weights_of_vae(vae_path)
     vae_before = () if vae_weights is None else file_stamp(vae_weights)
-    parts_before = () if folder is None else _stamps_of_parts(folder)
+    parts_before = () if folder is None else _stamps_of_parts(folder, has_own_vae=vae is None)
     with quiet_libraries(), translating_oom(f"loading {source}"):
         notes: tuple[str, ...] = ()
         if folder is None:
@@ -330,6 +332,9 @@ def _vae_of_file(path: Path, dtype: Any, config: Mapping[str, Any]) -> Any:
     tensors = state.part(tuple(prefix + name for name in VAE_NAMES), dtype)
     if not tensors:
         raise ModelNotUsable(f"{path}: no autoencoder (VAE)", hint="give a file with encoder.* and decoder.* tensors")
+    for text_prefix, is_xl in _TEXT_PREFIXES.items() if prefix else ():
+        if any(name.startswith(text_prefix) for name in state.shapes):
+            config = {**config, "scaling_factor": _SCALES[is_xl]}
     return build_vae(config, {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, str(path))
 
 
@@ -408,14 +413,14 @@ def _model_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _files_of_parts(folder: Path) -> list[Path]:
-    """Returns the files of a pipeline's parts beside its UNet."""
-    files = (path for path in _model_files(folder) if path.relative_to(folder).as_posix().startswith(_PARTS))
-    return sorted(files)
+def _files_of_parts(folder: Path, *, has_own_vae: bool) -> list[Path]:
+    """Returns the files of a pipeline's parts beside its UNet that draw."""
+    parts = _PARTS if has_own_vae else tuple(part for part in _PARTS if part != _VAE_FOLDER)
+    return sorted(path for path in _model_files(folder) if path.relative_to(folder).as_posix().startswith(parts))
 
 
-def _stamps_of_parts(folder: Path) -> FileStamp:
-    return tuple(chain.from_iterable(map(file_stamp, _files_of_parts(folder))))
+def _stamps_of_parts(folder: Path, *, has_own_vae: bool) -> FileStamp:
+    return tuple(chain.from_iterable(map(file_stamp, _files_of_parts(folder, has_own_vae=has_own_vae))))
 
 
 def _list_folder(folder: Path) -> list[Path]:

@@ -1,5 +1,5 @@
 """ComfyUI's image metadata, converted to the equivalent infotext."""
 
-from hnetkit.prompts.comfyui.conversion import parse
+from hnetkit.prompts.comfyui.conversion import has_sampler, parse
 
-__all__ = ["parse"]
+__all__ = ["has_sampler", "parse"]

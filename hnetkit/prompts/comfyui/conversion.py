@@ -62,6 +62,12 @@ def parse(
     return Infotext(positive, negative, found, _first_of(tuple(graph.warnings)))
 
 
+def has_sampler(prompt: str | None, workflow: str | None = None) -> bool:
+    """Whether the graphs of an image have a node that samples, of whatever pack; raises as `parse`."""
+    graph = read_graph(prompt, workflow, Budget(work=MOST_STEPS))
+    return any("sampler" in node.kind.lower() for node in graph.nodes.values())
+
+
 def _first_of(warnings: tuple[str, ...]) -> tuple[str, ...]:
     if len(warnings) <= _MOST_WARNINGS:
         return warnings
