@@ -187,7 +187,7 @@ def test_a_drawing_may_end_in_another_thread_than_it_began(model: Model) -> None
     prompt = "a star <hypernet:ink:1>"
     alone = [picture.image.tobytes() for picture in model.draw(prompt, **PLAIN, count=2)]
     size = DrawOptions(**{name: value for name, value in PLAIN.items() if name != "seed"})
-    pictures = draw_images(model, prompt, size, seed=PLAIN["seed"], count=2)
+    pictures: Any = draw_images(model, prompt, size, seed=PLAIN["seed"], count=2)
     with ThreadPoolExecutor(1) as server:
         begun = server.submit(next, pictures).result()
     other = Thread(target=model.draw, args=("a star",), kwargs=PLAIN, daemon=True)
