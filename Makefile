@@ -17,7 +17,7 @@ GENERATED = README.md docs/architecture.md docs/cli.md docs/comfyui.md docs/init
 demo: .venv/installed          ## index, convert and draw with the bundled library; leaves demo-output/grid.png
 	.venv/bin/hnetkit demo --overwrite
 
-test: .venv/installed .venv/triton-3.6.0 ## the whole suite, about twenty minutes on 2 cores
+test: .venv/installed .venv/triton-3.6.0 ## the whole suite, about a quarter of an hour on 2 cores
 	.venv/bin/python -m pytest -n 2 -rs
 
 browser:                       ## Debian's Chromium, in which the tests of the gallery look at its pages
