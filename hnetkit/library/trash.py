@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeAlias
 
 from hnetkit.errors import HnetkitError, OutputExists, failure_of
@@ -306,12 +306,10 @@ def _parse(root: Path, folder: Path, journal: Any) -> Entry:
     if not files or not are_whole:
         raise ValueError("values of another kind")
     for file in files:
-        parts_of_path = PurePosixPath(file.path).parts
-        is_path = parts_of_path and ".." not in parts_of_path and not PurePosixPath(file.path).is_absolute()
-        if not is_path or PureWindowsPath(file.path).anchor or not _can_be_a_name(file.path):
+        parts = PurePosixPath(file.path).parts
+        if not parts or not all(map(_is_own_part, parts)):
             raise ValueError(f"{shorten(file.path)} is not below the folder")
-        is_name = file.stored.endswith(_SUFFIX) and not set(file.stored) & set("/\\")
-        if not is_name or PureWindowsPath(file.stored).anchor or not _can_be_a_name(file.stored):
+        if not file.stored.endswith(_SUFFIX) or not _is_own_part(file.stored):
             raise ValueError(f"{shorten(file.stored)} is not in the trash")
     return entry
 
@@ -346,6 +344,11 @@ def _are_texts(value: Any) -> bool:
 
 def _is_training(value: Any) -> bool:
     return _has_shape(value, _TRAINING) and value.keys() <= _TRAINING.keys()
+
+
+def _is_own_part(text: str) -> bool:
+    """Whether a text can be one part of a path, and no more: on Windows a colon or a backslash can lead elsewhere."""
+    return text != ".." and PurePath(text).parts == (text,) and not PurePath(text).anchor and _can_be_a_name(text)
 
 
 def _can_be_a_name(text: str) -> bool:

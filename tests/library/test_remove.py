@@ -21,6 +21,7 @@ from hnetkit.library import trash
 from hnetkit.library.library import Library
 from hnetkit.library.restore import trashed
 
+ON_WINDOWS = pytest.mark.skipif(os.name != "nt", reason="a name like any other elsewhere")
 NOTES = b'{"preferred weight": 0.7, "notes": "a brush"}'
 
 
@@ -229,6 +230,19 @@ def test_a_path_brings_back_what_it_removed_however_it_is_typed(
         assert ("restored", "ink.pt") in whats(library.restore(typed))
         assert not (folder / "sub" / "pen.pt").exists()
         library.restore()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows cannot have")
+@pytest.mark.parametrize("place", ["a:b", "back\\slash", "..\\up", "\\\\server\\share\\x", "a:x/back\\slash"])
+def test_names_that_windows_reads_as_places_come_back(library: Library, folder: Path, place: str) -> None:
+    (folder / place).parent.mkdir(exist_ok=True)
+    networks.network_file(folder, f"{place}.pt", seed=3)
+    (folder / f"{place}.json").write_bytes(NOTES)
+    library.scan(folder)
+    before = tree(folder)
+    library.remove(folder / f"{place}.pt", "glow")
+    assert {change.what for change in library.restore()} == {"restored"}
+    assert tree(folder) == before
 
 
 def test_undo_brings_back_the_last_command_and_a_name_its_last_removal(library: Library, folder: Path) -> None:
@@ -674,7 +688,9 @@ def planted(folder: Path, **file: Any) -> Path:
     [
         {"path": "../x.txt"},
         {"path": "/tmp/x.txt"},
-        {"path": "C:\\x.txt"},
+        pytest.param({"path": "C:\\x.txt"}, marks=ON_WINDOWS),
+        pytest.param({"path": "sub/C:x.txt"}, marks=ON_WINDOWS),
+        pytest.param({"path": "sub/..\\..\\..\\x.txt"}, marks=ON_WINDOWS),
         {"path": "sub/../../x.txt"},
         {"path": ""},
         {"stored": "../0.trash"},
