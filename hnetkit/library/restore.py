@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.errors import DiskFull, HnetkitError, NotFound, RegistryError, UsageError, failure_of
 from hnetkit.files import exclusive_lock, is_absent, mtime_of
 from hnetkit.formats.open_file import sha256_at
 from hnetkit.library import trash
@@ -197,7 +197,15 @@ def _settle(registry: Registry, entry: Entry, is_whole: bool, has_moved: bool) -
                 is_whole = False
                 reason = f"{reason_of(error, entry.place(file))}; hnetkit scan, then --undo again"
                 yield RemovalChange("skipped", str(entry.place(file)), entry.name, reason=reason)
-    yield from _bring_words_back(registry, entry)
+    try:
+        yield from _bring_words_back(registry, entry)
+    except (RegistryError, DiskFull):
+        raise
+    except Exception as error:  # a journal may be a stranger's, and hold what cannot be stored
+        is_whole = False
+        place = entry.place(entry.files[0])
+        reason = f"what was known of it: {failure_of(error, str(entry.folder / trash.JOURNAL))}"
+        yield RemovalChange("skipped", str(place), entry.name, reason=reason)
     if is_whole and (entry.content_hash is None or registry.networks.is_known(entry.content_hash)):
         trash.close(entry)
         if not has_moved:

@@ -751,6 +751,23 @@ def test_a_stranger_s_journal_ends_no_command(library: Library, folder: Path, od
     assert (entry / "0.trash").read_bytes() == b"hostile"
 
 
+def test_words_in_a_stranger_s_journal_that_cannot_be_stored_end_no_command(library: Library, folder: Path) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(200):
+        deep = {"deeper": deep}
+    entry = planted(folder, path="glow.pt", stored="1.trash", of=None)
+    journal = json.loads((entry / trash.JOURNAL).read_text())
+    journal |= {"content_hash": library.record("glow")["content_hash"], "is_done": False}
+    journal["words"] = {"training": {"recipe": deep}, "tags": ["theirs"]}
+    (entry / trash.JOURNAL).write_text(json.dumps(journal))
+    for _ in range(2):
+        changes = list(library.remove("ink"))
+        assert ("skipped", "glow.pt") in whats(changes)
+        assert {"removed"} < {change.what for change in changes}
+        assert ("restored", "ink.pt") in whats(library.restore("ink"))
+    assert library.record("glow")["tags"] == []
+
+
 def test_what_a_stranger_s_journal_has_typed_is_quoted(library: Library, folder: Path) -> None:
     entry = planted(folder, path="sub/x.pt", of=None)
     journal = json.loads((entry / trash.JOURNAL).read_text())
