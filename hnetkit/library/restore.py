@@ -13,7 +13,6 @@ from pathlib import Path
 
 from hnetkit.errors import DiskFull, HnetkitError, NotFound, RegistryError, UsageError, failure_of
 from hnetkit.files import exclusive_lock, is_absent, mtime_of
-from hnetkit.formats.open_file import sha256_at
 from hnetkit.library import trash
 from hnetkit.library.placing import key_of
 from hnetkit.library.prompt_names import require_alias
@@ -224,8 +223,7 @@ def _register(registry: Registry, entry: Entry, file: TrashedFile) -> None:
         (row["state"], row["size_bytes"], row["mtime_ns"]) == ("present", *stamp(place))
         for row in registry.files.at(str(place))
     ):
-        is_same = file.sha256 is not None and stamp(place) == (file.size_bytes, file.mtime_ns)
-        add_file(registry, entry.root, place, file.sha256 if is_same and file.sha256 else sha256_at(place))
+        add_file(registry, entry.root, place)  # the hash that the journal tells may be a stranger's lie
     with registry.write():
         if file.first_seen is not None:
             registry.files.set_first_seen([row["id"] for row in registry.files.at(str(place))], file.first_seen)

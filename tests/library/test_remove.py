@@ -768,6 +768,18 @@ def test_words_in_a_stranger_s_journal_that_cannot_be_stored_end_no_command(libr
     assert library.record("glow")["tags"] == []
 
 
+def test_a_stranger_s_journal_tells_no_hash_of_a_file(library: Library, folder: Path) -> None:
+    entry = planted(folder, path="sub/x.pt", of=None, sha256=sha256((folder / "glow.pt").read_bytes()).hexdigest())
+    shutil.copy(folder / "ink.pt", entry / "0.trash")
+    status = (entry / "0.trash").stat()
+    journal = json.loads((entry / trash.JOURNAL).read_text())
+    journal["files"][0] |= {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+    (entry / trash.JOURNAL).write_text(json.dumps(journal | {"content_hash": library.record("ink")["content_hash"]}))
+    library.restore()
+    (row,) = library.registry.files.at(str(folder / "sub" / "x.pt"))
+    assert row["sha256"] == sha256((folder / "ink.pt").read_bytes()).hexdigest()
+
+
 def test_what_a_stranger_s_journal_has_typed_is_quoted(library: Library, folder: Path) -> None:
     entry = planted(folder, path="sub/x.pt", of=None)
     journal = json.loads((entry / trash.JOURNAL).read_text())
