@@ -248,9 +248,11 @@ def _from_safetensors(file: OpenFile) -> Hypernetwork:
 
 def _other(file: OpenFile, kind: str, *, asks_for: Sequence[str] = ()) -> NotAHypernetwork:
     attack = next((name for name in asks_for if not is_data(name)), None)
+    is_link = os.path.islink(file.path)
     more = f"; it asks for {shorten(attack, 80)}" if attack else ""
     if kind in ("text", "json", "html"):
-        more = f": {shorten(_first_words(file), 80)}"
+        # a stranger's link may lead to a private file, and what is said here is kept, listed and shown
+        more = "; it is a link, so nothing of it is quoted" if is_link else f": {shorten(_first_words(file), 80)}"
     archive = archive_kind(file.read_at(0, min(file.size, 4096))) if kind == "archive" else None
     title = f"{file.path}: {archive.title if archive else TITLES[kind]}, not a hypernetwork{more}"
     hint = _ATTACK if attack else "extract it, then: hnetkit scan FOLDER" if archive else None

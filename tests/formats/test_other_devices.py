@@ -246,6 +246,17 @@ def test_a_text_in_the_place_of_a_file_is_quoted(tmp_path: Path, content: bytes,
     assert str(refused.value).endswith(said)
 
 
+@pytest.mark.parametrize("content", [b"a secret", b'{"token": "secret"}', b"<html>secret</html>"])
+def test_nothing_is_quoted_of_a_text_behind_a_link(tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "of a stranger"
+    folder.mkdir()
+    (tmp_path / "private").write_bytes(content)
+    (folder / "ink.pt").symlink_to(tmp_path / "private")
+    with pytest.raises(hnetkit.errors.NotAHypernetwork, match="it is a link, so nothing of it is quoted") as refused:
+        hnetkit.load(folder / "ink.pt")
+    assert "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(("size", "said"), [(0, "an empty file"), (9000, "begins with nothing but zeros")])
 def test_zeros_are_not_an_empty_file(tmp_path: Path, size: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "ink.pt").write_bytes(bytes(size))
