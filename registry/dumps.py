@@ -28,6 +28,8 @@ _MOST_ROWS = 1000  # with one key: files of one hash, versions of a model, files
 _STEPS, _STEPS_PER_BYTE = 1_000_000, 4  # of SQLite; a pass over a table takes less than one for each byte of the file
 _SECONDS, _BYTES_PER_SECOND = 5.0, 2 << 20  # of the processor: far more than tables and records need
 _CHECKED = 1000  # steps
+# SQLite parses all of a schema at once, into many times its size; it takes ten steps for each table, index or view
+_SCHEMA_STEPS, _SCHEMA_TEXT = 3000, 8 << 10  # bytes of what defines one; a dump has some twenty, of a few hundred bytes
 _ROW = 1000  # bytes that a part of a record takes at least
 _LARGEST_ID = 2**31
 _TABLES = {
@@ -57,7 +59,7 @@ def records_in_database(path: Path, sha256s: Iterable[str], left_out: LeftOut) -
         what = f"another program has it open, or left changes in {path.name}-wal"
         raise FileRefused(f"{path}: {what}", hint="close that program, or give a copy that it made")
     size = path.stat().st_size
-    steps, until = _STEPS + _STEPS_PER_BYTE * size, time.thread_time() + _SECONDS + size / _BYTES_PER_SECOND
+    steps, until = _SCHEMA_STEPS, time.thread_time() + _SECONDS + size / _BYTES_PER_SECOND
 
     def is_endless() -> bool:  # pages may lead in circles, or all rows to one long value
         nonlocal steps
@@ -67,6 +69,8 @@ def records_in_database(path: Path, sha256s: Iterable[str], left_out: LeftOut) -
     try:
         with closing(_connected(path)) as db:
             db.set_progress_handler(is_endless, _CHECKED)
+            _read_schema(db, path)
+            steps = _STEPS + _STEPS_PER_BYTE * size
             for record in _Dump(db, path, left_out).records(sha256s):
                 begun = time.thread_time()
                 yield record
@@ -82,10 +86,23 @@ def _connected(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
     if sys.version_info >= (3, 11):
         db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_RECORD)
+        db.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, _SCHEMA_TEXT)
     db.text_factory = lambda data: data.decode("utf-8", "replace")
     for setting in ("query_only = ON", "trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
         db.execute(f"PRAGMA {setting}")
     return db
+
+
+def _read_schema(db: sqlite3.Connection, path: Path) -> None:
+    """Has SQLite read the schema; raises FileRefused where it has far more parts than a dump's."""
+    try:
+        db.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+    except sqlite3.OperationalError as error:
+        if str(error) != "interrupted":
+            raise
+        raise FileRefused(
+            f"{path}: a database of very many tables, indexes or views, and no dump", hint=HINT
+        ) from error
 
 
 class _Dump:

@@ -9,6 +9,7 @@ import lzma
 import os
 import random
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -315,6 +316,32 @@ def test_a_database_of_another_shape_is_refused_and_nothing_of_its_schema_is_run
     assert caught.value.exit_code == 7
 
 
+@pytest.mark.parametrize("number", [20, 5000])
+def test_a_database_of_very_many_parts_is_no_dump(
+    here: FetchSession, mine: object, tmp_path: Path, number: int
+) -> None:
+    """SQLite parses all of a schema, whatever is asked, into thirty times its size."""
+    dump = dumps.write_sqlite(tmp_path / "dump", [])
+    with closing(sqlite3.connect(dump)) as db, db:
+        db.execute("PRAGMA writable_schema = ON")
+        views = ((f"v{i}", f"CREATE VIEW v{i} AS SELECT {'+'.join(['1'] * 900)}") for i in range(number))
+        db.executemany("INSERT INTO sqlite_master SELECT 'view', ?1, ?1, 0, ?2", views)
+    if number < 100:
+        here.identify(dump=dump)
+        return
+    with pytest.raises(FileRefused, match="very many tables, indexes or views"):
+        here.identify(dump=dump)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="SQLite's limits cannot be set")
+def test_a_database_with_a_part_of_great_length_is_refused(here: FetchSession, mine: object, tmp_path: Path) -> None:
+    dump = dumps.write_sqlite(tmp_path / "dump", [])
+    with closing(sqlite3.connect(dump)) as db:
+        db.execute(f"CREATE VIEW v AS SELECT 1 WHERE 1 IN ({','.join(['1'] * 100_000)})")
+    with pytest.raises(FileRefused, match="no database that can be read"):
+        here.identify(dump=dump)
+
+
 def test_a_database_with_changes_beside_it_is_refused(here: FetchSession, mine: object) -> None:
     """What is read as it lies there would lack them."""
     with pytest.raises(FileRefused, match=r"another program has it open, or left changes in registry\.db-wal"):
@@ -342,6 +369,7 @@ def test_a_long_value_that_all_rows_share_does_not_hold_a_look_up_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "_SECONDS", 0.1)
+    monkeypatch.setattr(database, "_SCHEMA_TEXT", 1 << 20)  # Python 3.10 has no such limit
     path = dumps.write_sqlite(
         tmp_path / "dump.sqlite", [], tables=dumps.TABLES.replace(" sha256 TEXT,", ""), indexes=""
     )
