@@ -113,7 +113,7 @@ class Share:
 
     def without(self, earlier: ShareFolder | None) -> list[str]:
         """Returns the names of an earlier share's files that `write` removes from the folder, as they are in it."""
-        return [] if earlier is None else sorted(earlier.as_written() - set(self.files()))
+        return [] if earlier is None else sorted(earlier.own() - set(self.files()))
 
     def write(
         self, out: AnyPath, *, overwrite: bool = False, progress: Progress = lambda done, total: None

@@ -94,21 +94,22 @@ class ShareFolder:
                 raise NotFound(f"{path}: no longer there as a file", hint="--overwrite makes the folder anew")
         return paths
 
-    def as_written(self) -> set[str]:
-        """Returns the names of the files that are as they were written; the card may be another one."""
-        there = (name for name in self.files if name != CARD and is_file_at(self.path / name))
-        return {name for name in there if sha256_at(self.path / name) == self.files[name]}
-
-    def require_own(self) -> None:
-        """Raises OutputExists where one of its files is another one than was written; the card is the person's to edit.
+    def own(self) -> set[str]:
+        """Returns the names of the files beside the card that are as they were written, and that `share` writes.
 
         The record may be a stranger's, with the hashes of any files: `share` writes networks and pictures alone.
+        """
+        there = (name for name in self.files if name != CARD and is_file_at(self.path / name))
+        as_written = (name for name in there if sha256_at(self.path / name) == self.files[name])
+        return {name for name in as_written if self._can_be_shared(name)}
+
+    def require_own(self) -> None:
+        """Raises OutputExists where one of its files is not its own; the card is the person's to edit.
 
         Raises:
             NotFound: as `paths`.
         """
-        own = {name for name in self.as_written() if self._can_be_shared(name)}
-        if others := self.paths().keys() - own - {CARD}:
+        if others := self.paths().keys() - self.own() - {CARD}:
             message = f"{self.path / min(others)}: not the file that `hnetkit share` wrote"
             raise OutputExists(message, hint="move it away, and make the folder anew with --overwrite")
 
@@ -240,7 +241,7 @@ def writing(out: str | os.PathLike[str], contents: tuple[str, ...], *, overwrite
     with temporary_folder(target / "share") as made:
         yield made
         _write_record(made, contents)
-        _move(made, target, {} if earlier is None else earlier.files)
+        _move(made, target, earlier)
 
 
 def made_before(out: str | os.PathLike[str], contents: tuple[str, ...]) -> ShareFolder | None:
@@ -276,7 +277,7 @@ def require_writable(out: str | os.PathLike[str], *, overwrite: bool) -> ShareFo
     return earlier
 
 
-def _move(made: Path, target: Path, earlier: Mapping[str, str]) -> None:
+def _move(made: Path, target: Path, earlier: ShareFolder | None) -> None:
     """Gives the files of a new share their places in a folder; the card and the record come last.
 
     What an update replaced before it was killed has the new content already, and the earlier record.
@@ -284,15 +285,16 @@ def _move(made: Path, target: Path, earlier: Mapping[str, str]) -> None:
     names = [name for name in _names_in(made) if name not in (CARD, RECORD)]
     places = {name: target / name for name in names}
     refuse_links([target / PICTURES])
+    known = {} if earlier is None else earlier.files
+    gone = set() if earlier is None else earlier.own() - set(names)
     for name, place in places.items():
-        if is_there(place) and not (name in earlier and sha256_at(place) in (earlier[name], sha256_at(made / name))):
+        if is_there(place) and not (name in known and sha256_at(place) in (known[name], sha256_at(made / name))):
             raise OutputExists(f"{place}: there, and not of an earlier share", hint="move it away")
     for name, place in places.items():
         place.parent.mkdir(exist_ok=True)
         os.replace(made / name, place)
-    for name in sorted(earlier.keys() - {*names, CARD}):
-        if is_file_at(target / name) and sha256_at(target / name) == earlier[name]:
-            os.unlink(target / name)
+    for name in sorted(gone):
+        os.unlink(target / name)
     if is_folder_at(target / PICTURES) and not os.listdir(target / PICTURES):
         os.rmdir(target / PICTURES)
     for name in (CARD, RECORD):

@@ -350,6 +350,22 @@ def test_what_a_strangers_record_claims_of_a_persons_own_files_is_neither_upload
     assert ShareFolder.read(theirs).others() == [".env"]
 
 
+@pytest.mark.parametrize("name", ["notes.txt", ".gitattributes", "images/1.png", "glow.pt"])
+def test_what_share_never_wrote_is_not_removed_though_a_strangers_record_knows_its_content(
+    library: hnetkit.Library, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    out = share(library, ["ink"], tmp_path / "out", license="mit").path
+    place = out / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("mine")
+    record = json.loads((out / RECORD).read_text())
+    record["files"][name] = hashlib.sha256(b"mine").hexdigest()
+    (out / RECORD).write_text(json.dumps(record))
+    assert run(["share", "wash", "--out", str(out), "--license", "mit", "--overwrite"]) == 0
+    assert "removed, because it is not in this share: ink.pt, ink.safetensors\n" in capsys.readouterr().err
+    assert place.read_text() == "mine"
+
+
 def test_networks_of_one_name_are_refused_and_one_network_twice_is_one(
     library: hnetkit.Library, tmp_path: Path
 ) -> None:
