@@ -202,9 +202,9 @@ def _settle(registry: Registry, entry: Entry, is_whole: bool, has_moved: bool) -
         raise
     except Exception as error:  # a journal may be a stranger's, and hold what cannot be stored
         is_whole = False
-        place = entry.place(entry.files[0])
-        reason = f"what was known of it: {failure_of(error, str(entry.folder / trash.JOURNAL))}"
-        yield RemovalChange("skipped", str(place), entry.name, reason=reason)
+        journal = entry.folder / trash.JOURNAL
+        reason = f"what {journal} tells of it cannot be stored: {failure_of(error, str(journal))}"
+        yield RemovalChange("skipped", str(entry.place(entry.files[0])), entry.name, reason=reason)
     if is_whole and (entry.content_hash is None or registry.networks.is_known(entry.content_hash)):
         trash.close(entry)
         if not has_moved:

@@ -762,7 +762,9 @@ def test_words_in_a_stranger_s_journal_that_cannot_be_stored_end_no_command(libr
     (entry / trash.JOURNAL).write_text(json.dumps(journal))
     for _ in range(2):
         changes = list(library.remove("ink"))
-        assert ("skipped", "glow.pt") in whats(changes)
+        (skipped,) = (change for change in changes if change.what == "skipped")
+        assert skipped.path == str(folder / "glow.pt")
+        assert f"what {entry / trash.JOURNAL} tells of it cannot be stored" in str(skipped.reason)
         assert {"removed"} < {change.what for change in changes}
         assert ("restored", "ink.pt") in whats(library.restore("ink"))
     assert library.record("glow")["tags"] == []
