@@ -12,7 +12,7 @@ QUICK = formats prompts registry
 # documents of which the program writes a part
 GENERATED = README.md docs/architecture.md docs/cli.md docs/comfyui.md docs/initialisations.md
 
-.PHONY: demo test check browser test-long lint format docs dist train-demo bench clean
+.PHONY: demo test check browser test-long lint style types types-package types-tests build/typecheck generated format docs dist train-demo bench clean
 
 demo: .venv/installed          ## index, convert and draw with the bundled library; leaves demo-output/grid.png
 	.venv/bin/hnetkit demo --overwrite
@@ -31,12 +31,25 @@ test-long: $(LONG:%=test-long-%) ## seeded runs of many minutes: fuzzing, killed
 test-long-%: .venv/installed .venv/triton-3.6.0
 	.venv/bin/python -m pytest -m long --timeout 7200 --durations 0 -v --no-header --disable-warnings tests/$* | tee benchmarks/results/test_long/$*.txt
 
-lint: .venv/installed          ## ruff, mypy (strict for the package), and generated docs up to date
+lint: style types generated    ## ruff, mypy (strict for the package), and generated docs up to date
+
+style: .venv/installed
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+
+types: types-package types-tests
+
+# as pip installs it: a package that is not named in pyproject.toml is not found
+build/typecheck: .venv/installed
 	rm -rf build && .venv/bin/pip install -q --no-deps --no-build-isolation --target build/typecheck .
+
+types-package: build/typecheck
 	cd build/typecheck && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p hnetkit
+
+types-tests: build/typecheck
 	cd build/typecheck && ../../.venv/bin/mypy --config-file ../../tests/mypy.ini --cache-dir ../../.mypy_cache/tests ../../tests ../../tools ../../benchmarks
+
+generated: .venv/installed
 	.venv/bin/cog --check $(GENERATED)
 
 bench: .venv/installed         ## every benchmark of benchmarks/, about half an hour on 2 cores

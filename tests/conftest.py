@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import importlib.util
+import logging
+import logging.handlers
 import os
 import shutil
 import signal
@@ -83,6 +85,18 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HNETKIT_CIVARCHIVE_URL", "off")  # what Civitai has lost is looked for there
     yield folder
     shutil.rmtree(folder, ignore_errors=True)  # thousands of them would fill the memory
+
+
+@pytest.fixture
+def logged() -> Iterator[list[logging.LogRecord]]:
+    """What is logged, of every level. Pytest's own plugin is off: it costs each of thousands of tests a millisecond."""
+    handler, root = logging.handlers.BufferingHandler(sys.maxsize), logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield handler.buffer
+    root.setLevel(level)
+    root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

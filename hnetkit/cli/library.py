@@ -174,7 +174,7 @@ def _listed(form: str, filters: Row, order: Row, *, files: bool) -> tuple[list[R
 def _networks(rows: list[Row], output: Output) -> None:
     """Prints networks, one a line; that a site has lost one is a column, in a table only where one is lost."""
     if output.form not in ("json", "nl"):
-        rows = [row | {"gone": said_of_lost(row["gone"])} for row in rows]
+        rows = [row | {"gone": said_of_lost(row["gone"])} if row["gone"] else row for row in rows]
     is_said = output.form in ("csv", "tsv") or any(row["gone"] for row in rows)
     output.rows(rows, columns=[*_LIST, *(["gone"] if is_said else [])])
 

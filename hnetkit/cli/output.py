@@ -309,15 +309,17 @@ def _delimited(rows: Iterable[Row], columns: Sequence[str], delimiter: str) -> N
     writer.writerow(columns)
     ascii_only, rows = _is_ascii(), list(rows)
 
-    def cell(value: Any) -> Any:
+    def cell(value: Any) -> str:
         text = _cell(value)
         if value is None or type(value) in _NUMBERS:
             return text
         return exact(to_cell(text), ascii_only=True) if ascii_only else to_cell(text)
 
-    def cells(values: list[Any]) -> Iterator[Any]:
+    def cells(values: list[Any]) -> Iterator[str]:
         """Each once that many rows have in common: most do."""
-        keys = values if _TEXTS.issuperset(map(type, values)) else list(map(id, values))
+        if _TEXTS.issuperset(map(type, values)):
+            return map({value: cell(value) for value in set(values)}.__getitem__, values)
+        keys = list(map(id, values))
         made = {key: cell(value) for key, value in dict(zip(keys, values, strict=True)).items()}
         return map(made.__getitem__, keys)
 

@@ -76,7 +76,12 @@ def list_networks(
         found = list(filter(test, found))
     lost = registry.catalogue.lost()
     rows = in_order(found, sort, reverse=reverse)
-    return [_shown(row) | {"gone": lost.get(row["content_hash"])} for row in rows]
+    for row in rows:
+        row["layer_structure"] = _structure(row["layer_structure"])
+        row["size"] = size_or_state(row["state"], row["size_bytes"])
+        row["trained_on"] = trained_on(row["checkpoint_name"], row["checkpoint_hash"])
+        row["gone"] = lost.get(row["content_hash"])
+    return rows
 
 
 def nearest_filters(
@@ -115,13 +120,6 @@ def in_order(rows: list[Row], sort: str, *, reverse: bool = False) -> list[Row]:
 
 def _key(value: Any) -> Any:
     return value.casefold() if isinstance(value, str) else value
-
-
-def _shown(row: Row) -> Row:
-    row["layer_structure"] = _structure(row["layer_structure"])
-    row["size"] = size_or_state(row["state"], row["size_bytes"])
-    row["trained_on"] = trained_on(row["checkpoint_name"], row["checkpoint_hash"])
-    return row
 
 
 def said_of_lost(gone: Row | None) -> str | None:

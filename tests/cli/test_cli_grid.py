@@ -491,17 +491,15 @@ def launch(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("fails", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_two_processes_draw_the_same_sheet_and_a_failed_cell_keeps_none_waiting(
-    model: str, library: Path, out: Path, home: Path, fails: bool
+    model: str, library: Path, out: Path, home: Path, fails: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     strengths = "strength=0.5," + ("99999999999999999999999999999999999999" if fails else "1")
     axes = ["--x", "hypernetwork=none,ink,wash", "--y", "seed=1-3", "--z", strengths, "--batch-size", "2"]
     done = launch(home, *command(model, *axes, "--device", "cpu", "--out", "two.png"))
     assert (done.returncode != 0) == fails, done.stderr
     assert ("came out" in done.stderr) == fails
-    line = started(*command(model, *axes, "--device", "cpu", "--out", "one.png"))
-    alone = subprocess.run(line, env=environment(home), capture_output=True, text=True, timeout=600, check=False)
-    assert alone.returncode == int(fails), alone.stderr
-    assert done.stdout.replace("two", "one") == alone.stdout
+    assert run(command(model, *axes, "--device", "cpu", "--out", "one.png")) == int(fails)
+    assert done.stdout.replace("two", "one") == capsys.readouterr().out
     assert [FAILURE in row for row in record("one.jsonl")] == [
         fails and z == 1 and x > 0 for z in (0, 1) for _ in range(3) for x in range(3)
     ]

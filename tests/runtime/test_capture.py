@@ -39,9 +39,15 @@ def counted_anew() -> Iterator[None]:
 
 
 @pytest.fixture
+def pipe() -> Any:
+    """The smallest pipeline that has both kinds of attention."""
+    return tiny_sd(least=True)
+
+
+@pytest.fixture
 def twin() -> Any:
-    """The pipeline of `pipe`, never captured."""
-    return tiny_sd()
+    """The same, never captured."""
+    return tiny_sd(least=True)
 
 
 def captured(pipe: Any) -> Capture:
@@ -702,7 +708,7 @@ def test_a_unet_is_freed_with_its_capture() -> None:
 def test_another_unet_of_the_pipeline_is_captured_by_itself(pipe: Any, twin: Any) -> None:
     first = captured(pipe)
     require_same(pipe, twin)
-    pipe.unet = tiny_sd().unet
+    pipe.unet = tiny_sd(least=True).unet
     require_same(pipe, twin)
     assert StandInGraphs.replayed == 2, "a capture is of a UNet"
     assert captured(pipe) is not first

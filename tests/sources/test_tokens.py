@@ -208,9 +208,8 @@ TROUBLES = [
 
 
 def test_no_trouble_shows_or_keeps_the_token_or_a_signature(
-    open_session: Callable[..., FetchSession], home: Path, caplog: pytest.LogCaptureFixture
+    open_session: Callable[..., FetchSession], home: Path, logged: list[logging.LogRecord]
 ) -> None:
-    caplog.set_level(logging.DEBUG)
     with Sites(World.make(1, plain=True)) as sites:
         session = open_session(sites)
         (id,) = sites.world.ids()
@@ -225,7 +224,7 @@ def test_no_trouble_shows_or_keeps_the_token_or_a_signature(
             except HnetkitError as error:
                 shown.append(told(error))
             assert sites.faults.fired, f"{fault} never happened"
-        records = "".join(f"{r.getMessage()}{r.args}{r.exc_text}" for r in caplog.records)
+        records = "".join(f"{r.getMessage()}{r.args}{r.exc_text}" for r in logged)
         for secret in (sites.token, "X-Amz-Signature"):
             assert secret not in "".join(shown)
             assert secret.encode() not in everything_written(home)

@@ -437,6 +437,19 @@ def a_graph_that_is_one_long_chain(folder: Path, factor: int) -> Action:
     return shown(folder / "a.png", graph_of(nodes))
 
 
+@case("graph", *FILES)
+def a_graph_whose_nodes_name_one_text(folder: Path, factor: int) -> Action:
+    encoders = {str(n): {"class_type": "CLIPTextEncode", "inputs": {"text": ["t", 0]}} for n in range(60 * factor)}
+    all_of_them = {f"conditioning_{n}": [n, 0] for n in encoders}
+    nodes: dict[str, object] = {
+        **encoders,
+        "t": {"class_type": "String", "inputs": {"value": "x" * 200_000 * factor}},
+        "c": {"class_type": "ConditioningCombine", "inputs": all_of_them},
+        "last": {"class_type": "KSampler", "inputs": {"positive": ["c", 0], "seed": 1, "steps": 20}},
+    }
+    return shown(folder / "a.png", graph_of(nodes))
+
+
 def infotext(text: str) -> bytes:
     return png((b"iTXt", b"parameters\0\0\0\0\0" + text.encode()))
 

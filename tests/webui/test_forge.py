@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -204,11 +205,12 @@ def test_links_in_a_circle_are_followed_once(forge: Webui, models: Path, step: A
 
 
 def test_what_a_terminal_obeys_in_a_prompt_does_not_reach_it(
-    forge: Webui, step: Any, caplog: pytest.LogCaptureFixture
+    forge: Webui, step: Any, logged: list[logging.LogRecord]
 ) -> None:
     Generation(forge, "a castle <hypernet:dots:\x1b]0;mine\x07>").run(*step)
-    assert "is not a number" in caplog.text
-    assert "\x1b" not in caplog.text
+    messages = "".join(record.getMessage() for record in logged)
+    assert "is not a number" in messages
+    assert "\x1b" not in messages
 
 
 def test_the_weights_are_moved_with_the_model_and_have_room(forge: Webui, step: Any) -> None:
@@ -230,10 +232,10 @@ def test_the_next_picture_reads_nothing_again(forge: Webui, step: Any, monkeypat
 
 
 def test_where_the_webui_applies_hypernetworks_itself_the_extension_does_nothing(
-    unet: Any, models: Path, caplog: pytest.LogCaptureFixture
+    unet: Any, models: Path, logged: list[logging.LogRecord]
 ) -> None:
     program = Webui(unet)
     with installed(program, models, forge=False):
         assert register() is None
     assert not program.before_ui
-    assert "applies hypernetworks itself" in caplog.text
+    assert "applies hypernetworks itself" in "".join(record.getMessage() for record in logged)

@@ -74,6 +74,7 @@ class Graph:
         warnings: what reading them lost, each once, in the order found; see `warn`.
         embeddings: the textual inversions that the prompts read so far name, each once.
         loaded: the networks that ComfyUI's own loader applies, among those that were read so far, each once.
+        translated: the texts that were read so far, by what they were: many nodes may refer to the same.
         is_drawn: whether it is the graph in the editor, whose texts are as they were typed.
     """
 
@@ -82,6 +83,7 @@ class Graph:
     warnings: dict[str, None] = field(default_factory=dict)
     embeddings: dict[str, None] = field(default_factory=dict)
     loaded: dict[str, None] = field(default_factory=dict)
+    translated: dict[tuple[str, bool], str] = field(default_factory=dict)
     is_drawn: bool = False
 
     def warn(self, warning: str) -> None:

@@ -59,7 +59,7 @@ def _encoded(graph: Graph, start: Any, side: str, tagged: frozenset[str], seen: 
     if given:
         if len(own) > 1:
             graph.warn("its text encoders read different prompts; A1111 has one, which holds them all")
-        return [_joined(graph, "\n", [_in_a1111s_language(graph, text, text in tagged) for text in own])]
+        return [_joined(graph, "\n", [_translated(graph, text, text in tagged) for text in own])]
     links = {name: value for name, value in node.inputs.items() if isinstance(value, NodeLink)}
     onward = [value for name, value in links.items() if name.startswith("conditioning") or name == side]
     onward = onward or [value for name, value in links.items() if name in ("", "*", "any")]
@@ -83,6 +83,12 @@ def _text(graph: Graph, value: Any) -> str | None:
 def _joined(graph: Graph, word: str, texts: list[str]) -> str:
     graph.budget.make(sum(map(len, texts)))  # many nodes may refer to the same text
     return word.join(texts)
+
+
+def _translated(graph: Graph, text: str, is_tagged: bool) -> str:
+    if (text, is_tagged) not in graph.translated:
+        graph.translated[text, is_tagged] = _in_a1111s_language(graph, text, is_tagged)
+    return graph.translated[text, is_tagged]
 
 
 def _in_a1111s_language(graph: Graph, text: str, is_tagged: bool) -> str:
