@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,21 @@ import hnetkit
 CHROMIUM = Path("/usr/bin/chromium")
 
 
-@pytest.fixture
-def library(home: Path, tmp_path: Path) -> Iterator[hnetkit.Library]:
-    """Three networks: ``ink`` and ``wash`` for SD 1 or 2, ``lines`` of another structure and activation."""
-    folder = tmp_path / "networks"
-    folder.mkdir()
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three: ``ink`` and ``wash`` for SD 1 or 2, ``lines`` of another structure and activation."""
+    folder = tmp_path_factory.mktemp("networks")
     network_file(folder, "ink.pt", widths=(320, 768), seed=1)
     network_file(folder, "wash.pt", widths=(320, 768), seed=2)
     network_file(folder, "lines.pt", widths=(320,), structure=[1, 1.5, 1], activation="relu", seed=3)
+    return folder
+
+
+@pytest.fixture
+def library(home: Path, networks: Path, tmp_path: Path) -> Iterator[hnetkit.Library]:
+    """A copy of these networks, scanned."""
+    folder = tmp_path / "networks"
+    shutil.copytree(networks, folder, copy_function=shutil.copyfile)
     with hnetkit.Library() as library:
         library.scan(folder)
         library.tag("ink", "night", "lineart", alias="tinte", note="best at 0.8")
