@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import os
 import re
 import shutil
@@ -363,7 +362,6 @@ def test_a_compiled_unet_sees_networks_before_and_after_its_first_call(
     # traced as for any backend, and run as it is: compiling would take a minute
     in_place = functools.partialmethod(torch.nn.Module.compile, backend="eager")
     monkeypatch.setattr(torch.nn.Module, "compile", in_place)
-    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # it would write all that is traced
     torch.compiler.reset()
     tiny_sd(least=True).save_pretrained(tmp_path / "least")
     plain = load_model(tmp_path / "least", device="cpu").pipe

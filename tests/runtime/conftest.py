@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +66,5 @@ def shade(tmp_path: Path) -> Hypernetwork:
 def graphs() -> Iterator[Graphs]:
     """A backend of `torch.compile`."""
     torch.compiler.reset()
-    logging.getLogger("torch.__trace").disabled = True  # pytest's handler would have it write all that is traced
     yield Graphs()
     torch.compiler.reset()
