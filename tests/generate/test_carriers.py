@@ -365,9 +365,46 @@ def test_a_picture_of_another_size_than_its_settings_make_is_said(tmp_path: Path
 def test_the_networks_of_civitais_list_are_said(tmp_path: Path) -> None:
     resources = [{"type": "checkpoint", "modelName": "Base"}, {"type": "lora", "weight": 0.8, "modelName": "Glow"}]
     text = f"{STATED}, Civitai resources: {json.dumps(resources)}, Civitai metadata: {{}}, Version: v1.10.1"
-    said = "Civitai drew it with networks that are not applied: Glow at 0.8; add their tags to the prompt"
+    said = "Civitai's list in it has networks that are not applied: Glow at 0.8; add their tags to the prompt"
     assert warned(text_file(tmp_path / "a.txt", text)) == said
     assert warned(text_file(tmp_path / "b.txt", text.replace("a star", "a star <lora:glow:0.8>"))) == ""
+
+
+AIR = "urn:air:sd1:{}:civitai:82098@87153"
+
+
+@pytest.mark.parametrize(
+    ("resource", "prompt", "is_said"),
+    [
+        ({"air": AIR.format("lora")}, "a star", True),
+        ({"air": AIR.format("checkpoint")}, "a star", False),
+        ({"air": AIR.format("embedding")}, "a star", False),
+        ({"modelVersionId": 87153}, "a star", True),
+        ({"type": "LoCon"}, "a star <hypernet:ink:0.5>", True),
+        ({"type": "Hypernetwork"}, "a star <hypernet:ink:0.5>", False),
+        ({"type": "lycoris"}, "a star <lyco:glow:0.5>", False),
+    ],
+)
+def test_a_network_of_civitais_list_is_said_unless_the_prompt_has_tags_of_its_kind(
+    tmp_path: Path, resource: dict[str, Any], prompt: str, is_said: bool
+) -> None:
+    resources = json.dumps([{"modelName": "Glow", "versionName": "v1", "weight": 0.8, **resource}])
+    text = f"{STATED.replace('a star', prompt)}, Civitai resources: {resources}, Version: v1.10.1"
+    assert ("networks that are not applied: Glow v1 at 0.8" in warned(text_file(tmp_path / "a.txt", text))) == is_said
+
+
+@pytest.mark.parametrize("kind", ["lora", "LORA", "LoCon", "lyco", "HYPERNET", "Hypernetwork"])
+def test_a_network_that_only_the_hashes_name_is_said_however_its_kind_is_written(tmp_path: Path, kind: str) -> None:
+    text = f"{STATED}, Hashes: {json.dumps({f'{kind}:glow': 'AABBCCDDEE'})}, Version: v1.10.1"
+    said = "its hashes name networks that its prompt does not, which are not applied: glow"
+    assert warned(text_file(tmp_path / "a.txt", text)) == said
+
+
+@pytest.mark.parametrize("kind", ["lora", "LORA", "embed", "hypernet", "model"])
+def test_a_hash_in_capitals_is_compared_as_any(tmp_path: Path, kind: str) -> None:
+    resource, known = ("model", "model") if kind == "model" else (f"{kind}:glow", f"{kind.lower()}:glow")
+    text = f"{STATED}, Hashes: {json.dumps({resource: 'AABBCCDDEE'})}, Version: v1.10.1"
+    assert read_image_settings(text_file(tmp_path / "a.txt", text)).hashes[known] == "aabbccddee"
 
 
 def test_draw_things_picture_is_read_without_the_markup_around_it(tmp_path: Path) -> None:
