@@ -204,6 +204,39 @@ def test_a_network_that_only_the_graph_of_a_picture_has_is_said(tmp_path: Path) 
     assert warned(png(tmp_path / "b.png", {"parameters": named, "prompt": json.dumps(graph)}, (64, 64))) == ""
 
 
+def test_a_lora_that_only_the_graph_of_a_picture_has_is_said(tmp_path: Path) -> None:
+    lora = {"lora_name": "styles\\glow.safetensors", "strength_model": 0.6, "strength_clip": 0.6}
+    graph = {
+        "1": {"class_type": "LoraLoader", "inputs": lora},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a star", "clip": ["1", 1]}},
+        "3": {"class_type": "KSampler", "inputs": {"seed": 7, "model": ["1", 0], "positive": ["2", 0]}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+    }
+    said = "LoRAs that its text `parameters` does not name, which are not applied: glow"
+    without = png(tmp_path / "a.png", {"parameters": STATED, "prompt": json.dumps(graph)})
+    assert said in warned(without)
+    named = STATED.replace("a star", "a star <lora:styles\\Glow:0.6>")
+    assert warned(png(tmp_path / "b.png", {"parameters": named, "prompt": json.dumps(graph)}, (64, 64))) == ""
+    hashed = f"{STATED}, Hashes: {json.dumps({'LORA:glow': 'AABBCCDDEE'})}"  # said of the hashes
+    assert said not in warned(png(tmp_path / "c.png", {"parameters": hashed, "prompt": json.dumps(graph)}))
+
+
+def test_settings_that_only_the_graph_of_a_picture_has_are_said(tmp_path: Path) -> None:
+    sampler = {"seed": 7, "steps": 4, "positive": ["2", 0], "latent_image": ["6", 0], "denoise": 0.5}
+    graph = {
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a star"}},
+        "3": {"class_type": "KSampler", "inputs": sampler},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+        "5": {"class_type": "LoadImage", "inputs": {"image": "first.png"}},
+        "6": {"class_type": "VAEEncode", "inputs": {"pixels": ["5", 0]}},
+    }
+    said = "its ComfyUI graph has settings that its text `parameters` does not, which are not taken over"
+    texts = {"parameters": STATED, "prompt": json.dumps(graph)}
+    assert f"{said}: Denoising strength, Start image" in warned(png(tmp_path / "a.png", texts))
+    stated = f"{STATED}, Denoising strength: 0.5, Start image: first.png"
+    assert said not in warned(png(tmp_path / "b.png", {**texts, "parameters": stated}))
+
+
 def test_letters_that_are_not_utf_8_are_said(tmp_path: Path) -> None:
     text = STATED.replace("a star", "un café")
     assert "letters of its prompts cannot be read" in warned(text_file(tmp_path / "a.txt", text, "cp1252"))
