@@ -27,7 +27,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.limits import Budget, parse_json
 from hnetkit.prompts import comfyui, draw_things, easy_diffusion, infotext, novelai
 from hnetkit.prompts.infotext import Infotext
-from hnetkit.prompts.tags import excerpt
+from hnetkit.prompts.tags import excerpt, split_tags
 from hnetkit.text import argument, is_text
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ _COMFY_TAGS = range(0x010C, 0x0111)  # Model, Make and downwards
 _TAGS = frozenset({_EXIF_IFD, _USER_COMMENT, *_COMFY_TAGS})
 _COMFY = re.compile(r"(prompt|workflow):", re.IGNORECASE)
 _HYPERNET = "<hypernet:"
+# settings of a graph that nodes which write A1111's text often leave out
+_OF_GRAPH = re.compile(r"(?:Clip skip|VAE|Start image|Mask image|Denoising strength|Refiner)$|Hires |ControlNet ")
 _XMP = "XML:com.adobe.xmp"
 _MOST_NAMES = 20  # of texts, in a message
 _STANDARD_INPUT = "standard input"
@@ -205,14 +207,37 @@ def _said_otherwise(found: Infotext, parameters: str, texts: dict[str, str], fil
         graph = _parse_graph(file, texts, None)
     except FileRefused:
         return
-    known = {mention.name for mention in infotext.hypernetworks_of(found).networks}
-    passes = filter(None, (graph, graph.second_pass))
-    names = (mention.name for one in passes for mention in infotext.hypernetworks_of(one).networks)
-    if others := [excerpt(name) for name in dict.fromkeys(names) if name not in known]:
-        yield (
-            f"its ComfyUI graph has hypernetworks that its text `parameters` does not name, which are not applied: "
-            f"{', '.join(others[:_MOST_NAMES])}"
-        )
+    for called, resource in (("hypernetworks", "hypernet"), ("LoRAs", "lora")):
+        known = {*_networks_in(found, resource), *_hashed(found, resource)}
+        if others := [excerpt(name) for key, name in _networks_in(graph, resource).items() if key not in known]:
+            yield (
+                f"its ComfyUI graph has {called} that its text `parameters` does not name, which are not applied: "
+                f"{', '.join(others[:_MOST_NAMES])}"
+            )
+    stated = {kind[0] for kind in map(_OF_GRAPH.match, found.parameters) if kind}
+    if unsaid := [key for key in graph.parameters if (kind := _OF_GRAPH.match(key)) and kind[0] not in stated]:
+        listed = ", ".join(unsaid[:_MOST_NAMES])
+        yield f"its ComfyUI graph has settings that its text `parameters` does not, which are not taken over: {listed}"
+
+
+def _networks_in(info: Infotext, kind: str) -> dict[str, str]:
+    """Returns the networks of a kind, ``hypernet`` or ``lora``, in the prompts of an infotext: stem -> name.
+
+    Stems are in small letters; some programs name the folder of a file too.
+    """
+    passes = [one for one in (info, info.second_pass) if one is not None]
+    if kind == "hypernet":
+        names = [mention.name for one in passes for mention in infotext.hypernetworks_of(one).networks]
+    else:
+        tagged = (split_tags(one.prompt.encode("utf-8", "replace").decode()) for one in passes)
+        names = [lora.name for prompt in tagged for lora in prompt.loras]
+    return {comfyui.stem_of(name).casefold(): name for name in names}
+
+
+def _hashed(info: Infotext, kind: str) -> Iterator[str]:
+    """Yields the networks of a kind that the hashes of an infotext name, as stems in small letters."""
+    resources = (resource.partition(":") for resource in info.hashes)
+    return (comfyui.stem_of(name).casefold() for of, _, name in resources if of == kind)
 
 
 def _settings_beside(file: OpenFile) -> Infotext | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,15 @@ from hnetkit.errors import DiskFull, HnetkitError, NotFound, OutputExists, Regis
 from hnetkit.files import is_file_at, is_folder_at, refuse_existing
 from hnetkit.formats import load
 from hnetkit.generate.image_files import is_image_file
-from hnetkit.generate.model import Model, ModelSource, network_options
+from hnetkit.generate.model import Model, ModelSource
 from hnetkit.generate.prompt_networks import (
     NetworkFinder,
+    Networks,
     Note,
     StackedPrompt,
     attach_network,
     ignore_note,
+    network_options,
     read_prompt,
     warn_about_unread_embeddings,
     without_comments,
@@ -67,7 +69,7 @@ def bake_file(
     out: AnyPath,
     *,
     tags: str = "",
-    networks: Iterable[AnyPath] = (),
+    networks: Networks = (),
     to: Target | Literal["hypernetwork"] = "lora",
     mix: Mix = "stack",
     program: Program | None = None,

@@ -25,6 +25,7 @@ from hnetkit.image_text import image_format, read_infotext, read_standard_input
 from hnetkit.images import image_size, parse_size
 from hnetkit.library.resolve import LibraryOpener, find_network, opened_when_needed
 from hnetkit.limits import parse_json
+from hnetkit.prompts import civitai
 from hnetkit.prompts.chunks import cleaned
 from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext, Mention, hypernetworks_of
 from hnetkit.prompts.schedule import as_whole_text, plain_elsewhere, schedule
@@ -58,7 +59,6 @@ _WEIGHT = re.compile(r"(?<!\\)\(")
 _HASH_BEHIND = re.compile(r"\[[0-9a-f]{4,64}\]\s*$")  # of a textual inversion, behind its name
 _GRAIN = 8  # pixels of a latent: sizes are rounded to them in several ways
 _NOISY_STEPS = re.compile(r" a\b|LCM")  # in the name of a sampler that adds noise in every step
-_CIVITAI_NETWORKS = ("lora", "locon", "lycoris", "dora", "hypernet", "hypernetwork")
 
 
 class RecordedFile(NamedTuple):
@@ -412,30 +412,14 @@ def _networks_outside(info: Infotext) -> Iterator[str]:
     named = [excerpt(name) for name in hashed if name not in applied and f":{name.casefold()}" not in prompts]
     if named:
         yield f"its hashes name networks that its prompt does not, which are not applied: {_listed(named)}"
-    has_tags = "<lora:" in prompts or "<hypernet:" in prompts
-    resources = [] if has_tags else list(_civitai_networks(info.parameters.get("Civitai resources", "")))
-    if resources:
-        yield f"Civitai drew it with networks that are not applied: {_listed(resources)}; add their tags to the prompt"
+    if resources := civitai.untagged_networks(info):
+        listed = _listed([excerpt(name) for name in resources])
+        yield f"Civitai's list in it has networks that are not applied: {listed}; add their tags to the prompt"
 
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
     return f"{', '.join(names[:_MOST_SHOWN])}{more}"
-
-
-def _civitai_networks(text: str) -> Iterator[str]:
-    """Yields the networks of Civitai's list of what it drew an image with, which has no tags in its prompt."""
-    try:
-        resources = parse_json(text)
-    except ValueError:
-        return
-    for one in resources if isinstance(resources, list) else []:
-        if not isinstance(one, dict) or str(one.get("type", "")).lower() not in _CIVITAI_NETWORKS:
-            continue
-        versions = (one.get("modelVersionName"), one.get("versionName"))
-        parts = [one.get("modelName") or f"version {one.get('modelVersionId')}", *filter(None, versions)]
-        name = " ".join(map(str, parts))
-        yield excerpt(f"{name} at {one.get('weight', 1)}")
 
 
 def _stated(info: Infotext) -> StatedHashes:

@@ -33,11 +33,13 @@ from hnetkit.generate.loading.pipeline import FileStamp, LoadedPipeline, file_st
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
     NetworkFinder,
+    Networks,
     Note,
     ResolvedNetwork,
     ResolvedPrompts,
     StatedHashes,
     ignore_note,
+    network_options,
     read_prompt,
     resolve_prompts,
     warn_about_first_pass,
@@ -51,7 +53,6 @@ from hnetkit.prompts import infotext
 from hnetkit.prompts.schedule import pieces_drawn
 from hnetkit.prompts.tags import excerpt
 from hnetkit.runtime.fit import BASE_MODEL_NAME, require_fit
-from hnetkit.runtime.strength import require_order
 from hnetkit.settings import CAPTURE, DEVICES
 from hnetkit.text import shorten
 
@@ -271,7 +272,7 @@ class Model(LoadedPipeline):
         seed: int | None = None,
         count: int = 1,
         batch_size: int = 1,
-        networks: Iterable[AnyPath] = (),
+        networks: Networks = (),
         again: AnyPath | None = None,
         library: Library | None = None,
         progress: Progress | None = None,
@@ -289,7 +290,8 @@ class Model(LoadedPipeline):
             seed: of the first picture; each further one has the next seed. None and -1 pick one at random.
             count: number of pictures.
             batch_size: how many are sampled together.
-            networks: ``NAME[:STRENGTH]`` of networks of the library, or files, that follow those of the prompt.
+            networks: ``NAME[:STRENGTH]`` of networks of the library, or files, that follow those of the prompt; or name
+                -> strength.
             again: a picture to draw again by the settings in it, or a text file with them; ``"-"`` is standard input.
                 Other arguments override them.
             library: where networks are found; None is that of the command line.
@@ -371,7 +373,7 @@ def draw_images(
     seed: int | None = None,
     count: int = 1,
     batch_size: int = 1,
-    networks: Iterable[AnyPath] = (),
+    networks: Networks = (),
     again: AnyPath | None = None,
     library: Library | None = None,
     progress: Progress | None = None,
@@ -489,16 +491,6 @@ def _draw_resolved(
                 hypernetworks=hypernetworks,
                 model=model.name,
             )
-
-
-def network_options(networks: Iterable[AnyPath]) -> tuple[str, ...]:
-    """Returns ``NAME[:STRENGTH]`` of networks as texts; a single text is one of them.
-
-    Raises:
-        UsageError: they are a set, which has no order.
-    """
-    require_order(networks)
-    return (networks,) if isinstance(networks, str) else tuple(os.fspath(network) for network in networks)
 
 
 def _still_stated(recorded: ImageSettings, prompt: str, options: DrawOptions) -> StatedHashes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnetkit import settings
 from hnetkit.errors import HnetkitError, UsageError
@@ -37,11 +37,12 @@ from hnetkit.prompts.tags import (
     excerpt,
     fits_in_tag,
     options_in,
+    plain_number,
     problems_of_stack,
     split_comments,
     split_tags,
 )
-from hnetkit.runtime.strength import Strength, strength_of
+from hnetkit.runtime.strength import Strength, require_order, strength_of
 from hnetkit.text import argument
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 """Called with each message for the user, one line at a time."""
+
+AnyPath: TypeAlias = "str | os.PathLike[str]"
+Networks: TypeAlias = (
+    "AnyPath | Iterable[AnyPath | tuple[AnyPath, float | Strength | None]] | Mapping[str, float | Strength | None]"
+)
+"""Networks beside a prompt: see `network_options`."""
 
 _WITH_STRENGTH = re.compile(r"(.+):\s*([+-]?(?:\d+\.?\d*|\.\d+))")
 
@@ -96,6 +103,37 @@ class NetworkRequest:
             before_colon = name.partition(":")[0] or "NAME"
             raise UsageError(f"-n {option}: not NAME or NAME:STRENGTH", hint=f"-n {argument(f'{before_colon}:0.8')}")
         return cls(name, strength)
+
+
+def network_options(networks: Networks) -> tuple[str, ...]:
+    """Returns ``NAME[:STRENGTH]`` of networks as texts.
+
+    Args:
+        networks: such texts, files, or pairs of one of them and a strength, in order; one alone; or name -> strength.
+
+    Raises:
+        UsageError: they are a set, which has no order, or something else is among them, or a strength is no number.
+    """
+    require_order(networks)
+    if isinstance(networks, str | os.PathLike):
+        networks = [networks]
+    return tuple(map(_option, networks.items() if isinstance(networks, Mapping) else networks))
+
+
+def _option(network: Any) -> str:
+    name, *strengths = network if isinstance(network, tuple) else (network,)
+    if not isinstance(name, str | os.PathLike) or len(strengths) > 1:
+        hint = 'networks=["ink:0.8", "wash.pt"], or {"ink": 0.8}'
+        raise UsageError(f"{excerpt(repr(network))} is no name or file of a network", hint=hint)
+    text = os.fspath(name)
+    if not strengths or strengths[0] is None:
+        return text
+    strength = Strength.of(strengths[0])
+    number = strength.number("self", "k")
+    if strength != Strength(number):
+        hint = f"in the prompt: <hypernet:{text}:{plain_number(number)}:end=0.6>"
+        raise UsageError(f"{excerpt(text)}: a strength beside a prompt is one number", hint=hint)
+    return f"{text}:{plain_number(number)}"
 
 
 def _is_path(name: str) -> bool:

@@ -50,6 +50,14 @@ _LISTS = ("Hypernetworks", "Hypernetworks Strengths")
 _BARE_LIST = re.compile(r'[^",:\n]*(?:,[^,:\n]*(?=,|$))*(?:,|$)', re.MULTILINE)
 # A1111's keys before `Hashes` -> the kind of resource, as `Hashes` names it
 _OLDER_HASHES = {"Lora hashes": "lora", "TI hashes": "embed", "Hypernet hashes": "hypernet"}
+
+KINDS = {
+    **dict.fromkeys(("lora", "locon", "loha", "lokr", "lyco", "lycoris", "dora"), "lora"),
+    **dict.fromkeys(("hypernet", "hypernetwork"), "hypernet"),
+    **dict.fromkeys(("embed", "embedding", "textualinversion"), "embed"),
+}
+"""What programs and sites call a kind of resource, in small letters -> A1111's name of it in ``Hashes``."""
+
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 _HASH_OF_NOTHING = "e3b0c442"  # the old 8-digit hash of every file under 1 MiB
 _NAME_AND_HASH = re.compile(r"(.+)\(([0-9a-fA-F]{8})\)")
@@ -82,7 +90,8 @@ class Infotext(NamedTuple):
     def hashes(self) -> dict[str, str]:
         """Resource (``"model"``, ``"hypernet:NAME"``, ``"lora:NAME"``) -> hex digits; {} if none are given.
 
-        From ``Hashes`` and from older keys, such as ``Lora hashes``.
+        From ``Hashes`` and from older keys, such as ``Lora hashes``. Kinds and digits are as A1111 writes them: some
+        programs write ``LORA:NAME``, and digits in capitals as Civitai does.
         """
         older = {
             f"{kind}:{name}": digits
@@ -90,7 +99,8 @@ class Infotext(NamedTuple):
             for name, digits in _pairs(self.parameters.get(key, ""))
         }
         found = _json_object(self.parameters.get("Hashes", ""), 0)
-        return older | {key: value for key, value in (found[0] if found else {}).items() if isinstance(value, str)}
+        given = older | {key: value for key, value in (found[0] if found else {}).items() if isinstance(value, str)}
+        return {_in_a1111s_words(resource): _in_small_letters(digits) for resource, digits in given.items()}
 
 
 class Mention(NamedTuple):
@@ -243,11 +253,23 @@ def _name_and_hash(listed: str) -> tuple[str, str | None]:
 def _hex(digits: str | None, name: str, warnings: list[str]) -> str | None:
     if not digits:
         return None
-    folded = digits.strip().lower()
+    folded = _in_small_letters(digits)
     if not _HEX.fullmatch(folded):
         warnings.append(f"{excerpt(name)}: {digits[:80]!r} is not a hash")
         return None
     return None if folded.startswith(_HASH_OF_NOTHING) else folded
+
+
+def _in_a1111s_words(resource: str) -> str:
+    """Returns ``kind:NAME`` with A1111's name of the kind; what is not known stays as it is."""
+    kind, colon, name = resource.partition(":")
+    return f"{KINDS.get(kind.casefold(), kind)}:{name}" if colon else resource
+
+
+def _in_small_letters(digits: str) -> str:
+    """Returns a hash as A1111 writes it; what is none stays as it is."""
+    folded = digits.strip().lower()
+    return folded if _HEX.fullmatch(folded) else digits
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:

@@ -103,9 +103,10 @@ class ProjectionHook:
         return module
 
     @property
-    def weight(self) -> Tensor:
-        """The projection's weight ``[out, width]``, without what PEFT adds to it."""
-        return cast(Tensor, self.module.weight)
+    def weight(self) -> Tensor | None:
+        """The projection's weight ``[out, width]``, without what PEFT adds to it; None where it is no tensor."""
+        weight: Any = self.module.weight
+        return weight if isinstance(weight, Tensor) else None
 
     def is_replaced(self) -> bool:
         """Whether another module has become the projection since the hook was put on, or folded weights were cast.
@@ -128,7 +129,17 @@ class ProjectionHook:
         return (self.context.take(context, self.side), *others)
 
     def rewrap(self) -> None:
-        """Moves to the module that is the projection now."""
+        """Moves to the module that is the projection now.
+
+        Raises:
+            AttachError: it may be made of the one before, with a map in its weights, which nothing can take out again.
+        """
+        if self.folded is not None and not _wraps(self.current, self.module):
+            name, kind = f"{self.layer.name}.to_{self.side}", type(self.current).__name__
+            raise AttachError(
+                f"{name} is another module, a {kind}, since hypernetworks were folded into it",
+                hint="load the model again, and change its layers (quantize it) before loading hypernetworks",
+            )
         self.remove()
         self.module = self.current
         self._handle = self.module.register_forward_pre_hook(self)
@@ -160,6 +171,11 @@ class ProjectionHook:
         """Takes the hook off, and leaves the module as it was before."""
         self.unfold()
         self._handle.remove()
+
+
+def _wraps(module: nn.Module, other: nn.Module) -> bool:
+    """Whether one of two modules is a part of the other, as a projection is of what PEFT puts around it."""
+    return any(part is other for part in module.modules()) or any(part is module for part in other.modules())
 
 
 def make_hooks(unet: nn.Module, layers: Iterable[Layer], text: TextContext) -> tuple[ProjectionHook, ...]:

@@ -285,14 +285,15 @@ def _fold(hooks: Iterable[ProjectionHook], networks: tuple[WeightedNetwork, ...]
 
 
 def _device(hooks: Iterable[ProjectionHook]) -> torch.device:
-    """Returns where the projections are; the CPU where offloading keeps them nowhere."""
+    """Returns where the projections are; the CPU where offloading keeps them nowhere, or quantizing in no tensor."""
     weight = next(iter(hooks)).weight
-    return torch.device("cpu") if weight.is_meta else weight.device
+    return torch.device("cpu") if weight is None or weight.is_meta else weight.device
 
 
 def _dtype(unet: Any, hooks: Iterable[ProjectionHook]) -> torch.dtype:
     """Returns the dtype of the projections, or the model's where they are stored in fewer bits."""
-    candidates = (next(iter(hooks)).weight.dtype, unet.dtype, torch.float32)
+    weight = next(iter(hooks)).weight
+    candidates = (None if weight is None else weight.dtype, unet.dtype, torch.float32)
     return next(dtype for dtype in candidates if dtype in _FLOATS)
 
 

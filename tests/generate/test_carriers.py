@@ -204,6 +204,39 @@ def test_a_network_that_only_the_graph_of_a_picture_has_is_said(tmp_path: Path) 
     assert warned(png(tmp_path / "b.png", {"parameters": named, "prompt": json.dumps(graph)}, (64, 64))) == ""
 
 
+def test_a_lora_that_only_the_graph_of_a_picture_has_is_said(tmp_path: Path) -> None:
+    lora = {"lora_name": "styles\\glow.safetensors", "strength_model": 0.6, "strength_clip": 0.6}
+    graph = {
+        "1": {"class_type": "LoraLoader", "inputs": lora},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a star", "clip": ["1", 1]}},
+        "3": {"class_type": "KSampler", "inputs": {"seed": 7, "model": ["1", 0], "positive": ["2", 0]}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+    }
+    said = "LoRAs that its text `parameters` does not name, which are not applied: glow"
+    without = png(tmp_path / "a.png", {"parameters": STATED, "prompt": json.dumps(graph)})
+    assert said in warned(without)
+    named = STATED.replace("a star", "a star <lora:styles\\Glow:0.6>")
+    assert warned(png(tmp_path / "b.png", {"parameters": named, "prompt": json.dumps(graph)}, (64, 64))) == ""
+    hashed = f"{STATED}, Hashes: {json.dumps({'LORA:glow': 'AABBCCDDEE'})}"  # said of the hashes
+    assert said not in warned(png(tmp_path / "c.png", {"parameters": hashed, "prompt": json.dumps(graph)}))
+
+
+def test_settings_that_only_the_graph_of_a_picture_has_are_said(tmp_path: Path) -> None:
+    sampler = {"seed": 7, "steps": 4, "positive": ["2", 0], "latent_image": ["6", 0], "denoise": 0.5}
+    graph = {
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a star"}},
+        "3": {"class_type": "KSampler", "inputs": sampler},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+        "5": {"class_type": "LoadImage", "inputs": {"image": "first.png"}},
+        "6": {"class_type": "VAEEncode", "inputs": {"pixels": ["5", 0]}},
+    }
+    said = "its ComfyUI graph has settings that its text `parameters` does not, which are not taken over"
+    texts = {"parameters": STATED, "prompt": json.dumps(graph)}
+    assert f"{said}: Denoising strength, Start image" in warned(png(tmp_path / "a.png", texts))
+    stated = f"{STATED}, Denoising strength: 0.5, Start image: first.png"
+    assert said not in warned(png(tmp_path / "b.png", {**texts, "parameters": stated}))
+
+
 def test_letters_that_are_not_utf_8_are_said(tmp_path: Path) -> None:
     text = STATED.replace("a star", "un café")
     assert "letters of its prompts cannot be read" in warned(text_file(tmp_path / "a.txt", text, "cp1252"))
@@ -365,9 +398,46 @@ def test_a_picture_of_another_size_than_its_settings_make_is_said(tmp_path: Path
 def test_the_networks_of_civitais_list_are_said(tmp_path: Path) -> None:
     resources = [{"type": "checkpoint", "modelName": "Base"}, {"type": "lora", "weight": 0.8, "modelName": "Glow"}]
     text = f"{STATED}, Civitai resources: {json.dumps(resources)}, Civitai metadata: {{}}, Version: v1.10.1"
-    said = "Civitai drew it with networks that are not applied: Glow at 0.8; add their tags to the prompt"
+    said = "Civitai's list in it has networks that are not applied: Glow at 0.8; add their tags to the prompt"
     assert warned(text_file(tmp_path / "a.txt", text)) == said
     assert warned(text_file(tmp_path / "b.txt", text.replace("a star", "a star <lora:glow:0.8>"))) == ""
+
+
+AIR = "urn:air:sd1:{}:civitai:82098@87153"
+
+
+@pytest.mark.parametrize(
+    ("resource", "prompt", "is_said"),
+    [
+        ({"air": AIR.format("lora")}, "a star", True),
+        ({"air": AIR.format("checkpoint")}, "a star", False),
+        ({"air": AIR.format("embedding")}, "a star", False),
+        ({"modelVersionId": 87153}, "a star", True),
+        ({"type": "LoCon"}, "a star <hypernet:ink:0.5>", True),
+        ({"type": "Hypernetwork"}, "a star <hypernet:ink:0.5>", False),
+        ({"type": "lycoris"}, "a star <lyco:glow:0.5>", False),
+    ],
+)
+def test_a_network_of_civitais_list_is_said_unless_the_prompt_has_tags_of_its_kind(
+    tmp_path: Path, resource: dict[str, Any], prompt: str, is_said: bool
+) -> None:
+    resources = json.dumps([{"modelName": "Glow", "versionName": "v1", "weight": 0.8, **resource}])
+    text = f"{STATED.replace('a star', prompt)}, Civitai resources: {resources}, Version: v1.10.1"
+    assert ("networks that are not applied: Glow v1 at 0.8" in warned(text_file(tmp_path / "a.txt", text))) == is_said
+
+
+@pytest.mark.parametrize("kind", ["lora", "LORA", "LoCon", "lyco", "HYPERNET", "Hypernetwork"])
+def test_a_network_that_only_the_hashes_name_is_said_however_its_kind_is_written(tmp_path: Path, kind: str) -> None:
+    text = f"{STATED}, Hashes: {json.dumps({f'{kind}:glow': 'AABBCCDDEE'})}, Version: v1.10.1"
+    said = "its hashes name networks that its prompt does not, which are not applied: glow"
+    assert warned(text_file(tmp_path / "a.txt", text)) == said
+
+
+@pytest.mark.parametrize("kind", ["lora", "LORA", "embed", "hypernet", "model"])
+def test_a_hash_in_capitals_is_compared_as_any(tmp_path: Path, kind: str) -> None:
+    resource, known = ("model", "model") if kind == "model" else (f"{kind}:glow", f"{kind.lower()}:glow")
+    text = f"{STATED}, Hashes: {json.dumps({resource: 'AABBCCDDEE'})}, Version: v1.10.1"
+    assert read_image_settings(text_file(tmp_path / "a.txt", text)).hashes[known] == "aabbccddee"
 
 
 def test_draw_things_picture_is_read_without_the_markup_around_it(tmp_path: Path) -> None:

@@ -217,6 +217,21 @@ def test_loras_textual_inversions_and_the_settings_stack_are_the_commands(model:
     assert pixels(model, "a mine") != word
 
 
+@pytest.mark.parametrize(
+    "networks",
+    [
+        {"ink": 0.25, "wash": None},
+        [("ink", 0.25), "wash"],
+        ["ink:0.25", "wash:1"],
+        {"ink": hnetkit.Strength(0.25), "wash": 1},
+    ],
+    ids=str,
+)
+def test_networks_beside_a_prompt_have_the_strengths_that_are_given_with_them(model: Model, networks: Any) -> None:
+    (picture,) = model.draw("a circle", networks=networks, **PLAIN)
+    assert picture.prompt == "a circle <hypernet:ink:0.25> <hypernet:wash:1>"
+
+
 def test_networks_that_somebody_loaded_are_left_out_of_pictures_and_stay(sd: Model, here: Path) -> None:
     plain, with_ink = pixels(sd, "a circle"), pixels(sd, "a circle <hypernet:ink:0.5>")
     hnetkit.load_hypernetwork(sd.pipe, "networks/ink.pt", "ink", 0.7)
@@ -328,6 +343,10 @@ def test_a_seed_is_drawn_where_none_is_given(model: Model) -> None:
         ({"prompt": "\udcff"}, "not valid text"),
         ({"networks": ["ink:much"]}, "-n ink:much"),
         ({"networks": ["absent.pt"]}, "absent.pt"),
+        ({"networks": {"ink": "0.5"}}, "a strength is a number"),
+        ({"networks": {"ink": hnetkit.Strength(1.0, end=0.5)}}, "ink: a strength beside a prompt is one number"),
+        ({"networks": [0.5]}, "0.5 is no name or file of a network"),
+        ({"networks": [("ink", 0.5, 0.6)]}, "is no name or file of a network"),
         ({"again": "absent.png"}, "absent.png"),
         ({"image": "absent.png"}, "absent.png"),
         ({"mask": "mask.png"}, "--mask needs --image"),

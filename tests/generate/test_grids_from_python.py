@@ -63,6 +63,14 @@ def test_networks_are_rows_and_axes_may_be_the_commands_words(sd: Model, here: P
     assert [cell["coordinates"]["order"] for cell in orders.cells] == [("ink", "wash"), ("wash", "ink")]
 
 
+def test_networks_of_a_grid_have_the_strengths_that_are_given_with_them(sd: Model, here: Path) -> None:
+    in_each = drawn(sd, {"seed": [1]}, networks={"ink": 0.25}, out="each.png")
+    assert in_each.cells[0]["prompt"].endswith("<hypernet:ink:0.25>")
+    on_axis = drawn(sd, {"hypernetwork": {"ink": 0.25, "wash": 0.5}}, out="axis.png")
+    tags = [cell["prompt"].partition(" <")[2] for cell in on_axis.cells]
+    assert tags == ["hypernet:ink:0.25>", "hypernet:wash:0.5>"]
+
+
 def test_the_same_call_draws_what_is_missing_and_tells_how_far_it_is(sd: Model, here: Path) -> None:
     done: list[tuple[float, float]] = []
     told: list[str] = []

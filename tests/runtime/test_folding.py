@@ -167,6 +167,50 @@ def test_a_projection_that_is_no_plain_linear_is_left_alone(pipe: Any, tint: Hyp
     assert relative(run(pipe), plain(pipe, [(tint, 0.7)])) <= 1e-5
 
 
+def test_a_projection_whose_weight_is_no_tensor_is_applied_to(pipe: Any, tint: Hypernetwork) -> None:
+    class Quantized(nn.Module):
+        """As torch's dynamically quantized layers, whose weight is a method."""
+
+        def __init__(self, own: Any) -> None:
+            super().__init__()
+            self.in_features, self.out_features, self._own = own.in_features, own.out_features, (own,)
+
+        def weight(self) -> torch.Tensor:
+            weight: torch.Tensor = self._own[0].weight
+            return weight
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self._own[0](x)
+
+    hnetkit.load_hypernetwork(pipe, tint, strength=0.7)
+    on_plain = run(pipe)
+    hnetkit.unload_hypernetworks(pipe)
+    for name, module in [*pipe.unet.named_modules()]:
+        if name.endswith((".attn1", ".attn2")):
+            module.to_k, module.to_v = Quantized(module.to_k), Quantized(module.to_v)
+    hnetkit.load_hypernetwork(pipe, tint, strength=0.7)
+    assert folded(pipe) == set()
+    assert relative(run(pipe), on_plain) <= 1e-5
+
+
+def test_a_projection_that_is_made_of_a_folded_one_is_refused(pipe: Any, tint: Hypernetwork) -> None:
+    """Quantizing makes new modules of the old ones' weights: the map would be in them, and be applied once more."""
+    hnetkit.load_hypernetwork(pipe, tint, strength=0.7)
+    with_tint = run(pipe)
+    attention = pipe.unet.get_submodule(f"{ATTENTION}.attn1")
+    old, made = attention.to_k, nn.Linear(20, 20)
+    made.load_state_dict({"weight": old.weight, "bias": old.bias})
+    attention.to_k = made
+    for attempt in (lambda: run(pipe), lambda: hnetkit.unload_hypernetworks(pipe)):
+        with pytest.raises(AttachError, match="a Linear, since hypernetworks were folded into it") as refused:
+            attempt()
+        assert "load the model again" in str(refused.value.hint)
+    attention.to_k = old
+    assert torch.equal(run(pipe), with_tint)
+    hnetkit.unload_hypernetworks(pipe)
+    assert attention.to_k is old
+
+
 def test_a_map_is_kept_out_of_the_weights_where_folding_takes_long(
     pipe: Any, tint: Hypernetwork, shade: Hypernetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:

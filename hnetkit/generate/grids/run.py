@@ -24,15 +24,17 @@ from hnetkit.generate.grids.spec import RANDOM, Axes, Grid, GridSpec, Strengths,
 from hnetkit.generate.image_files import is_image_file
 from hnetkit.generate.loading.outline import ModelOutline
 from hnetkit.generate.loading.pipeline import LoadedPipeline, digest, file_stamp, fingerprint
-from hnetkit.generate.model import AnyPath, Model, ModelSource, network_options
+from hnetkit.generate.model import AnyPath, Model, ModelSource
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
     NetworkFinder,
     NetworkRequest,
+    Networks,
     Note,
     StackedPrompt,
     find_embeddings_in,
     ignore_note,
+    network_options,
     read_prompt,
     resolve_hires_prompt,
     warn_about_first_pass,
@@ -120,7 +122,7 @@ def draw_grid(
     seed: int | Sequence[int] = RANDOM,
     names: Sequence[str] = (),
     strengths: Strengths | None = None,
-    networks: Iterable[AnyPath] = (),
+    networks: Networks = (),
     batch_size: int = 1,
     out: AnyPath = "grid.png",
     overwrite: bool = False,

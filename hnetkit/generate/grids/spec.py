@@ -20,6 +20,7 @@ from hnetkit.generate.grids.axes import (
     read_strengths,
 )
 from hnetkit.generate.grids.cells import CellSpec, all_orders
+from hnetkit.generate.prompt_networks import network_options
 from hnetkit.text import argument
 
 RANDOM = -1
@@ -233,6 +234,8 @@ def _parse_axes(axes: Axes) -> list[Axis | None]:
     found: list[Axis | None] = []
     if isinstance(axes, Mapping):
         for option, (name, values) in zip(_SIDES, axes.items(), strict=False):
+            if isinstance(values, Mapping):  # network -> strength
+                values = network_options(values)
             is_text = isinstance(values, str)
             found.append(read_axis(option, f"{name}={values}") if is_text else make_axis(option, name, values))
     else:
