@@ -30,6 +30,7 @@ from hnetkit.library.layouts import PROGRAMS, Program, folded, folder_of, progra
 from hnetkit.library.placing import (
     How,
     Placing,
+    holds,
     is_same_bytes,
     is_same_name,
     is_untouched,
@@ -198,7 +199,7 @@ class _LinkRun:
             if before.source != source and self._is_last(before):
                 return LinkChange("skipped", path, source, reason=_LAST)
         elif other := self._name_taken_by(item):
-            if _holds(other, item.content_hash):
+            if holds(other, item.content_hash):
                 return LinkChange("there", other, source)
             return LinkChange("skipped", path, source, reason=f"{other} has this name, and is not from hnetkit")
         problem = _why_refused(item, self.program)
@@ -321,7 +322,7 @@ class _LinkRun:
         if link.source != str(item.source) or (link.how == "converted") != item.convert:
             return False
         if item.convert:
-            return _holds(link.path, item.content_hash)
+            return holds(link.path, item.content_hash)
         return link.sha256 == item.row["sha256"] and self.how in (None, link.how)
 
     def _is_last(self, link: Link) -> bool:
@@ -339,7 +340,7 @@ class _LinkRun:
             return True
         rows = self.registry.files.holding([content])
         others = (path for path in (link.source, *(row["path"] for row in rows)) if not is_same_name(path, link.path))
-        return not any(_holds(path, content) for path in others)
+        return not any(holds(path, content) for path in others)
 
     @cached_property
     def _beside_by_size(self) -> dict[int, list[Path]]:
@@ -374,7 +375,7 @@ class _LinkRun:
         with tempfile.TemporaryDirectory(prefix="hnetkit-") as scratch:
             converted = Path(scratch) / "converted.pt"
             save(load(item.source), converted)
-            if not _holds(converted, item.content_hash):
+            if not holds(converted, item.content_hash):
                 raise FileChanged(f"{item.source}: not what was scanned", hint="hnetkit scan")
             self.placing.copy(converted, item.path, "converted", replace=replace, recorded=item.source)
         return "converted"
@@ -523,13 +524,6 @@ def _why_refused(item: _WantedLink, program: Program) -> str | None:
         return str(error)
     out_of_order = program.by_order and not item.convert and OUT_OF_ORDER in network.warnings
     return f"{item.source}: {OUT_OF_ORDER}" if out_of_order else None
-
-
-def _holds(path: str | Path, content_hash: str) -> bool:
-    try:
-        return load(path).content_hash == content_hash
-    except Exception:  # unreadable, so certainly not that network
-        return False
 
 
 def _reason_of(error: Exception, what: str | Path) -> str:

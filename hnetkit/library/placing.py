@@ -20,6 +20,7 @@ from typing import Literal
 
 from hnetkit.errors import FileChanged, HnetkitError
 from hnetkit.files import TEMPORARY, exclusive_lock, is_folder_at, new_file
+from hnetkit.formats import load
 from hnetkit.formats.open_file import OpenFile, sha256_at
 from hnetkit.library.layouts import folded
 from hnetkit.library.walking import is_gone, is_same_file
@@ -231,6 +232,14 @@ def is_same_bytes(path: str | Path, other: str | Path) -> bool:
     try:
         return os.path.getsize(path) == os.path.getsize(other) and sha256_at(path) == sha256_at(other)
     except (OSError, HnetkitError):
+        return False
+
+
+def holds(path: str | Path, content_hash: str) -> bool:
+    """Whether a file holds this network now."""
+    try:
+        return load(path).content_hash == content_hash
+    except Exception:  # unreadable, so certainly not that network
         return False
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,15 +216,22 @@ class Upload:
 
 
 @contextmanager
-def writing(out: str | os.PathLike[str], contents: tuple[str, ...], *, overwrite: bool) -> Iterator[Path]:
+def writing(
+    out: str | os.PathLike[str],
+    contents: tuple[str, ...],
+    *,
+    overwrite: bool,
+    without: Callable[[ShareFolder | None], Iterable[str]],
+) -> Iterator[Path]:
     """Yields a folder to write a share into, which becomes the one at `out` at a clean exit.
 
-    A folder that is there already gets the new files one by one, each whole; what an earlier share had there and this
-    one has not is removed, and all else stays.
+    A folder that is there already gets the new files one by one, each whole; then what is to go of an earlier share is
+    removed, and all else stays.
 
     Args:
         contents: content hashes of the networks.
         overwrite: update a folder that `share` made before.
+        without: the names of what is to go of such a folder's files.
 
     Raises:
         OutputExists: there is something that may not be replaced.
@@ -240,7 +247,7 @@ def writing(out: str | os.PathLike[str], contents: tuple[str, ...], *, overwrite
     with temporary_folder(target / "share") as made:
         yield made
         _write_record(made, contents)
-        _move(made, target, {} if earlier is None else earlier.files)
+        _move(made, target, {} if earlier is None else earlier.files, without(earlier))
 
 
 def made_before(out: str | os.PathLike[str], contents: tuple[str, ...]) -> ShareFolder | None:
@@ -276,7 +283,7 @@ def require_writable(out: str | os.PathLike[str], *, overwrite: bool) -> ShareFo
     return earlier
 
 
-def _move(made: Path, target: Path, earlier: Mapping[str, str]) -> None:
+def _move(made: Path, target: Path, earlier: Mapping[str, str], going: Iterable[str]) -> None:
     """Gives the files of a new share their places in a folder; the card and the record come last.
 
     What an update replaced before it was killed has the new content already, and the earlier record.
@@ -290,9 +297,8 @@ def _move(made: Path, target: Path, earlier: Mapping[str, str]) -> None:
     for name, place in places.items():
         place.parent.mkdir(exist_ok=True)
         os.replace(made / name, place)
-    for name in sorted(earlier.keys() - {*names, CARD}):
-        if is_file_at(target / name) and sha256_at(target / name) == earlier[name]:
-            os.unlink(target / name)
+    for name in going:
+        os.unlink(target / name)
     if is_folder_at(target / PICTURES) and not os.listdir(target / PICTURES):
         os.rmdir(target / PICTURES)
     for name in (CARD, RECORD):
