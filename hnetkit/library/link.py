@@ -87,7 +87,8 @@ def link(
         directory: the program's folder; see `layouts.folder_of`.
         program: the program. Files that it cannot read are converted to ``.pt``.
         names: of the networks; without any, all of the library.
-        how: the only way to use; None tries a symbolic link, then a hard link, then a copy.
+        how: the only way to use; None goes on in the way of what is there, and else tries a symbolic link, then a hard
+            link, then a copy.
         dry_run: yield what would be done, and do nothing.
         progress: called with the number of networks done, and of all.
 
@@ -167,6 +168,7 @@ class _LinkRun:
         self.registry, self.program, self.folder, self.how, self.dry_run = registry, program, folder, how, dry_run
         self.placing = Placing(registry, folder, program.name, how)
         self.placed, self.made = self.placing.known(dry_run=dry_run)
+        self.placing.go_on_as(link.how for link in self.placed.values())
         self._beside: dict[str, Path] = {}  # the sidecars of this run: key of the path -> source
 
     def put_or_skip(self, item: _WantedLink) -> LinkChange:
@@ -206,7 +208,7 @@ class _LinkRun:
         if problem:
             return LinkChange("skipped", path, source, reason=problem)
         what = "updated" if before is not None else "linked"
-        how: str = "converted" if item.convert else self.how or "symlink"
+        how: str = "converted" if item.convert else self.placing.ways[0]
         if not self.dry_run:
             how = self._place(item, replace=before is not None)
         return LinkChange(what, path, source, how, item.renamed)
@@ -237,7 +239,7 @@ class _LinkRun:
             if is_same_bytes(path, source):
                 return LinkChange("there", str(path), str(source))
             return LinkChange("kept", str(path), str(source), reason=NOT_OURS)
-        how = self.how or "symlink"
+        how: str = self.placing.ways[0]
         if not self.dry_run:
             how = self.placing.place(source, path, sha256=None, replace=before is not None)
         return LinkChange(what, str(path), str(source), how)
