@@ -264,7 +264,7 @@ def show_command(name: str, output: Output) -> None:
 @option(
     "--preview",
     metavar="IMAGE",
-    help="Show a smaller copy of this image as its preview; an empty one removes the copy.",
+    help="Show a smaller copy of this image as its preview; an empty one removes the copy. Any other picture stays.",
 )
 @output_options
 def tag_command(

@@ -62,7 +62,7 @@ def link_command(
 
     DIR is the program's main folder. Links all usable networks, or those that are named, with the previews, notes and
     other sidecars beside them. Formats that the program cannot read are converted to .pt. Without --symlink,
-    --hardlink or --copy, the first of them that works is used.
+    --hardlink or --copy, files come in the way in which earlier ones came, else in the first of these that works.
 
     Names stay as they are, except for what cannot be in a prompt or on some disks; a changed name is said.
 

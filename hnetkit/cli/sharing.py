@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SHARED, _UPLOAD = "What is shared", "Upload"
 _COLUMNS = ["path", "size_bytes", "sha256"]
+_LAST = "no other file of the library holds what is in it"
 
 
 @command("share")
@@ -154,11 +155,13 @@ def _written(plan: Share, out: str, output: Output, *, overwrite: bool, yes: boo
     earlier = require_writable(out, overwrite=overwrite)
     if plan.doubts:
         confirm(_question(plan), yes=yes)
-    gone = plan.without(earlier)
+    gone, kept = plan.without(earlier), plan.kept(earlier)
     with step_progress("Writing", quiet=output.quiet) as progress:
         folder = plan.write(out, overwrite=overwrite, progress=progress)
     if gone:
         output.note(f"removed, because it is not in this share: {', '.join(gone)}")
+    if kept:
+        output.note(f"kept, but not shared, because {_LAST}: {', '.join(kept)}")
     return folder
 
 
@@ -180,6 +183,8 @@ def _show_plan(plan: Share, out: str, upload: str | None, output: Output, *, ove
     output.rows(rows, columns=["path"], text=_planned_lines)
     if gone := plan.without(earlier):
         output.note(f"would be removed: {', '.join(gone)}")
+    if kept := plan.kept(earlier):
+        output.note(f"would be kept, but not shared, because {_LAST}: {', '.join(kept)}")
     output.note(f"would be: {counted(len(rows), 'file')}{'' if upload is None else f', uploaded to {upload}'}")
 
 

@@ -30,6 +30,7 @@ from hnetkit.library.layouts import PROGRAMS, Program, folded, folder_of, progra
 from hnetkit.library.placing import (
     How,
     Placing,
+    holds,
     is_same_bytes,
     is_same_name,
     is_untouched,
@@ -86,7 +87,8 @@ def link(
         directory: the program's folder; see `layouts.folder_of`.
         program: the program. Files that it cannot read are converted to ``.pt``.
         names: of the networks; without any, all of the library.
-        how: the only way to use; None tries a symbolic link, then a hard link, then a copy.
+        how: the only way to use; None goes on in the way of what is there, and else tries a symbolic link, then a hard
+            link, then a copy.
         dry_run: yield what would be done, and do nothing.
         progress: called with the number of networks done, and of all.
 
@@ -166,6 +168,7 @@ class _LinkRun:
         self.registry, self.program, self.folder, self.how, self.dry_run = registry, program, folder, how, dry_run
         self.placing = Placing(registry, folder, program.name, how)
         self.placed, self.made = self.placing.known(dry_run=dry_run)
+        self.placing.go_on_as(link.how for link in self.placed.values())
         self._beside: dict[str, Path] = {}  # the sidecars of this run: key of the path -> source
 
     def put_or_skip(self, item: _WantedLink) -> LinkChange:
@@ -198,14 +201,14 @@ class _LinkRun:
             if before.source != source and self._is_last(before):
                 return LinkChange("skipped", path, source, reason=_LAST)
         elif other := self._name_taken_by(item):
-            if _holds(other, item.content_hash):
+            if holds(other, item.content_hash):
                 return LinkChange("there", other, source)
             return LinkChange("skipped", path, source, reason=f"{other} has this name, and is not from hnetkit")
         problem = _why_refused(item, self.program)
         if problem:
             return LinkChange("skipped", path, source, reason=problem)
         what = "updated" if before is not None else "linked"
-        how: str = "converted" if item.convert else self.how or "symlink"
+        how: str = "converted" if item.convert else self.placing.ways[0]
         if not self.dry_run:
             how = self._place(item, replace=before is not None)
         return LinkChange(what, path, source, how, item.renamed)
@@ -236,7 +239,7 @@ class _LinkRun:
             if is_same_bytes(path, source):
                 return LinkChange("there", str(path), str(source))
             return LinkChange("kept", str(path), str(source), reason=NOT_OURS)
-        how = self.how or "symlink"
+        how: str = self.placing.ways[0]
         if not self.dry_run:
             how = self.placing.place(source, path, sha256=None, replace=before is not None)
         return LinkChange(what, str(path), str(source), how)
@@ -321,7 +324,7 @@ class _LinkRun:
         if link.source != str(item.source) or (link.how == "converted") != item.convert:
             return False
         if item.convert:
-            return _holds(link.path, item.content_hash)
+            return holds(link.path, item.content_hash)
         return link.sha256 == item.row["sha256"] and self.how in (None, link.how)
 
     def _is_last(self, link: Link) -> bool:
@@ -339,7 +342,7 @@ class _LinkRun:
             return True
         rows = self.registry.files.holding([content])
         others = (path for path in (link.source, *(row["path"] for row in rows)) if not is_same_name(path, link.path))
-        return not any(_holds(path, content) for path in others)
+        return not any(holds(path, content) for path in others)
 
     @cached_property
     def _beside_by_size(self) -> dict[int, list[Path]]:
@@ -374,7 +377,7 @@ class _LinkRun:
         with tempfile.TemporaryDirectory(prefix="hnetkit-") as scratch:
             converted = Path(scratch) / "converted.pt"
             save(load(item.source), converted)
-            if not _holds(converted, item.content_hash):
+            if not holds(converted, item.content_hash):
                 raise FileChanged(f"{item.source}: not what was scanned", hint="hnetkit scan")
             self.placing.copy(converted, item.path, "converted", replace=replace, recorded=item.source)
         return "converted"
@@ -523,13 +526,6 @@ def _why_refused(item: _WantedLink, program: Program) -> str | None:
         return str(error)
     out_of_order = program.by_order and not item.convert and OUT_OF_ORDER in network.warnings
     return f"{item.source}: {OUT_OF_ORDER}" if out_of_order else None
-
-
-def _holds(path: str | Path, content_hash: str) -> bool:
-    try:
-        return load(path).content_hash == content_hash
-    except Exception:  # unreadable, so certainly not that network
-        return False
 
 
 def _reason_of(error: Exception, what: str | Path) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace as changed
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Literal
 
 from hnetkit.errors import FileChanged, HnetkitError
 from hnetkit.files import TEMPORARY, exclusive_lock, is_folder_at, new_file
+from hnetkit.formats import load
 from hnetkit.formats.open_file import OpenFile, sha256_at
 from hnetkit.library.layouts import folded
 from hnetkit.library.walking import is_gone, is_same_file
@@ -28,6 +29,8 @@ from hnetkit.registry.store import Registry
 
 How = Literal["symlink", "hardlink", "copy"]
 _WAYS: tuple[How, ...] = ("symlink", "hardlink", "copy")
+_WAYS_AFTER: dict[str, tuple[How, ...]] = {"hardlink": ("hardlink", "symlink", "copy"), "copy": ("copy",)}
+"""How a file may come where those that are there came in one way; copies, since a program may see nothing else."""
 _CHUNK = 1 << 20  # bytes
 _PATIENCE_S = 60.0
 
@@ -50,11 +53,18 @@ class Placing:
         registry: holds the records.
         folder: the program's folder of hypernetworks.
         layout: name of the program.
-        how: the only way to use; None tries all, the cheapest first.
+        how: the only way to use; None tries all, the cheapest first; see `go_on_as`.
     """
 
     def __init__(self, registry: Registry, folder: Path, layout: str, how: How | None) -> None:
-        self.registry, self.folder, self.layout, self.how = registry, folder, layout, how
+        self.registry, self.folder, self.layout = registry, folder, layout
+        self.ways: tuple[How, ...] = (how,) if how else _WAYS
+
+    def go_on_as(self, hows: Iterable[str]) -> None:
+        """Puts what comes there in the way of what is there, if that came in a single one, and none was asked for."""
+        there = {*hows}.intersection(_WAYS)
+        if len(self.ways) > 1 and len(there) == 1:
+            self.ways = _WAYS_AFTER.get(there.pop(), _WAYS)
 
     def place(self, source: Path, path: Path, *, sha256: str | None, replace: bool) -> How:
         """Places a file, and returns the way that worked.
@@ -69,15 +79,14 @@ class Placing:
             OSError: no way works.
             FileChanged: the source has other bytes.
         """
-        ways = (self.how,) if self.how else _WAYS
-        for way in ways[:-1]:
+        for way in self.ways[:-1]:
             try:
                 self._place_by(way, source, path, sha256, replace=replace)
                 return way
             except OSError:  # not permitted, or another disk
                 continue
-        self._place_by(ways[-1], source, path, sha256, replace=replace)
-        return ways[-1]
+        self._place_by(self.ways[-1], source, path, sha256, replace=replace)
+        return self.ways[-1]
 
     def _place_by(self, way: How, source: Path, path: Path, sha256: str | None, *, replace: bool) -> None:
         if way == "copy":
@@ -231,6 +240,14 @@ def is_same_bytes(path: str | Path, other: str | Path) -> bool:
     try:
         return os.path.getsize(path) == os.path.getsize(other) and sha256_at(path) == sha256_at(other)
     except (OSError, HnetkitError):
+        return False
+
+
+def holds(path: str | Path, content_hash: str) -> bool:
+    """Whether a file holds this network now."""
+    try:
+        return load(path).content_hash == content_hash
+    except Exception:  # unreadable, so certainly not that network
         return False
 
 

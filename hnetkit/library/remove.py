@@ -166,7 +166,7 @@ def _why_not(disks: Disks, row: Row) -> str | None:
         if not is_absent(path):
             return "a link to a file that is not there"
         away = disks.away(row)
-        return f"{away}; {away.forgotten_by} forgets it" if away else ""
+        return f"{away}; hnetkit scan looks for it, {away.forgotten_by} forgets it" if away else ""
     except OSError as error:
         return str(error.strerror or error)
     if (status.st_size, mtime_of(status)) != (row["size_bytes"], row["mtime_ns"]):

@@ -127,14 +127,15 @@ def _labels_of(entry: Entry) -> set[str]:
 
 def _nothing(name: str | None, found: list[Entry], unread: list[RemovalChange]) -> NotFound:
     unseen = f"; {unread[0].path}: {unread[0].reason}" if unread else ""
-    if name is None:
-        return NotFound(
-            f"nothing is in the trash of any scanned folder{unseen}",
-            hint="hnetkit scan FOLDER, where a folder that was removed from is not scanned any more",
-        )
+    what = "nothing is in the trash of any scanned folder" if name is None else f"{name} is not in the trash"
     there = ", ".join(dict.fromkeys(argument(entry.name) for entry in found))
-    hint = f"in the trash: {there}" if there else "hnetkit list shows what is in the library"
-    return NotFound(f"{name} is not in the trash{unseen}", hint=hint)
+    if unread and unread[0].what == "kept":  # not there, and so perhaps moved
+        hint = "hnetkit scan FOLDER, where that folder is by now"
+    elif name is None:
+        hint = "hnetkit scan FOLDER, where a folder that was removed from is not scanned any more"
+    else:
+        hint = f"in the trash: {there}" if there else "hnetkit list shows what is in the library"
+    return NotFound(f"{what}{unseen}", hint=hint)
 
 
 def _would_come_back(entry: Entry) -> Iterator[RemovalChange]:

@@ -30,6 +30,7 @@ MOST_SIDE = 1024
 """Pixels of the longer side of a preview; lists of networks show them smaller."""
 
 _BEFORE = PREVIEWS[: PREVIEWS.index(PREVIEW)]  # shown in its place, where they are there
+_COPY = "hnetkit.preview"  # the name of a text in each copy that is made here: others' pictures have the same place
 _WEIGHT, _WORDS = "preferred weight", "activation text"  # keys of A1111
 
 
@@ -156,8 +157,19 @@ def _png(path: AnyPath) -> bytes:
 
     image, written = open_rgb(path), io.BytesIO()
     image.thumbnail((MOST_SIDE, MOST_SIDE))
-    image.save(written, **png_options(infotext_of(Path(path))))
+    options = png_options(infotext_of(Path(path)))
+    options["pnginfo"].add_text(_COPY, "a smaller copy")
+    image.save(written, **options)
     return written.getvalue()
+
+
+def _is_copy(path: Path) -> bool:
+    """Whether a picture was made by `_png`; any other may be the only one that somebody has of it."""
+    from hnetkit.formats.open_file import OpenFile
+    from hnetkit.image_text import read_image_text
+
+    with OpenFile(path) as file:
+        return _COPY in read_image_text(file)
 
 
 def _refuse_preview(model_file: Path, data: bytes) -> None:
@@ -171,6 +183,9 @@ def _refuse_preview(model_file: Path, data: bytes) -> None:
             other = f"there is no {path.name} to remove" if is_none_to_remove else f"not {path.name} beside it"
             hint = f"rename {argument(shown, is_path=True)}, and try again"
             raise OutputExists(f"{shown}: programs show this picture, and {other}", hint=hint)
+    if is_file_at(path) and not _is_copy(path):
+        hint = f"rename {argument(path, is_path=True)}, and try again"
+        raise OutputExists(f"{path}: not a copy that hnetkit made, and is left alone", hint=hint)
 
 
 def _put_preview(model_file: Path, data: bytes) -> None:

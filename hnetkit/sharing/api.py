@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from hnetkit.errors import (
     NotFound,
     UsageError,
 )
-from hnetkit.files import is_link_elsewhere, new_file
+from hnetkit.files import is_link_elsewhere, is_model_name, new_file
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import load, loads_in_a1111, read_network
 from hnetkit.formats.writing import save, source_sha256
@@ -27,6 +27,7 @@ from hnetkit.hashes import hash_file
 from hnetkit.image_text import as_infotext, read_infotext, write_image
 from hnetkit.images import has_more, open_rgb, read_image
 from hnetkit.library.layouts import folded, stem_for_layout
+from hnetkit.library.placing import holds
 from hnetkit.sharing.card import CardFile, CardNetwork, CardPicture, card_text
 from hnetkit.sharing.folder import CARD, PICTURES, ShareFolder, writing
 from hnetkit.sharing.licenses import (
@@ -88,6 +89,7 @@ class Share:
         license: that the card states.
         doubts: why they may not be for sharing, one line each, which a person is to agree to.
         notes: what a person should know besides, one line each.
+        held: content hash of each network of the library -> paths of its files.
     """
 
     networks: tuple[CardNetwork, ...]
@@ -95,6 +97,7 @@ class Share:
     license: License
     doubts: tuple[str, ...]
     notes: tuple[str, ...]
+    held: Mapping[str, Sequence[str]] = field(repr=False)
 
     @property
     def contents(self) -> tuple[str, ...]:
@@ -113,7 +116,29 @@ class Share:
 
     def without(self, earlier: ShareFolder | None) -> list[str]:
         """Returns the names of an earlier share's files that `write` removes from the folder, as they are in it."""
-        return [] if earlier is None else sorted(earlier.own() - set(self.files()))
+        return sorted(self._left_out(earlier).difference(self.kept(earlier)))
+
+    def kept(self, earlier: ShareFolder | None) -> list[str]:
+        """Returns the names of an earlier share's files that `write` leaves in the folder, though it does not share
+        them: no other file of the library holds their networks.
+        """
+        return sorted(name for name in self._left_out(earlier) if earlier is not None and self._is_last(earlier, name))
+
+    def _left_out(self, earlier: ShareFolder | None) -> set[str]:
+        return set() if earlier is None else earlier.own() - set(self.files())
+
+    def _is_last(self, earlier: ShareFolder, name: str) -> bool:
+        if not is_model_name(name):
+            return False
+        try:
+            content = load(earlier.path / name).content_hash
+        except (FileRefused, NotFound):  # no network that `share` wrote, whatever a record says
+            return True
+        folder = os.path.realpath(earlier.path)
+        others = (
+            path for path in self.held.get(content, ()) if not Path(os.path.realpath(path)).is_relative_to(folder)
+        )
+        return content not in self.contents and not any(holds(path, content) for path in others)
 
     def write(
         self, out: AnyPath, *, overwrite: bool = False, progress: Progress = lambda done, total: None
@@ -130,7 +155,7 @@ class Share:
             FileRefused: a file holds another network by now.
             DiskFull: there is no room.
         """
-        with writing(out, self.contents, overwrite=overwrite) as folder:
+        with writing(out, self.contents, overwrite=overwrite, without=self.without) as folder:
             made = []
             for number, network in enumerate(self.networks):
                 progress(number, len(self.networks))
@@ -198,7 +223,15 @@ def plan_share(
         common_license(network.license for network in networks),
         tuple(_doubts(networks, license)),
         tuple(notes),
+        _held(library),
     )
+
+
+def _held(library: Library) -> dict[str, list[str]]:
+    held: dict[str, list[str]] = {}
+    for row in library.registry.files.of_networks():
+        held.setdefault(row["content_hash"], []).append(row["path"])
+    return held
 
 
 def _planned(row: Row, chosen: License | None, notes: list[str]) -> CardNetwork:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,15 +217,22 @@ class Upload:
 
 
 @contextmanager
-def writing(out: str | os.PathLike[str], contents: tuple[str, ...], *, overwrite: bool) -> Iterator[Path]:
+def writing(
+    out: str | os.PathLike[str],
+    contents: tuple[str, ...],
+    *,
+    overwrite: bool,
+    without: Callable[[ShareFolder | None], Iterable[str]],
+) -> Iterator[Path]:
     """Yields a folder to write a share into, which becomes the one at `out` at a clean exit.
 
-    A folder that is there already gets the new files one by one, each whole; what an earlier share had there and this
-    one has not is removed, and all else stays.
+    A folder that is there already gets the new files one by one, each whole; then what is to go of an earlier share is
+    removed, and all else stays.
 
     Args:
         contents: content hashes of the networks.
         overwrite: update a folder that `share` made before.
+        without: the names of what is to go of such a folder's files.
 
     Raises:
         OutputExists: there is something that may not be replaced.
@@ -241,7 +248,7 @@ def writing(out: str | os.PathLike[str], contents: tuple[str, ...], *, overwrite
     with temporary_folder(target / "share") as made:
         yield made
         _write_record(made, contents)
-        _move(made, target, earlier)
+        _move(made, target, {} if earlier is None else earlier.files, without(earlier))
 
 
 def made_before(out: str | os.PathLike[str], contents: tuple[str, ...]) -> ShareFolder | None:
@@ -277,7 +284,7 @@ def require_writable(out: str | os.PathLike[str], *, overwrite: bool) -> ShareFo
     return earlier
 
 
-def _move(made: Path, target: Path, earlier: ShareFolder | None) -> None:
+def _move(made: Path, target: Path, earlier: Mapping[str, str], going: Iterable[str]) -> None:
     """Gives the files of a new share their places in a folder; the card and the record come last.
 
     What an update replaced before it was killed has the new content already, and the earlier record.
@@ -285,15 +292,13 @@ def _move(made: Path, target: Path, earlier: ShareFolder | None) -> None:
     names = [name for name in _names_in(made) if name not in (CARD, RECORD)]
     places = {name: target / name for name in names}
     refuse_links([target / PICTURES])
-    known = {} if earlier is None else earlier.files
-    gone = set() if earlier is None else earlier.own() - set(names)
     for name, place in places.items():
-        if is_there(place) and not (name in known and sha256_at(place) in (known[name], sha256_at(made / name))):
+        if is_there(place) and not (name in earlier and sha256_at(place) in (earlier[name], sha256_at(made / name))):
             raise OutputExists(f"{place}: there, and not of an earlier share", hint="move it away")
     for name, place in places.items():
         place.parent.mkdir(exist_ok=True)
         os.replace(made / name, place)
-    for name in sorted(gone):
+    for name in going:
         os.unlink(target / name)
     if is_folder_at(target / PICTURES) and not os.listdir(target / PICTURES):
         os.rmdir(target / PICTURES)

@@ -132,7 +132,7 @@ def of_job(registry: Registry, job: Job) -> FetchResult:
     code, reason = job.code, job.reason
     if job.source == "huggingface" and (job.state, code) == ("done", None):
         apart = [path for path in found if path is not None and Path(path).stem.startswith(f"{job.name}-")]
-        code, reason = ("named", f"another network has the name {job.name}") if apart else (code, reason)
+        code, reason = ("named", _why_apart(registry, job.name, apart[0])) if apart else (code, reason)
     here = [job.reason or ""] if had else [path for path in found if path is not None]
     return FetchResult(
         "had" if had else job.state,
@@ -149,6 +149,14 @@ def of_job(registry: Registry, job: Job) -> FetchResult:
         tuple(here) if job.state == "done" else (),
         job=job.id,
     )
+
+
+def _why_apart(registry: Registry, name: str, path: str) -> str:
+    """Why a file has not the name that its repository gives it."""
+    contents = {row["content_hash"] for row in registry.files.at(path)}
+    near = (row for row in registry.files.named(name) if Path(row["path"]).parent == Path(path).parent)
+    same = next((Path(row["path"]).name for row in near if row["content_hash"] in contents), None)
+    return f"another network has the name {name}" if same is None else f"the same network is there as {same}"
 
 
 def of_repair(result: FetchResult, damaged: Sequence[Replacement], put_aside: Sequence[Path] = ()) -> FetchResult:

@@ -80,6 +80,10 @@ def whats(changes: Any) -> list[tuple[str, str]]:
     return sorted((change.what, Path(change.path).name) for change in changes)
 
 
+def whole(changes: Any) -> list[tuple[str, str, str | None]]:
+    return sorted((change.what, Path(change.path).name, change.how) for change in changes)
+
+
 def content(path: str | Path) -> str:
     return hnetkit.load(path).content_hash
 
@@ -363,6 +367,25 @@ def test_asking_for_copies_replaces_links_by_copies(registry: Registry, webui: P
     assert ("updated", "ink.pt") in whats(link(registry, webui, A1111, how="copy"))
     assert not Path(listed_by_stem(webui)["ink"]).is_symlink()
     assert {change.what for change in link(registry, webui, A1111)} == {"there"}
+
+
+@pytest.mark.parametrize("how", ["copy", "hardlink"])
+def test_what_comes_later_comes_in_the_way_that_was_asked_for(
+    registry: Registry, library: Path, webui: Path, how: Any
+) -> None:
+    (library / "ink.txt").write_text("a note")
+    list(link(registry, webui, A1111, how=how))
+    networks.network_file(library, "ink.pt", seed=5)
+    networks.network_file(library, "new.pt", seed=6)
+    (library / "ink.txt").unlink()  # an editor that writes a file anew
+    (library / "ink.txt").write_text("another note")
+    list(scan(registry))
+    foreseen = whole(link(registry, webui, A1111, dry_run=True))
+    changes = whole(link(registry, webui, A1111))
+    assert foreseen == changes
+    assert {how_of for what, _, how_of in changes if what in ("linked", "updated")} == {how}
+    assert {name for _, name, _ in changes} >= {"ink.pt", "ink.txt", "new.pt"}
+    assert not any(path.is_symlink() for path in webui.rglob("*"))
 
 
 # --- without the right to make links

@@ -392,8 +392,12 @@ def test_a_trash_on_a_disk_that_is_away_is_told_of(
     changes = library.restore("glow")
     assert whats(changes) == [("kept", "disk"), ("restored", "glow.pt")]
     assert "what is in its trash cannot be seen" in str(changes[0].reason)
-    with pytest.raises(NotFound, match=r"wave is not in the trash; .*cannot be seen"):
-        library.restore("wave")
+    for names in (["wave"], []):
+        with pytest.raises(NotFound, match=r"trash.*; .*cannot be seen") as refused:
+            library.restore(*names)
+        assert refused.value.command_hint == "hnetkit scan FOLDER, where that folder is by now"
+    library.scan(tmp_path / "away")
+    assert ("restored", "wave.pt") in whats(library.restore("wave"))
 
 
 def test_a_file_that_is_gone_is_forgotten_with_the_others(library: Library, folder: Path) -> None:

@@ -211,6 +211,25 @@ def test_a_preview_that_is_no_copy_of_hnetkit_s_is_not_said_to_be_removed(
     assert library.record("ink")["sidecars"][0]["preview"] == str(folder / "ink.preview.jpeg")
 
 
+@pytest.mark.parametrize("given", ["another", ""], ids=["replaced", "removed"])
+def test_a_preview_that_a_person_or_another_program_put_there_is_left_alone(
+    library: Library, folder: Path, picture: Path, given: str
+) -> None:
+    own = folder / "ink.preview.png"
+    write_image(own, Image.new("RGB", (900, 700), "blue"), SETTINGS)  # as A1111 keeps a picture that it drew
+    before = tree(folder)
+    with pytest.raises(OutputExists, match=r"ink\.preview\.png: not a copy that hnetkit made") as caught:
+        library.tag("ink", "new", strength=0.5, preview=picture if given else "")
+    assert caught.value.command_hint == f"rename {own}, and try again"
+    assert tree(folder) == before
+    assert library.record("ink")["tags"] == []
+    own.rename(folder / "mine.png")
+    library.tag("ink", preview=picture)
+    library.tag("ink", preview=picture)
+    library.tag("ink", preview="")
+    assert not own.exists()
+
+
 def test_the_old_preview_stays_until_the_new_one_is_whole(
     library: Library, folder: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,19 @@ def test_removing_a_file_that_was_moved_since_the_scan_keeps_what_people_said_of
     assert words(library, Path(place).stem) == OF_INK
 
 
+def test_removing_a_file_that_left_an_empty_folder_says_first_what_finds_it(
+    library: Library, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "deep").mkdir()
+    (folder / "ink.pt").rename(folder / "deep" / "ink.pt")
+    library.scan()
+    (folder / "deep" / "ink.pt").rename(folder / "best.pt")
+    said = told(capsys, "remove", "ink", "-y")
+    assert f"may be away; hnetkit scan looks for it, hnetkit forget {folder / 'deep'} forgets it" in said
+    library.scan()
+    assert words(library, "best") == OF_INK
+
+
 def test_removing_a_file_behind_a_link_whose_disk_is_away_keeps_what_people_said_of_it(
     library: Library, folder: Path, tmp_path: Path
 ) -> None:

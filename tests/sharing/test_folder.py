@@ -435,6 +435,36 @@ def test_an_update_names_what_it_removes(library: hnetkit.Library, tmp_path: Pat
     assert "removed" not in capsys.readouterr().err
 
 
+def test_an_update_keeps_the_last_files_of_a_network_and_names_them(
+    library: hnetkit.Library, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    share(library, ["ink", "wash"], out, license="mit")
+    library.scan(out)
+    (networks_in(tmp_path) / "wash.pt").unlink()
+    if os.name != "nt":
+        (networks_in(tmp_path) / "link.pt").symlink_to(out / "wash.pt")
+    library.scan()
+    words = ["share", "ink", "--out", str(out), "--license", "mit", "--overwrite"]
+    said = "no other file of the library holds what is in it: wash.pt, wash.safetensors\n"
+    assert run([*words, "--dry-run"]) == 0
+    assert f"would be kept, but not shared, because {said}" in capsys.readouterr().err
+    assert run(words) == 0
+    told = capsys.readouterr().err
+    assert f"kept, but not shared, because {said}" in told
+    assert "removed" not in told
+    assert ShareFolder.read(out).others() == ["wash.pt", "wash.safetensors"]
+    assert hnetkit.load(out / "wash.pt").content_hash == library.record("wash")["content_hash"]
+
+
+def test_an_update_removes_what_a_network_was_called_before(library: hnetkit.Library, tmp_path: Path) -> None:
+    out = share(library, ["wash"], tmp_path / "out", license="mit").path
+    (networks_in(tmp_path) / "wash.pt").rename(networks_in(tmp_path) / "mist.pt")
+    library.scan()
+    share(library, ["mist"], out, license="mit", overwrite=True)
+    assert names(out) == {"README.md", RECORD, "mist.pt", "mist.safetensors"}
+
+
 def test_the_command_lists_what_it_wrote(library: hnetkit.Library, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "out"
     assert run(["share", "ink", "--out", str(out), "--license", "cc-by-4.0", "--json"]) == 0

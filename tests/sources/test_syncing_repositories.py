@@ -14,6 +14,7 @@ from support.fake_sites.messages import Request, Response
 from support.fetching import installed
 from support.odd_answers import network_bytes, zipped
 
+import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import AuthRequired, Gone, NetworkFailed, NotFound, UsageError
 from hnetkit.sources.huggingface import LARGE
@@ -59,6 +60,16 @@ def test_a_repository_comes_and_is_then_known_by_one_request(hub: Sites, here: F
     hub.clear()
     assert states(here.sync(f"hf:{REPO}")) == {"page.pt": "skipped"}
     assert [(entry.origin, entry.path) for entry in hub.requests] == [("hub", f"/api/models/{REPO}")]
+
+
+def test_two_formats_of_one_network_are_not_called_two_networks(hub: Sites, here: FetchSession, tmp_path: Path) -> None:
+    (tmp_path / "moss.pt").write_bytes(INK)
+    hnetkit.save(hnetkit.load(tmp_path / "moss.pt"), tmp_path / "moss.safetensors")
+    hub.hub.add("anna/moss", {name: (tmp_path / name).read_bytes() for name in ("moss.pt", "moss.safetensors")})
+    results = here.sync("hf:anna/moss")
+    (first,) = (Path(result.paths[0]).name for result in results if result.code is None)
+    (reason,) = (result.reason for result in results if result.code == "named")
+    assert reason == f"the same network is there as {first}"
 
 
 def test_only_what_a_commit_adds_or_changes_is_fetched(hub: Sites, here: FetchSession) -> None:
