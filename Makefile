@@ -3,6 +3,8 @@ PYTHON ?= python3
 SHELL = /bin/bash
 .SHELLFLAGS = -o pipefail -c
 export PYTHONSAFEPATH = 1
+# what a process compiles, the next ones need not: pip leaves it to them, as most modules are never imported
+unexport PYTHONDONTWRITEBYTECODE
 # folders of tests that have long runs; the record of each lies in benchmarks/results/test_long
 LONG = cli demo formats generate kernels library project prompts runtime sources train
 
@@ -83,10 +85,10 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q --upgrade "pip>=25.1"
-	.venv/bin/python -m pip install -q -c constraints.txt -e ".[all]" --group dev
+	.venv/bin/python -m pip install -q --no-compile -c constraints.txt -e ".[all]" --group dev
 	touch .venv/installed
 
 # the oldest Triton that kernels are compiled with, beside the environment's own
 .venv/triton-3.6.0: .venv/installed
-	.venv/bin/python -m pip install -q --no-deps --target .venv/triton-3.6.0 triton==3.6.0
+	.venv/bin/python -m pip install -q --no-compile --no-deps --target .venv/triton-3.6.0 triton==3.6.0
 	touch .venv/triton-3.6.0
