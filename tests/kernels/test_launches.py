@@ -59,7 +59,7 @@ for path, shapes, count, norm in (
 ):
     stack, rows = op.KernelStack(packed(count, shapes, "relu", norm=norm), path), 40
     memory = torch.zeros(2, 8 + rows * shapes[0], dtype=torch.float16)
-    for start in (8, 1):  # the second is no multiple of 16 bytes
+    for start in (8, 1) if path == "grouped" else (8,):  # the second is no multiple of 16 bytes
         x, other = (each[start:][:rows * shapes[0]].view(rows, -1) for each in memory)
         first, second = numbers_for(count), numbers_for(count)
         result, theirs = made(stack, x, first)
@@ -73,12 +73,13 @@ for path, shapes, count, norm in (
             require_same(theirs, ours, moved)
             assert result.shape == (2, rows, shapes[0]) and result.dtype == x.dtype
             assert result.data_ptr() in moved.values()
-    assert len(stack._plans) == 2
+    plans = len(stack._plans)
+    assert plans == (2 if path == "grouped" else 1)
     result, ours = made(stack, other[:20], second)
-    assert len(stack._plans) == 3, "other rows"
+    assert len(stack._plans) == plans + 1, "other rows"
     stack._tensors[0].data = stack._tensors[0].data.clone()
     result, ours = made(stack, other[:20], second)
-    assert len(stack._plans) == 4, "weights that moved"
+    assert len(stack._plans) == plans + 2, "weights that moved"
     twin = copy.deepcopy(stack)
     result, theirs = made(twin, other[:20], second)
     assert any(isinstance(argument, Pointer) for launch in theirs for argument in launch), "a copy has its own weights"
@@ -110,6 +111,12 @@ for run in (apply, apply, apply_with_an_own_one):
     thread.join()
 print(*[allocator.__name__ for allocator in chosen], len(stack._plans))
 """
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Triton keeps what it compiled, for tests that ask for the same kernels."""
+    return tmp_path_factory.mktemp("triton")
 
 
 def printed(code: str, cache: Path, *options: str) -> str:
@@ -145,12 +152,12 @@ def test_it_is_the_same_for_an_amd_gpu(tmp_path: Path) -> None:
     assert printed(start + EVERY_KERNEL + one_stack, tmp_path).split() == [*kernels, "the", "same"]
 
 
-def test_a_plan_gives_the_driver_what_triton_gives_it(tmp_path: Path) -> None:
-    assert printed(START + AGAIN, tmp_path).split() == ["the", "same"]
+def test_a_plan_gives_the_driver_what_triton_gives_it(cache: Path) -> None:
+    assert printed(START + AGAIN, cache).split() == ["the", "same"]
 
 
 def test_memory_for_a_descriptor_comes_from_torch_in_every_thread_unless_something_else_was_chosen(
-    tmp_path: Path,
+    cache: Path,
 ) -> None:
     """By Triton's launcher and by a plan."""
-    assert printed(START + MEMORY, tmp_path).split() == ["_from_torch", "_from_torch", "own", "1"]
+    assert printed(START + MEMORY, cache).split() == ["_from_torch", "_from_torch", "own", "1"]
