@@ -206,10 +206,18 @@ def _settle(registry: Registry, entry: Entry, is_whole: bool, has_moved: bool) -
         journal = entry.folder / trash.JOURNAL
         reason = f"what {journal} tells of it cannot be stored: {failure_of(error, str(journal))}"
         yield RemovalChange("skipped", str(entry.place(entry.files[0])), entry.name, reason=reason)
-    if is_whole and (entry.content_hash is None or registry.networks.is_known(entry.content_hash)):
-        trash.close(entry)
-        if not has_moved:
-            yield _words_alone(entry)
+    if not is_whole:
+        return
+    if entry.content_hash is not None and not registry.networks.is_known(entry.content_hash):
+        reason = (
+            f"no file is known to hold {entry.name}; what was known of it stays in the trash: "
+            f"hnetkit scan --rehash, then hnetkit remove --undo {argument(entry.name)}"
+        )
+        yield RemovalChange("kept", str(entry.place(entry.files[0])), entry.name, str(entry.folder), reason)
+        return
+    trash.close(entry)
+    if not has_moved:
+        yield _words_alone(entry)
 
 
 def _words_alone(entry: Entry) -> RemovalChange:

@@ -506,6 +506,25 @@ def test_what_was_put_back_by_hand_gets_its_words_and_that_is_said(library: Libr
     assert not (folder / trash.FOLDER).exists()
 
 
+def test_words_that_wait_for_a_file_that_nothing_is_known_to_hold_are_told_of(library: Library, folder: Path) -> None:
+    networks.network_file(folder, "wave.pt", seed=5)
+    shutil.copystat(folder / "glow.pt", folder / "wave.pt")
+    library.scan()
+    library.tag("wave", "sea")
+    names = [folder / "glow.pt", folder / "wave.pt", folder / "aside"]
+    for old, new in ((0, 2), (1, 0), (2, 1)):  # which no scan can see: their sizes and times are the same
+        names[old].rename(names[new])
+    library.remove("wave")
+    restored, waiting = library.restore()
+    assert (restored.what, waiting.what, waiting.path) == ("restored", "kept", str(folder / "wave.pt"))
+    assert "what was known of it stays in the trash: hnetkit scan --rehash, then hnetkit remove --undo wave" in str(
+        waiting.reason
+    )
+    library.recheck()
+    assert whats(library.restore("wave")) == [("restored", "wave.pt")]
+    assert library.record("glow")["tags"] == ["sea"]
+
+
 def test_a_note_written_meanwhile_stays(library: Library, folder: Path) -> None:
     shutil.copy(folder / "ink.pt", folder.parent / "ink.pt")
     library.remove("ink")
