@@ -20,6 +20,7 @@ from hnetkit.errors import NotFound, UsageError
 from hnetkit.library import trash
 from hnetkit.library.library import Library
 from hnetkit.library.restore import trashed
+from hnetkit.registry.networks import Training
 
 ON_WINDOWS = pytest.mark.skipif(os.name != "nt", reason="a name like any other elsewhere")
 NOTES = b'{"preferred weight": 0.7, "notes": "a brush"}'
@@ -537,6 +538,22 @@ def test_a_note_written_meanwhile_stays(library: Library, folder: Path) -> None:
 
 
 # --- links in other programs' folders
+
+
+def test_a_run_that_was_given_again_meanwhile_has_no_other_record_of_its_training(library: Library) -> None:
+    def store(rates: str, day: int) -> None:
+        training = Training({"rates": rates}, trained_at=f"2026-01-0{day}T00:00:00+00:00")
+        with library.registry.write():
+            library.registry.trainings.put(library.registry.networks.id_of(content), training)
+
+    content = library.record("glow")["content_hash"]
+    for rates, what in (("1e-3", ["restored"]), ("1e-4", ["restored", "kept"])):
+        store("1e-3", 1)
+        library.remove("glow")
+        networks.network_file(library.registry.files.roots()[0].path, "glow.pt", seed=2)
+        library.scan()
+        store(rates, 2)
+        assert [change.what for change in library.restore()] == what
 
 
 def test_links_are_taken_away_and_the_command_that_makes_them_again_is_said(
