@@ -139,7 +139,8 @@ def _settings() -> str:
     faults = [*settings.faults(stored), *_lost_networks(stored)]
     if faults:
         raise HnetkitError("; ".join(map(str, faults)), hint=faults[0].command_hint)
-    return ", ".join(f"{key}={value}" for key, value in sorted(stored.items())) or "none made"
+    unread = dict.fromkeys(stored.keys() - settings.KEYS.keys(), f" ({settings.UNREAD})")
+    return ", ".join(f"{key}={value}{unread.get(key, '')}" for key, value in sorted(stored.items())) or "none made"
 
 
 def _lost_networks(stored: Mapping[str, str]) -> Iterator[HnetkitError]:

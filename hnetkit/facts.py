@@ -209,7 +209,8 @@ def _bake(bake: Row) -> Iterator[_Told]:
     from hnetkit.baking.record import with_strength
 
     states = {"present": "", "missing": ", which is gone", "changed": ", where something else is by now"}
-    yield "baked to", f"{bake['path']}{states[bake['state']]}"
+    moved = f", which is {bake['found_at']} by now" if bake["found_at"] else None
+    yield "baked to", f"{bake['path']}{moved or states[bake['state']]}"
     rank = f" of rank {bake['rank']}" if bake["rank"] is not None else ""
     program = f" for {bake['program']}" if bake["program"] else ""
     model = f", with {bake['model_name']}" if bake["model_name"] else ""

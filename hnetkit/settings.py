@@ -38,6 +38,8 @@ KEYS: Mapping[str, str] = {
     "hypernetworks": "tags that end every prompt that does not name these networks itself: <hypernet:NAME:0.5>",
     "unasked": "what pull, sync and repair fetch without asking, as 500MB: 1GB if not set, 0 asks always, off never",
 }
+UNREAD = "no setting has this name, so nothing reads it"
+"""What a key of the file means that is not in `KEYS`, as a newer hnetkit or a slip may have put there."""
 _FOLDERS = ("tokenizer", "loras", "embeddings")
 _MODELS = ("model", "vae")
 _HOLDS: Mapping[str, tuple[str, ...]] = {
@@ -113,6 +115,8 @@ def faults(stored: Mapping[str, str]) -> Iterator[HnetkitError]:
 def put(key: str, value: str | None) -> str | None:
     """Stores a setting and returns what was stored; None removes it. Any number of processes may do so at once.
 
+    What the file has under another key than those of `KEYS` can be removed too.
+
     Files and folders are stored with their absolute paths: a command that runs in another folder must find the same,
     and none of the same name there.
 
@@ -122,10 +126,12 @@ def put(key: str, value: str | None) -> str | None:
         NotFound: there is no such file or folder.
         HnetkitError: another process is changing the settings and did not finish in time.
     """
-    _known(key)
+    if value is not None:
+        _known(key)
     with _settings_locked():
         settings = load()
-        settings.pop(key, None)
+        if settings.pop(key, None) is None:
+            _known(key)
         if value is not None:
             value = settings[key] = _checked(key, value)
         with new_file(os.path.realpath(config_file()), overwrite=True) as file:  # a link of the user's stays a link

@@ -102,10 +102,10 @@ class Bakes:
         """Whether something was baked to an absolute path."""
         return self._db.execute("SELECT 1 FROM bakes WHERE path = ?", [to_column(path)]).fetchone() is not None
 
-    def paths(self) -> list[str]:
-        """Returns the paths of all bakes, latest first."""
-        rows = self._db.execute("SELECT path FROM bakes ORDER BY baked_at DESC, id DESC")
-        return [from_column(path) for (path,) in rows]
+    def places(self) -> list[tuple[str, int, int]]:
+        """Returns path, size and time of all bakes, latest first."""
+        rows = self._db.execute("SELECT path, size_bytes, mtime_ns FROM bakes ORDER BY baked_at DESC, id DESC")
+        return [(from_column(path), size_bytes, mtime_ns) for path, size_bytes, mtime_ns in rows]
 
     def forget(self, paths: Iterable[str]) -> None:
         self._db.executemany("DELETE FROM bakes WHERE path = ?", [(to_column(path),) for path in paths])

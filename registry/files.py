@@ -237,6 +237,10 @@ class Files:
         """Returns the hashes that files had when they were last read."""
         return {sha256 for (sha256,) in self._db.execute("SELECT DISTINCT sha256 FROM files WHERE sha256 NOTNULL")}
 
+    def looking_like(self, size_bytes: int, mtime_ns: int) -> list[Row]:
+        """Returns the files that had this size and time when they were last read; what was moved keeps both."""
+        return self._rows("files.size_bytes = ? AND files.mtime_ns = ?", [size_bytes, mtime_ns])
+
     def converted_from(self, sha256: str) -> list[Row]:
         """Returns the files of networks that were converted from a file with this hash; see `CONVERTED`."""
         return self._rows(f"files.source_sha256 = ? AND {CONVERTED}", [sha256])

@@ -111,7 +111,7 @@ def bake_file(
         raise UsageError("--check compares a fit with its networks, and a hypernetwork is exact", hint="leave it out")
     require_output(to, source.location, path, overwrite=overwrite)
     if sheet is not None:
-        if not is_image_file(os.fspath(sheet)):
+        if not is_image_file(os.fspath(sheet), option="--check", example="sheet.png"):
             raise UsageError(f"{sheet}: the sheet is a .png, .jpg or .webp file", hint="--check sheet.png")
         refuse_existing(sheet, overwrite=overwrite)
         if not is_folder_at(sheet.parent):

@@ -65,12 +65,11 @@ def config_command(key: str | None, value: str | None, remove: bool, output: Out
         raise UsageError("--remove takes one setting", hint=f"hnetkit config {argument(key or 'model')} --remove")
     if key is None:
         stored = settings.load()
-        others = dict.fromkeys(stored.keys() - settings.KEYS.keys(), "no setting has this name, so nothing reads it")
-        meanings = {**settings.KEYS, **others}
+        meanings = {**settings.KEYS, **dict.fromkeys(stored.keys() - settings.KEYS.keys(), settings.UNREAD)}
         rows = [{"key": name, "value": stored.get(name), "meaning": text} for name, text in meanings.items()]
         output.rows(rows, columns=["key", "value", "meaning"])
     elif remove:
-        before = settings.get(key)
+        before = settings.load().get(key) or None
         settings.put(key, None)
         output.note(f"{key} was not set" if before is None else f"{key} is no longer set; it was {before}")
     elif value is not None:

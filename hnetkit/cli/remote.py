@@ -49,7 +49,7 @@ _COLUMNS = ["state", "name", "size", "model", "version", "reason", "path"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
 # codes of files that are here, with more to say
-_EXPLAINED = frozenset({"elsewhere", "named", "partly", "replaced", "sidecars", "unpacked"})
+_EXPLAINED = frozenset({"elsewhere", "in-trash", "named", "partly", "replaced", "sidecars", "unpacked"})
 
 
 def fetch_options(function: F) -> F:

@@ -77,8 +77,12 @@ class Picture:
                 return path
 
 
-def is_image_file(out: str) -> bool:
+def is_image_file(out: str, *, option: str = "--out", example: str = "FOLDER") -> bool:
     """Whether `out` names an image file; otherwise it is a folder, which may not exist yet.
+
+    Args:
+        option: that has this value, for hints.
+        example: of a value that it can have.
 
     Raises:
         UsageError: it names a file of another type.
@@ -89,13 +93,13 @@ def is_image_file(out: str) -> bool:
     if suffix in _OTHERS:
         raise UsageError(
             f"{out}: pictures are written as PNG, JPEG or WebP",
-            hint=f"--out {argument(suffixed(out, '.png'), is_path=True)}",
+            hint=f"{option} {argument(suffixed(out, '.png'), is_path=True)}",
         )
     # asked again: another command that draws into the folder may have made it since
     if suffix not in SUFFIXES and is_there(out) and not is_folder_at(out):
-        raise UsageError(f"{out}: neither a folder nor a .png, .jpg or .webp file", hint="--out FOLDER")
+        raise UsageError(f"{out}: neither a folder nor a .png, .jpg or .webp file", hint=f"{option} {example}")
     if out.endswith("."):  # neither "." nor "..", which are folders
-        hint = f"--out {argument(suffixed(out, '.png'), is_path=True)}"
+        hint = f"{option} {argument(suffixed(out, '.png'), is_path=True)}"
         raise UsageError(f"{out}: a name that ends in a dot, which not every disk can have", hint=hint)
     return suffix in SUFFIXES
 

@@ -59,29 +59,44 @@ def record_bake(registry: Registry, path: str | os.PathLike[str], record: Mappin
 def bakes_of(registry: Registry, content_hash: str) -> list[Row]:
     """Returns the bakes that a network went into, latest first; ``state`` is what the disk says of each now.
 
-    It is ``"present"``, ``"missing"``, or ``"changed"`` where something else is at its path.
+    It is ``"present"``, ``"missing"``, or ``"changed"`` where something else is at its path. ``found_at`` is where a
+    scan found a file that was moved since.
     """
-    return [_shown(bake) for bake in registry.bakes.of(content_hash)]
+    return [_shown(registry, bake) for bake in registry.bakes.of(content_hash)]
 
 
 def gone_bakes(registry: Registry) -> tuple[list[str], list[str]]:
-    """Returns the paths of baked files that are gone, and a line about each that may be only away, with its disk."""
+    """Returns the paths of baked files that are gone, and a line about each that was moved or may be only away."""
     gone, kept = [], []
-    for path in (Path(path) for path in registry.bakes.paths() if is_absent(path)):
-        if (away := away_below(path.parent, path)) is None:
-            gone.append(str(path))
+    for place, *stamp in registry.bakes.places():
+        if not is_absent(place):
+            continue
+        path = Path(place)
+        found = _found_at(registry, place, *stamp)
+        away = f"it is {found} by now" if found else away_below(path.parent, path)
+        if away is None:
+            gone.append(place)
         else:
             kept.append(f"{path} kept: {away}; hnetkit forget {argument(path, is_path=True)} forgets it")
     return gone, kept
 
 
-def _shown(bake: Bake) -> Row:
-    marker = _marker(bake.path)
+def _shown(registry: Registry, bake: Bake) -> Row:
     row = asdict(bake)
-    is_same = is_as_scanned({"path": marker, "size_bytes": row.pop("size_bytes"), "mtime_ns": row.pop("mtime_ns")})
+    stamp = {"size_bytes": row.pop("size_bytes"), "mtime_ns": row.pop("mtime_ns")}
+    is_same = is_as_scanned({"path": _marker(bake.path), **stamp})
     row["networks"] = list(row.pop("parts"))
     row["state"] = "missing" if is_absent(bake.path) else "present" if is_same else "changed"
+    row["found_at"] = None if row["state"] == "present" else _found_at(registry, bake.path, **stamp)
     return row
+
+
+def _found_at(registry: Registry, path: str, size_bytes: int, mtime_ns: int) -> str | None:
+    """Returns where a scan found a baked file that is not at its path now: by size and time, and of no other bake."""
+    for row in registry.files.looking_like(size_bytes, mtime_ns):
+        if row["path"] != path and not registry.bakes.has(row["path"]) and is_as_scanned(row):
+            return str(row["path"])
+    return None
 
 
 def _marker(path: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hnetkit.errors import DiskFull, HnetkitError, NotFound, RegistryError, UsageError, failure_of
@@ -206,10 +206,18 @@ def _settle(registry: Registry, entry: Entry, is_whole: bool, has_moved: bool) -
         journal = entry.folder / trash.JOURNAL
         reason = f"what {journal} tells of it cannot be stored: {failure_of(error, str(journal))}"
         yield RemovalChange("skipped", str(entry.place(entry.files[0])), entry.name, reason=reason)
-    if is_whole and (entry.content_hash is None or registry.networks.is_known(entry.content_hash)):
-        trash.close(entry)
-        if not has_moved:
-            yield _words_alone(entry)
+    if not is_whole:
+        return
+    if entry.content_hash is not None and not registry.networks.is_known(entry.content_hash):
+        reason = (
+            f"no file is known to hold {entry.name}; what was known of it stays in the trash: "
+            f"hnetkit scan --rehash, then hnetkit remove --undo {argument(entry.name)}"
+        )
+        yield RemovalChange("kept", str(entry.place(entry.files[0])), entry.name, str(entry.folder), reason)
+        return
+    trash.close(entry)
+    if not has_moved:
+        yield _words_alone(entry)
 
 
 def _words_alone(entry: Entry) -> RemovalChange:
@@ -252,7 +260,7 @@ def _bring_words_back(registry: Registry, entry: Entry) -> Iterator[RemovalChang
         trained = registry.trainings.of(content)
         if training is not None and trained is None:
             registry.trainings.put(id, Training(**training))
-        elif training is not None and trained != Training(**training):
+        elif training is not None and not _is_same_run(trained, Training(**training)):
             told.append(f"it has another record of its training by now; the one that did not come back: {training}")
         for alias in words.get("aliases") or ():
             try:
@@ -263,6 +271,11 @@ def _bring_words_back(registry: Registry, entry: Entry) -> Iterator[RemovalChang
                 networks.set_alias(id, alias)
     for reason in told:
         yield RemovalChange("kept", str(entry.place(entry.files[0])), entry.name, reason=reason)
+
+
+def _is_same_run(now: Training | None, before: Training) -> bool:
+    """Whether two records tell of the same training: a run that is given again stores its own at another time."""
+    return now is not None and replace(before, trained_at=now.trained_at) == now
 
 
 def _how_to_link_again(entry: Entry) -> str | None:

@@ -31,7 +31,7 @@ from hnetkit.inspection import Examination, examine
 from hnetkit.library.examining import Examined, Progress, Row, Work, examine_all, refused_row, row_of, sidecars_of
 from hnetkit.library.layouts import folded
 from hnetkit.library.sidecars import Unreadable
-from hnetkit.library.trash import FOLDER
+from hnetkit.library.trash import FOLDER, hashes_in
 from hnetkit.library.walking import Unseen, WalkedFile, find_file, in_cloud, is_gone, is_same_file, root_path, walk
 from hnetkit.registry.files import READ_AGAIN, KnownFile, Root
 from hnetkit.registry.store import Registry
@@ -228,7 +228,7 @@ def recheck(registry: Registry, progress: Progress | None = None, *, note: Note 
         note: called with a line about tags, notes and aliases of networks that files hold no longer.
     """
     fileless = registry.networks.fileless()
-    hashes = registry.files.hashes()
+    hashes = registry.files.hashes() | hashes_in(root.path for root in registry.files.roots())
     for root in registry.files.roots():
         known = registry.files.seen(root)
         work: list[Work] = []
@@ -253,7 +253,7 @@ def recheck(registry: Registry, progress: Progress | None = None, *, note: Note 
 
 
 def _recheck_result(registry: Registry, result: Examined, hashes: Set[str]) -> Iterator[FileChange]:
-    """Stores what was found of one file; `hashes` are those that files of the library had before."""
+    """Stores what was found of one file; `hashes`: that files here and in the trash had before."""
     root, file, seen, row = result.root, result.file, result.seen, result.row
     assert seen is not None
     if isinstance(row, HnetkitError):

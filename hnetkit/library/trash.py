@@ -292,6 +292,12 @@ def _without_journal(folder: Path) -> list[str]:
         return []
 
 
+def hashes_in(roots: Iterable[Path]) -> set[str]:
+    """Returns the sha256 of the files in the trash of these roots, as their journals tell."""
+    found = (entry.files for root in roots for entry in entries(root) if isinstance(entry, Entry))
+    return {file.sha256 for files in found for file in files if file.sha256 is not None}
+
+
 def _parse(root: Path, folder: Path, journal: Any) -> Entry:
     if not isinstance(journal, dict) or (journal.pop("kind", None), journal.pop("version", None)) != (_KIND, _VERSION):
         raise ValueError("another format")

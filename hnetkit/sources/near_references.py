@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from urllib.parse import SplitResult, unquote
 
 from hnetkit.errors import UsageError
-from hnetkit.files import MODEL_SUFFIXES
+from hnetkit.files import MODEL_SUFFIXES, is_absent
 from hnetkit.hub import REPO
 from hnetkit.text import argument
 
@@ -72,6 +73,12 @@ def refusal_of_text(text: str, shown: str, sites: Iterable[str]) -> UsageError:
         )
     if _LOCAL.match(text) or (text.lower().endswith(MODEL_SUFFIXES) and "/" not in text):
         return _refused(shown, "a file or folder of this machine", "hnetkit scan FOLDER takes up what is here already")
+    if "/" in text and not is_absent(text):  # what was meant may still be a repository of the same name
+        folder = text if os.path.isdir(text) else os.path.dirname(text)
+        hint = f"hnetkit scan {argument(folder, is_path=True)} takes up what is here already"
+        if re.fullmatch(REPO, text):
+            hint += f"; for a repository of the hub: hnetkit pull {argument(f'hf:{text}')}"
+        return _refused(shown, "a file or folder of this machine", hint)
     if match := re.match(r"(?:hf|huggingface)(?::/?/?)", text, re.IGNORECASE):
         return _refusal_of_hub_name(text, shown)
     if (match := _ADDRESS.fullmatch(text)) and not text.startswith("@"):

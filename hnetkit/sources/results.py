@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai_models import BadRecord
 from hnetkit.sources.plans import FetchItem, FetchPlan
 from hnetkit.sources.presence import Damage, Replacement, path_of_install
+from hnetkit.text import argument
 
 NO_SOURCE = "no source of it is known; where you have its file: hnetkit scan FOLDER"
 """Why a network of an import is not fetched."""
@@ -120,8 +121,12 @@ def of_absent(plan: FetchPlan) -> list[FetchResult]:
     ]
 
 
-def of_job(registry: Registry, job: Job) -> FetchResult:
-    """Returns the result of a job that has ended."""
+def of_job(registry: Registry, job: Job, removed: Mapping[str, str]) -> FetchResult:
+    """Returns the result of a job that has ended.
+
+    Args:
+        removed: as `hnetkit.library.restore.trashed` gives it; what is fetched all the same was asked for by name.
+    """
     with registry.write():
         installs = registry.jobs.installs(job=job.id, kind="network")
         # of a file that its owner replaced, the earlier one stays where it is; one that is damaged is not here
@@ -133,6 +138,10 @@ def of_job(registry: Registry, job: Job) -> FetchResult:
     if job.source == "huggingface" and (job.state, code) == ("done", None):
         apart = [path for path in found if path is not None and Path(path).stem.startswith(f"{job.name}-")]
         code, reason = ("named", _why_apart(registry, job.name, apart[0])) if apart else (code, reason)
+    again = dict.fromkeys(removed[install["sha256"]] for install in installs if install["sha256"] in removed)
+    if again and job.state == "done" and not had:
+        said = f"what was known of it is in the trash: hnetkit remove --undo {' '.join(map(argument, again))}"
+        code, reason = code or "in-trash", f"{reason}; {said}" if reason else said
     here = [job.reason or ""] if had else [path for path in found if path is not None]
     return FetchResult(
         "had" if had else job.state,

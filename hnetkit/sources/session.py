@@ -518,9 +518,10 @@ class FetchSession:
                     self.clock.stop.set()
 
         fetched: list[FetchResult] = []
+        removed = trashed(self.registry)
         try:
             for job in self.run(jobs, count):
-                fetched.append(results.of_job(self.registry, job))
+                fetched.append(results.of_job(self.registry, job, removed))
         except Stopped as stop:
             if raised:
                 raise raised[0] from None

@@ -246,6 +246,19 @@ def test_what_cannot_be_meant_is_told_before_anything_is_loaded(
     assert names(out) == []
 
 
+def test_what_to_type_in_place_of_a_file_that_holds_no_picture_is_taken(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("notes.txt").touch()
+    for command, hint in (
+        (["grid", "ink", "--prompt", "a", "--out", "notes.txt"], "--out grid.png"),
+        (["bake", "-n", "ink", "--out", "a.safetensors", "--check", "notes.txt"], "--check sheet.png"),
+        (["generate", "a", "--out", "notes.txt"], "--out FOLDER"),
+    ):
+        assert run(command) == 2
+        assert capsys.readouterr().err.endswith(f"Hint: {hint}\n")
+
+
 def test_a_network_of_another_base_leaves_nothing(model: str, library: Path, out: Path) -> None:
     assert run(["grid", "other", "--prompt", "a", "--model", model, "--strengths", "0.5,1"]) == 1
     assert names(out) == []

@@ -370,6 +370,18 @@ def test_ids_come_from_the_line_or_a_file(sites: Sites, tmp_path: Path, capsys: 
     assert run(["sync", "--ids", "@/no/such/file"]) == 4
 
 
+def test_what_is_pulled_although_it_was_removed_says_where_its_tags_are(
+    sites: Sites, home: Path, capsys: Capture
+) -> None:
+    model, _, _ = next(iter(sites.world.files()))
+    assert run(["pull", f"model:{model['id']}"]) == 0
+    (first, *_) = [path.stem for path in (home / "library").glob("*.pt")]
+    assert run(["tag", first, "lines"]) == run(["remove", first, "-y"]) == 0
+    capsys.readouterr()
+    assert run(["pull", f"model:{model['id']}"]) == 0
+    assert f"hnetkit remove --undo {first}\n" in capsys.readouterr().out
+
+
 def test_doctor_says_that_a_token_is_there_and_never_which(sites: Sites, capsys: Capture) -> None:
     run(["doctor", "--json"])
     output = capsys.readouterr()

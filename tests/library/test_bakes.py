@@ -99,6 +99,25 @@ def test_what_is_gone_or_replaced_is_said(here: Path, capsys: pytest.CaptureFixt
     assert (bake["state"], "which is gone" in card) == ("missing", True)
 
 
+def test_a_file_that_was_moved_is_found_by_a_scan_and_not_forgotten(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = put("baked/paper.safetensors", "paper").absolute()
+    put("baked/dots.safetensors", "dots")
+    moved = path.rename(here / "networks" / "renamed.safetensors")
+    assert [bake["found_at"] for bake in shown("paper", capsys)[0]] == [None]
+    run(["scan", "networks"])
+    (bake,), card = shown("paper", capsys)
+    assert (bake["path"], bake["state"], bake["found_at"]) == (str(path), "missing", str(moved))
+    assert f"{path}, which is {moved} by now" in card
+    assert run(["forget", "--missing", "-y"]) == 0
+    assert f"{path} kept: it is {moved} by now" in capsys.readouterr().err
+    assert [bake["found_at"] for bake in shown("paper", capsys)[0]] == [str(moved)]
+    moved.unlink()
+    assert "which is gone" in shown("paper", capsys)[1]
+    assert [bake["found_at"] for bake in shown("dots", capsys)[0]] == [None]
+
+
 def test_a_folder_is_known_by_its_index(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("model").mkdir()
     Path("model", "model_index.json").write_text("{}")

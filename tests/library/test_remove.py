@@ -20,6 +20,7 @@ from hnetkit.errors import NotFound, UsageError
 from hnetkit.library import trash
 from hnetkit.library.library import Library
 from hnetkit.library.restore import trashed
+from hnetkit.registry.networks import Training
 
 ON_WINDOWS = pytest.mark.skipif(os.name != "nt", reason="a name like any other elsewhere")
 NOTES = b'{"preferred weight": 0.7, "notes": "a brush"}'
@@ -506,6 +507,25 @@ def test_what_was_put_back_by_hand_gets_its_words_and_that_is_said(library: Libr
     assert not (folder / trash.FOLDER).exists()
 
 
+def test_words_that_wait_for_a_file_that_nothing_is_known_to_hold_are_told_of(library: Library, folder: Path) -> None:
+    networks.network_file(folder, "wave.pt", seed=5)
+    shutil.copystat(folder / "glow.pt", folder / "wave.pt")
+    library.scan()
+    library.tag("wave", "sea")
+    names = [folder / "glow.pt", folder / "wave.pt", folder / "aside"]
+    for old, new in ((0, 2), (1, 0), (2, 1)):  # which no scan can see: their sizes and times are the same
+        names[old].rename(names[new])
+    library.remove("wave")
+    restored, waiting = library.restore()
+    assert (restored.what, waiting.what, waiting.path) == ("restored", "kept", str(folder / "wave.pt"))
+    assert "what was known of it stays in the trash: hnetkit scan --rehash, then hnetkit remove --undo wave" in str(
+        waiting.reason
+    )
+    library.recheck()
+    assert whats(library.restore("wave")) == [("restored", "wave.pt")]
+    assert library.record("glow")["tags"] == ["sea"]
+
+
 def test_a_note_written_meanwhile_stays(library: Library, folder: Path) -> None:
     shutil.copy(folder / "ink.pt", folder.parent / "ink.pt")
     library.remove("ink")
@@ -518,6 +538,22 @@ def test_a_note_written_meanwhile_stays(library: Library, folder: Path) -> None:
 
 
 # --- links in other programs' folders
+
+
+def test_a_run_that_was_given_again_meanwhile_has_no_other_record_of_its_training(library: Library) -> None:
+    def store(rates: str, day: int) -> None:
+        training = Training({"rates": rates}, trained_at=f"2026-01-0{day}T00:00:00+00:00")
+        with library.registry.write():
+            library.registry.trainings.put(library.registry.networks.id_of(content), training)
+
+    content = library.record("glow")["content_hash"]
+    for rates, what in (("1e-3", ["restored"]), ("1e-4", ["restored", "kept"])):
+        store("1e-3", 1)
+        library.remove("glow")
+        networks.network_file(library.registry.files.roots()[0].path, "glow.pt", seed=2)
+        library.scan()
+        store(rates, 2)
+        assert [change.what for change in library.restore()] == what
 
 
 def test_links_are_taken_away_and_the_command_that_makes_them_again_is_said(

@@ -46,6 +46,7 @@ WHY = {
     "hnetkit/library/trash.py sweep": "what cannot be seen stays",
     "hnetkit/library/walking.py _is_folder": "raises; Python takes only an absence for no folder",
     "hnetkit/sources/http.py _lost_certificates": "a hint",
+    "hnetkit/sources/near_references.py refusal_of_text": "a hint",
     "hnetkit/sources/mirrors.py _is_begun": "the order in which mirrors are asked",
     "hnetkit/train/checkpoints.py Checkpoints._next": "no folder with anything in it is replaced",
     "hnetkit/train/checkpoints.py _discard": "what cannot be seen stays",

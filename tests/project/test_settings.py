@@ -179,6 +179,20 @@ def test_a_key_that_is_no_setting_is_listed_as_one_that_nothing_reads(
     assert rows["modle"] == {"key": "modle", "value": "/sd", "meaning": "no setting has this name, so nothing reads it"}
 
 
+def test_a_key_that_is_no_setting_is_told_by_doctor_and_can_be_removed(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "config.json").write_text('{"devcie": "cpu", "dtype": "fp32"}')
+    run(["doctor", "--json"])
+    (row,) = [row for row in json.loads(capsys.readouterr().out) if row["check"] == "settings"]
+    assert row["state"] == "ok"  # a newer version may have such a setting
+    assert row["detail"] == "devcie=cpu (no setting has this name, so nothing reads it), dtype=fp32"
+    assert run(["config", "devcie", "--remove"]) == 0
+    assert "devcie is no longer set; it was cpu" in capsys.readouterr().err
+    assert settings.load() == {"dtype": "fp32"}
+    assert run(["config", "devcie", "--remove"]) == 2
+
+
 def test_the_home_folder_may_be_named_as_a_shell_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))

@@ -70,6 +70,26 @@ def test_an_address_that_cannot_be_fetched_is_answered_as_the_page_says(address:
     assert caught.value.command_hint == instead.replace("`", "")
 
 
+@pytest.mark.parametrize(
+    ("text", "folder", "also"),
+    [
+        ("lib/ink.pt", "lib", "; for a repository of the hub: hnetkit pull hf:lib/ink.pt"),
+        ("lib/old", "lib/old", "; for a repository of the hub: hnetkit pull hf:lib/old"),
+        ("lib/old/pen.pt", "lib/old", ""),
+    ],
+)
+def test_a_file_or_folder_that_is_here_is_not_taken_for_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, folder: str, also: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lib" / "old").mkdir(parents=True)
+    for name in ("ink.pt", "old/pen.pt"):
+        (tmp_path / "lib" / name).touch()
+    with pytest.raises(UsageError, match="a file or folder of this machine") as caught:
+        parse_reference(text)
+    assert caught.value.command_hint == f"hnetkit scan {folder} takes up what is here already{also}"
+
+
 @pytest.mark.parametrize("instead", [instead for _, instead in REFUSED.values()])
 def test_what_the_page_advises_to_pull_is_understood(instead: str) -> None:
     for ref in re.findall(r"hnetkit pull (\S+?)[`;]", f"{instead};"):

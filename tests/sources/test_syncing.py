@@ -99,6 +99,23 @@ def test_what_was_removed_is_not_fetched_again_by_a_sync(
     assert list(session.repair()) == []
 
 
+def test_what_was_removed_and_is_pulled_again_says_where_its_tags_are(
+    several: Sites, open_session: Callable[..., FetchSession]
+) -> None:
+    session = open_session(several)
+    session.sync(EVERYTHING)
+    (first, *_) = session.registry.files.of_networks()
+    session.library.tag(first["path"], "lines")
+    session.library.remove(first["path"])
+    (result,) = session.pull(first["sha256"])
+    assert (result.state, result.code) == ("done", "in-trash")
+    assert f"hnetkit remove --undo {first['stem']}" in str(result.reason)
+    assert not result.is_failed
+    session.library.restore()
+    assert session.library.record(first["path"])["tags"] == ["lines"]
+    assert [result.code for result in session.pull(first["sha256"])] == [None]
+
+
 def test_a_sync_mirrors_300_models_and_400_files_and_a_second_one_fetches_nothing(
     large: Sites, open_session: Callable[..., FetchSession]
 ) -> None:

@@ -197,7 +197,7 @@ def draw_grid(
 
 
 def _require_output(sheet: Path, *, overwrite: bool) -> None:
-    if not is_image_file(str(sheet)):
+    if not is_image_file(str(sheet), example="grid.png"):
         raise UsageError(f"--out {sheet}: a grid is one picture file", hint="--out grid.png")
     if stat_at(sheet) is not None and not overwrite:
         files = GridFiles(sheet)
