@@ -70,7 +70,8 @@ def may_receive_token(address: str) -> bool:
     except ValueError:  # not a URL
         return False
     is_here = parts.hostname in ("127.0.0.1", "::1", "localhost")
-    goes_straight = "http" not in getproxies() or bool(proxy_bypass(parts.hostname or ""))
+    # for huggingface_hub, a proxy for all is one for http too
+    goes_straight = not {"http", "all"} & getproxies().keys() or bool(proxy_bypass(parts.hostname or ""))
     return parts.scheme == "https" or (is_here and goes_straight)
 
 

@@ -12,10 +12,10 @@ import pytest
 from support.fake_sites import Sites
 from support.fake_sites.messages import Request, Response
 
-from hnetkit.errors import NetworkFailed
+from hnetkit.errors import ModelNotUsable, NetworkFailed, UsageError
 from hnetkit.generate.loading.diffusers_folder import download_pipeline
 from hnetkit.generate.model import load_model
-from hnetkit.hub import network_file
+from hnetkit.hub import network_file, repository
 from hnetkit.train.preparing.captioners import load_tagger
 
 REPO = "someone/tiny"
@@ -127,3 +127,17 @@ def test_of_a_model_that_is_only_there_in_part_the_rest_is_fetched(sites: Sites)
     folder = download_pipeline(REPO)
     shutil.rmtree(folder / "unet")
     assert (download_pipeline(REPO) / "unet" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+def test_no_proxy_hears_the_token_of_a_hub_on_this_machine(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, sites.hub_url)  # it would write down what it hears
+    with pytest.raises(ModelNotUsable, match="plain http"):
+        download_pipeline(REPO)
+    with pytest.raises(UsageError, match="plain http"):
+        repository(REPO, token="hf_secretsecret")
+    assert sites.requests == []
