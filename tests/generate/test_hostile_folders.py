@@ -577,3 +577,15 @@ def test_a_private_file_that_a_scheduler_s_settings_lead_to_is_not_quoted(
     with pytest.raises(ModelNotUsable) as caught:
         load_model(folder, device="cpu")
     assert not any(said in f"{caught.value} {caught.value.hint}" for said in ("secret", "5300700900", "account"))
+
+
+def test_a_private_file_that_a_tokenizer_s_merges_lead_to_is_not_quoted(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "private").write_text("a s\nlogin secret\n")
+    tokenizer = folder / "tokenizer"
+    known = json.loads((tokenizer / "tokenizer.json").read_text())["model"]["vocab"]
+    (tokenizer / "vocab.json").write_text(json.dumps({**known, "login": 0, "as": 1}))
+    (tokenizer / "merges.txt").unlink(missing_ok=True)
+    (tokenizer / "merges.txt").symlink_to(tmp_path / "private")
+    with pytest.raises(ModelNotUsable, match="merges") as caught:
+        load_model(folder, device="cpu")
+    assert "secret" not in f"{caught.value} {caught.value.hint}"

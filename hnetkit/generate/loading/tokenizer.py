@@ -141,6 +141,7 @@ def _clean_files(folder: Path) -> Iterator[tuple[str, str]]:
     """Yields name and content of the files of the clean folder."""
     config = _settings(folder)
     vocabulary, merges, added = _vocabulary_of(folder)
+    _require_own_words(folder, merges, vocabulary)
     if added:
         config.setdefault("added_tokens_decoder", added)
     yield "vocab.json", json.dumps(vocabulary)
@@ -222,6 +223,13 @@ def _merges_of_text(path: Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise ModelNotUsable(f"{path}: cannot be loaded: unreadable ({error})", hint=HINT) from error
     return [line for line in lines if line.strip() and not line.startswith("#version")]
+
+
+def _require_own_words(folder: Path, merges: Sequence[str], vocabulary: Mapping[str, int]) -> None:
+    """Refuses merges of tokens that are none: the library would quote one, and the file may lead to a private one."""
+    for pair in (merge.rstrip("\r").split(" ") for merge in merges):
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
+            raise ModelNotUsable(f"{folder}: cannot be loaded: its merges are not of its vocabulary", hint=HINT)
 
 
 def _require_vocabulary(path: Path, vocabulary: Any) -> dict[str, int]:
