@@ -9,11 +9,13 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -44,6 +46,8 @@ REPO = r"\w[\w.-]*/\w[\w.-]*"
 """The pattern of a repository's name: no part begins with a dot, so that none leads elsewhere in an address."""
 
 _REPO = re.compile(REPO, re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z0-9][\w.+=-]{0,127}", re.ASCII)
+_MOST_FILES = 10_000  # of a repository that are looked at
 _MOST_LISTED = 10
 _WITHOUT_NAME = "without weight_name its one model file is taken, or all of them are named"
 _MOST_SAID = 300  # letters of what the hub says of a card
@@ -66,7 +70,8 @@ def may_receive_token(address: str) -> bool:
     except ValueError:  # not a URL
         return False
     is_here = parts.hostname in ("127.0.0.1", "::1", "localhost")
-    goes_straight = "http" not in getproxies() or bool(proxy_bypass(parts.hostname or ""))
+    # for huggingface_hub, a proxy for all is one for http too
+    goes_straight = not {"http", "all"} & getproxies().keys() or bool(proxy_bypass(parts.hostname or ""))
     return parts.scheme == "https" or (is_here and goes_straight)
 
 
@@ -145,12 +150,14 @@ def network_file(
     if os.path.exists(path) or not is_repo:
         return path
     hub = _client(path, token)
+    _require_plain_answers()
     if weight_name is None and local_files_only:
         raise UsageError(f"{path}: weight_name must name the file in the cache", hint='weight_name="FILE"')
     with _translating_errors(path, revision, weight_name):
         if weight_name is None:
             info = hub.model_info(path, revision=revision)
-            weight_name = _only_one(path, (file.rfilename for file in info.siblings or ()), subfolder)
+            names = (file.rfilename for file in info.siblings or ())
+            weight_name = _only_one(path, filter(_is_inside, names), subfolder)
             subfolder, revision = None, info.sha
         return str(
             hub.hf_hub_download(
@@ -248,6 +255,81 @@ def _refusal(status: int | None, repo: str) -> HnetkitError:
     if status == 429:
         return RateLimited(f"{repo}: the hub asks for a pause", hint="try again in some minutes")
     return NetworkFailed(f"{repo}: the hub answered {status}", hint="try again later")
+
+
+# --- files in the hub's cache
+
+
+def fetched_file(repo: str, name: str, revision: str | None = None) -> Path:
+    """Returns a file of a repository in the hub's cache, fetched if it is missing; raises as huggingface_hub does.
+
+    Raises:
+        NetworkFailed: the hub's answer would lead out of the cache.
+    """
+    from huggingface_hub import hf_hub_download
+
+    _require_plain_answers()
+    return Path(hf_hub_download(repo, name, revision=revision))
+
+
+def complete_folder(folder: Path, repo: str, patterns: Sequence[str]) -> None:
+    """Fetches the files of these patterns into the folder that `fetched_file` gave one of the same commit in.
+
+    huggingface_hub's own way to do so makes paths of all that the hub says of a repository. Without the hub, what is in
+    the cache has to do.
+
+    Raises: as `fetched_file`.
+    """
+    from huggingface_hub import HfApi, errors, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
+
+    commit = folder.name
+    try:
+        listed = islice(HfApi().list_repo_tree(repo, recursive=True, revision=commit), _MOST_FILES)
+        names = [entry.path for entry in listed if hasattr(entry, "size")]  # a folder has none
+    except errors.RepositoryNotFoundError:
+        raise
+    except Exception:
+        snapshot_download(repo, revision=commit, allow_patterns=list(patterns), local_files_only=True)
+        return
+    for name in filter_repo_objects(filter(_is_inside, names), allow_patterns=list(patterns)):
+        fetched_file(repo, name, commit)
+
+
+def _is_inside(name: str) -> bool:
+    """Whether the name of a file in a repository leads to no place outside of its folder, on any system."""
+    return not re.search(r"[\\:\0]", name) and not {"", ".", ".."} & {*name.split("/")}
+
+
+def _require_plain_answers() -> None:
+    """Has huggingface_hub refuse what a hub says of a file that is no plain name: it makes paths of it.
+
+    The commit names a folder, and the version of a file (its ETag) the file that is written.
+    """
+    from huggingface_hub import constants, errors, file_download
+
+    ask = file_download.get_hf_file_metadata
+    if hasattr(ask, "refuses_paths"):
+        return
+
+    @wraps(ask)
+    def ask_plain(*args: Any, **options: Any) -> Any:
+        try:
+            found = ask(*args, **options)
+        except errors.HfHubHTTPError as error:  # that a file is missing is noted under the commit
+            headers = getattr(error.response, "headers", {})
+            _require_plain(headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT))
+            raise
+        _require_plain(found.commit_hash, found.etag)
+        return found
+
+    ask_plain.refuses_paths = True  # type: ignore[attr-defined]
+    file_download.get_hf_file_metadata = ask_plain
+
+
+def _require_plain(*stated: str | None) -> None:
+    if not all(text is None or _PLAIN.fullmatch(text) for text in stated):
+        raise NetworkFailed("the hub states a commit or a version of a file that is none", hint="look at HF_ENDPOINT")
 
 
 # --- uploads

@@ -102,7 +102,7 @@ ROOMS = {
     "train": Room(
         "Training data, training runs and sweeps.",
         "errors paths files limits image_formats images distributed settings network hashes formats inspection"
-        " text kernels registry library prompts runtime demo generate",
+        " text hub kernels registry library prompts runtime demo generate",
     ),
     "sharing": Room(
         "`share`: networks as a folder for a Hugging Face repository, with its model card; and its upload.",

@@ -72,6 +72,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "git-lfs"),
 )
 
+_QUOTED = ("text", "json", "html")  # kinds of which the first words are said
 _ATTACK = "do not load this file with any program; get it again from its source"
 
 # what every version of A1111's own check lets through; modules/safe.py of AUTOMATIC1111 (behavior only)
@@ -110,6 +111,17 @@ def load(path: str | os.PathLike[str]) -> Hypernetwork:
         UnreadableFile: reading it raised an unexpected exception.
     """
     return read_network(OpenFile(path))
+
+
+def read_unquoted(path: str | os.PathLike[str]) -> Hypernetwork:
+    """Reads a hypernetwork, as `load`, from a path that a stranger's file may name: no word of a text there is said."""
+    try:
+        return load(path)
+    except NotAHypernetwork as error:
+        if error.kind not in _QUOTED:
+            raise
+        refused = NotAHypernetwork(f"{os.fspath(path)}: {TITLES[error.kind]}, not a hypernetwork", kind=error.kind)
+    raise refused
 
 
 def read_network(file: OpenFile) -> Hypernetwork:
@@ -250,7 +262,7 @@ def _other(file: OpenFile, kind: str, *, asks_for: Sequence[str] = ()) -> NotAHy
     attack = next((name for name in asks_for if not is_data(name)), None)
     is_link = os.path.islink(file.path)
     more = f"; it asks for {shorten(attack, 80)}" if attack else ""
-    if kind in ("text", "json", "html"):
+    if kind in _QUOTED:
         # a stranger's link may lead to a private file, and what is said here is kept, listed and shown
         more = "; it is a link, so nothing of it is quoted" if is_link else f": {shorten(_first_words(file), 80)}"
     archive = archive_kind(file.read_at(0, min(file.size, 4096))) if kind == "archive" else None

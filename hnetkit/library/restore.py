@@ -6,10 +6,11 @@ Only the disk is asked what is where, so this also takes back a removal that was
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from hnetkit.errors import DiskFull, HnetkitError, NotFound, RegistryError, UsageError, failure_of
 from hnetkit.files import exclusive_lock, is_absent, mtime_of
@@ -62,14 +63,18 @@ def restore(registry: Registry, names: Iterable[str] = (), *, dry_run: bool = Fa
         HnetkitError: another process is removing files and did not finish in time.
     """
     with locked(registry):
-        found, unread = _entries(registry)
+        unread: list[RemovalChange] = []
         chosen: dict[Path, Entry] = {}
         wanted: list[str | None] = [*names]
-        for name in wanted or [None]:
-            named = found if name is None else _meant(found, name)
-            if not named:
-                raise _nothing(name, found, unread)
-            chosen |= {entry.folder: entry for entry in named if entry.batch == named[-1].batch}
+        latest, called = [_Latest(name) for name in wanted or [None]], dict[str, None]()
+        for entry in _entries(registry, unread):
+            called[argument(entry.name)] = None
+            for one in latest:
+                one.see(entry)
+        for one in latest:
+            if not one.found:
+                raise _nothing(one.name, called, unread)
+            chosen |= {entry.folder: entry for entry in one.found}
         yield from unread
         if dry_run:
             for entry in chosen.values():
@@ -81,7 +86,7 @@ def restore(registry: Registry, names: Iterable[str] = (), *, dry_run: bool = Fa
 def trashed(registry: Registry) -> dict[str, str]:
     """Returns what is in the trash: sha256 of a file, or key of the job that fetched it -> name of its network."""
     found: dict[str, str] = {}
-    for entry in _entries(registry)[0]:
+    for entry in _entries(registry, []):
         found |= {file.sha256: entry.name for file in entry.files if file.sha256 is not None}
         found |= {install["job_key"]: entry.name for install in entry.installs if install.get("job_key") is not None}
     return found
@@ -92,43 +97,77 @@ def said_of_trashed(name: str) -> str:
     return f"removed from the library; hnetkit remove --undo {argument(name)} brings it back"
 
 
-def _entries(registry: Registry) -> tuple[list[Entry], list[RemovalChange]]:
-    """The removals in the trash, earlier ones first; and what of it cannot be read."""
-    found, unread = [], []
+def _entries(registry: Registry, unread: list[RemovalChange]) -> Iterator[Entry]:
+    """Yields the removals in the trash, one at a time: there may be many large ones. Adds what cannot be read."""
     for root in registry.files.roots():
-        entries = list(trash.entries(root.path))
-        for entry in entries:
+        is_empty = True
+        for entry in trash.entries(root.path):
+            is_empty = False
             if isinstance(entry, Entry):
-                found.append(entry)
+                yield entry
             else:
                 unread.append(RemovalChange("skipped", str(root.path / trash.FOLDER), "", reason=str(entry)))
         if is_gone(root.path):
             reason = "the folder is not there: what is in its trash cannot be seen"
             unread.append(RemovalChange("kept", str(root.path), "", reason=reason))
-        elif not entries and bare_way(root.path, root.path / trash.FOLDER) is not None:
+        elif is_empty and bare_way(root.path, root.path / trash.FOLDER) is not None:
             reason = "the folder is empty, and its disk may be away: what is in its trash cannot be seen"
             unread.append(RemovalChange("kept", str(root.path), "", reason=reason))
-    return sorted(found, key=lambda entry: (entry.batch, entry.folder)), unread
 
 
-def _meant(found: list[Entry], name: str) -> list[Entry]:
-    """The removals that are meant by a name, else by a path as it is typed, else by the beginning of a hash."""
-    called = [entry for entry in found if name in trash.names_of(entry) | _labels_of(entry)]
-    if called:
-        return called
-    key, digits = key_of(name), [name.lower()] if is_hash(name) else []
-    at = [entry for entry in found if key in {key_of(entry.place(file)) for file in entry.files}]
-    return at or [entry for entry in found if trash.has_hash(entry, digits)]
+def _in_order(entries: Iterable[Entry]) -> list[Entry]:
+    """Earlier removals first."""
+    return sorted(entries, key=lambda entry: (entry.batch, entry.folder))
+
+
+class _Latest:
+    """The latest removal that is meant by a name, else by a path as it is typed, else by the beginning of a hash.
+
+    Args:
+        name: None means any.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self._by: list[list[Entry]] = [[], [], []]
+
+    def see(self, entry: Entry) -> None:
+        """Keeps a removal if it is meant, and none that was kept before is later."""
+        if (way := self._way_to(entry)) is None:
+            return
+        kept = self._by[way]
+        if not kept or entry.batch > kept[0].batch:
+            self._by[way] = [entry]
+        elif entry.batch == kept[0].batch:
+            kept.append(entry)
+
+    @property
+    def found(self) -> list[Entry]:
+        return _in_order(next(filter(None, self._by), []))
+
+    def _way_to(self, entry: Entry) -> int | None:
+        """Returns by what a removal is meant, 0 for its name; None if it is not."""
+        if self.name is None or self.name in trash.names_of(entry) | _labels_of(entry):
+            return 0
+        place = key_of(self.name)
+        called = (file for file in entry.files if _is_called(file, os.path.basename(place)))  # the disk is slow to ask
+        if any(key_of(entry.place(file)) == place for file in called):
+            return 1
+        return 2 if is_hash(self.name) and trash.has_hash(entry, [self.name.lower()]) else None
+
+
+def _is_called(file: TrashedFile, name: str) -> bool:
+    return unicodedata.normalize("NFC", PurePosixPath(file.path).name) == name
 
 
 def _labels_of(entry: Entry) -> set[str]:
     return {label(entry.name, entry.content_hash)} if entry.content_hash else set()
 
 
-def _nothing(name: str | None, found: list[Entry], unread: list[RemovalChange]) -> NotFound:
+def _nothing(name: str | None, called: Iterable[str], unread: list[RemovalChange]) -> NotFound:
     unseen = f"; {unread[0].path}: {unread[0].reason}" if unread else ""
     what = "nothing is in the trash of any scanned folder" if name is None else f"{name} is not in the trash"
-    there = ", ".join(dict.fromkeys(argument(entry.name) for entry in found))
+    there = ", ".join(called)
     if unread and unread[0].what == "kept":  # not there, and so perhaps moved
         hint = "hnetkit scan FOLDER, where that folder is by now"
     elif name is None:
@@ -156,7 +195,8 @@ def _would_come_back(entry: Entry) -> Iterator[RemovalChange]:
 
 
 def take_back_unfinished(registry: Registry) -> list[RemovalChange]:
-    return list(take_back(registry, [entry for entry in _entries(registry)[0] if not entry.is_done]))
+    unfinished = _in_order(entry for entry in _entries(registry, []) if not entry.is_done)
+    return list(take_back(registry, unfinished))
 
 
 def take_back(registry: Registry, entries: Iterable[Entry]) -> Iterator[RemovalChange]:

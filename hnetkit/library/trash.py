@@ -239,13 +239,11 @@ def last_removed(roots: Iterable[Path], *, digits: Collection[str], names: Colle
         digits: the first ones of a hash of a network or of one of its files.
         names: of networks or files, or aliases.
     """
-    found = [
-        entry
-        for root in roots
-        for entry in entries(root)
-        if isinstance(entry, Entry) and (has_hash(entry, digits) or not names_of(entry).isdisjoint(names))
-    ]
-    return max(found, key=lambda entry: entry.batch).name if found else None
+    last = "", ""
+    for entry in (entry for root in roots for entry in entries(root) if isinstance(entry, Entry)):
+        if entry.batch > last[0] and (has_hash(entry, digits) or not names_of(entry).isdisjoint(names)):
+            last = entry.batch, entry.name
+    return last[1] or None
 
 
 def names_of(entry: Entry) -> set[str]:

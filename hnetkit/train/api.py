@@ -288,7 +288,7 @@ class _ModelSource(NamedTuple):
             OutputExists, RunChanged: the folder holds something else.
             FileRefused, IncompatibleNetwork: a network that the recipe names cannot be read, or is for another model.
         """
-        from hnetkit.formats import load
+        from hnetkit.formats.reading import read_unquoted
         from hnetkit.generate.model import ModelSource
         from hnetkit.generate.prompt_networks import ResolvedNetwork
         from hnetkit.train.recipe import require_one_build, schedules_of
@@ -302,7 +302,7 @@ class _ModelSource(NamedTuple):
         place = None if self._is_fallback(recipe) else recipe.model
         source = ModelSource(place, vae=recipe.vae, tokenizer=recipe.tokenizer)
         files = [file for file in (run.network_to_load(start_mode), *recipe.beside) if file is not None]
-        networks = [ResolvedNetwork(network.name, network) for network in map(load, files)]
+        networks = [ResolvedNetwork(network.name, network) for network in map(read_unquoted, files)]
         with settings.naming(model=self.source, vae=None, tokenizer=None):
             source.require_fit(networks, source.outline())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -349,7 +350,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Loads what ``state_dict()`` of an equal optimizer gave.
+    """Loads what ``state_dict()`` of an equal optimizer gave, but for its settings, which are those of the recipe.
 
     Every tensor keeps its type, which torch's own ``load_state_dict`` changes to that of the parameter.
 
@@ -357,7 +358,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
         ValueError, KeyError, TypeError: it is of another optimizer.
     """
     _require_optimizer_state(optimizer, state)
-    optimizer.load_state_dict(dict(state))
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state["state"]})
     for number, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         for key, value in state["state"].get(number, {}).items():
             if isinstance(value, torch.Tensor):
@@ -366,20 +367,49 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 
 
 def _require_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Raises ValueError if a state has tensors of other shapes than an optimizer could make of its parameters.
+    """Raises ValueError if a state is none that an optimizer keeps of its parameters: its next step would fail.
 
     A checkpoint may name one huge tensor many times, and each would be copied.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    all_usual = {number: _kept_of_one(optimizer, number) for number in {p.ndim for p in parameters}}
     for number, parameter in enumerate(parameters):
-        kept = state["state"].get(number, {})
+        kept, usual = state["state"].get(number, {}), all_usual[parameter.ndim]
         if len(kept) > _MOST_KEPT:
             raise ValueError(f"optimizer: {len(kept)} values for one parameter")
         for key, value in kept.items():
             if isinstance(value, torch.Tensor) and value.numel() > max(1, parameter.numel()):
                 raise ValueError(f"optimizer: {key} is {list(value.shape)} for a parameter of {list(parameter.shape)}")
+        if kept and kept.keys() != usual.keys():
+            raise ValueError("optimizer: it keeps other values of a parameter")
+        for key, value in kept.items():
+            if not _is_alike(value, usual[key], parameter):
+                raise ValueError(f"optimizer: {key} cannot be what it keeps of a parameter")
     if len(state["state"]) > len(parameters):
         raise ValueError(f"optimizer: it is of {len(state['state'])} parameters, not of {len(parameters)}")
+
+
+def _kept_of_one(optimizer: torch.optim.Optimizer, dimensions: int) -> Mapping[str, Any]:
+    """Returns what an optimizer like this one keeps of a parameter with sides of 2 after a step."""
+    parameter = Parameter(torch.zeros((2,) * dimensions, device=optimizer.param_groups[0]["params"][0].device))
+    parameter.grad = torch.ones_like(parameter)
+    taken = inspect.signature(type(optimizer)).parameters  # torch adds defaults that are no arguments
+    like = type(optimizer)([parameter], **{key: value for key, value in optimizer.defaults.items() if key in taken})
+    like.step()
+    return dict(like.state[parameter])
+
+
+def _is_alike(value: Any, usual: Any, parameter: Parameter) -> bool:
+    """Whether a value has the type, and of a tensor the shape, that an optimizer keeps of a parameter.
+
+    Args:
+        usual: what it keeps of one with as many sides, all of 2.
+    """
+    if not isinstance(usual, torch.Tensor):
+        return type(value) is type(usual)
+    if not isinstance(value, torch.Tensor) or value.is_floating_point() != usual.is_floating_point():
+        return False
+    return usual.shape != (2,) * parameter.ndim or value.shape == parameter.shape
 
 
 def _is_optimizer(found: Any) -> bool:

@@ -337,16 +337,16 @@ def _other_networks(recipe: Recipe, unet: Any) -> dict[str, tuple[TrainedNetwork
 
 
 def _content_hash(file: str) -> str:
-    from hnetkit.formats import load
+    from hnetkit.formats.reading import read_unquoted
 
-    return load(file).content_hash
+    return read_unquoted(file).content_hash
 
 
 def _load_network(file: str, unet: Any) -> tuple[TrainedNetwork, str]:
     """Returns the network of a file, which must fit the UNet, and its content hash."""
-    from hnetkit.formats import load
+    from hnetkit.formats.reading import read_unquoted
 
-    loaded = load(file)
+    loaded = read_unquoted(file)
     require_fit(loaded.name, loaded, contexts_of(unet, find_layers(unet)))
     for width, _, _, tensor in loaded.each_tensor():
         require_finite(tensor.torch(), file, width)

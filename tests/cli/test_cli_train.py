@@ -359,3 +359,14 @@ def test_more_processes_than_samples_are_refused(tiny: str, pictures: Path, home
     assert done.returncode != 0
     assert "2 processes share 1 samples a step" in done.stderr
     assert "--accumulation 2" in done.stderr
+
+
+def test_no_word_of_a_text_that_a_recipe_names_as_a_network_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "private").write_text("password: hunter2 and more words\n")
+    pictures = make_pictures(tmp_path / "pictures")
+    assert run(["train", str(pictures), "--name", "ink", "--init-from", str(tmp_path / "private")]) != 0
+    said = capsys.readouterr().err
+    assert "not a hypernetwork" in said
+    assert "hunter2" not in said

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -497,7 +498,6 @@ def test_of_a_hub_model_only_what_is_loaded_is_fetched(
     sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub
-    from huggingface_hub.utils import filter_repo_objects
 
     there = Path(shutil.copytree(sd_folder, tmp_path / "there"))
     change(there / "model_index.json", image_encoder=["diffusers", "StableDiffusionPipeline"])
@@ -521,12 +521,12 @@ def test_of_a_hub_model_only_what_is_loaded_is_fetched(
             shutil.copy(there / name, cache / name)
         return str(cache)
 
-    def snapshot(hub_id: str, *, allow_patterns: list[str]) -> str:
+    def tree(hub: Any, hub_id: str, **how: Any) -> list[Any]:
         files = [path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()]
-        return fetch(list(filter_repo_objects(files, allow_patterns=allow_patterns)))
+        return [SimpleNamespace(path=name, size=1) for name in files]
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, name: f"{fetch([name])}/{name}")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, name, **how: f"{fetch([name])}/{name}")
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", tree)
     folder = download_pipeline("somebody/tiny")
     assert not set(asked) & set(unwanted)
     model = load_model(folder, device="cpu")
@@ -539,8 +539,8 @@ def test_a_hub_model_of_another_kind_is_refused_before_its_weights_are_fetched(
     import huggingface_hub
 
     change(tmp_path / "model_index.json", _class_name=["evil", "Pipeline"])
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, name: str(tmp_path / name))
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, name, **how: str(tmp_path / name))
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", None)
     with pytest.raises(HnetkitError, match="hypernetworks belong on"):
         download_pipeline("somebody/tiny")
 
@@ -577,3 +577,15 @@ def test_a_private_file_that_a_scheduler_s_settings_lead_to_is_not_quoted(
     with pytest.raises(ModelNotUsable) as caught:
         load_model(folder, device="cpu")
     assert not any(said in f"{caught.value} {caught.value.hint}" for said in ("secret", "5300700900", "account"))
+
+
+def test_a_private_file_that_a_tokenizer_s_merges_lead_to_is_not_quoted(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "private").write_text("a s\nlogin secret\n")
+    tokenizer = folder / "tokenizer"
+    known = json.loads((tokenizer / "tokenizer.json").read_text())["model"]["vocab"]
+    (tokenizer / "vocab.json").write_text(json.dumps({**known, "login": 0, "as": 1}))
+    (tokenizer / "merges.txt").unlink(missing_ok=True)
+    (tokenizer / "merges.txt").symlink_to(tmp_path / "private")
+    with pytest.raises(ModelNotUsable, match="merges") as caught:
+        load_model(folder, device="cpu")
+    assert "secret" not in f"{caught.value} {caught.value.hint}"

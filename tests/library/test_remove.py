@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -859,6 +860,35 @@ def test_a_trash_that_cannot_be_read_is_said(library: Library, folder: Path, mon
     monkeypatch.setattr("os.listdir", failing)
     with pytest.raises(NotFound, match="Permission denied"):
         library.restore()
+
+
+def test_a_trash_of_many_long_journals_is_read_one_at_a_time(library: Library, folder: Path) -> None:
+    library.remove("ink")
+    (own,) = (folder / trash.FOLDER).iterdir()
+    journal = json.loads((own / trash.JOURNAL).read_text())
+    file = journal["files"][0]
+    files = [{**file, "path": f"{n}.pt", "stored": f"{n}-{file['stored']}"} for n in range(4000)]
+
+    def add(number: int) -> None:
+        """Adds an earlier removal."""
+        other = {**journal, "batch": f"2001-{number:02}", "name": "other", "words": {}, "files": files}
+        own.with_name(f"2001-{number:02}").mkdir()
+        (own.with_name(f"2001-{number:02}") / trash.JOURNAL).write_text(json.dumps(other))
+
+    def peak() -> int:
+        """Bytes that looking through the trash takes at most."""
+        tracemalloc.start()
+        assert len(library.restore("ink", dry_run=True)) == 5
+        trashed(library.registry)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    add(0)
+    of_one = peak()
+    for number in range(1, 10):
+        add(number)
+    assert peak() < 4 * of_one
 
 
 # --- the command

@@ -53,26 +53,23 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
     # bytes of the safetensors container, of limited size: no path and no pickle
     "train.checkpoints": {"load": {}},
     "train.step": {"DDPMScheduler.from_config": {}},
-    "generate.loading.tokenizer": {
-        "getattr(transformers, kind).from_pretrained": LOCAL,
-        "hf_hub_download": {},
-    },
+    "generate.loading.tokenizer": {"getattr(transformers, kind).from_pretrained": LOCAL},
     # tensors, never a path
     "generate.loading.extra_networks": {
         "pipe.load_lora_weights": {"adapter_name": "name"},
         "pipe.load_textual_inversion": {"token": "token", "text_encoder": "encoder", "tokenizer": "tokenizer"},
     },
-    # classes on a list; from the hub exact names, or patterns that hold no code and no pickle
+    # classes on a list
     "generate.loading.diffusers_folder": {
         "getattr(diffusers, kind).from_config": {},
         "diffusers.EulerDiscreteScheduler.from_config": {},
-        "hf_hub_download": {},
-        "snapshot_download": {"allow_patterns": "*"},
     },
-    "generate.loading.pipeline": {"hf_hub_download": {}},
-    # a file by its name, which hnetkit's own reader opens
-    "hub": {"hub.hf_hub_download": {}},
-    "train.preparing.captioners": {"snapshot_download": {"allow_patterns": "list(FILES)"}},
+    # a file by its name, which hnetkit's own reader opens; what is in the cache is asked of nobody
+    "hub": {
+        "hub.hf_hub_download": {},
+        "hf_hub_download": {"revision": "revision"},
+        "snapshot_download": {"allow_patterns": "list(patterns)", **LOCAL},
+    },
     "train.preparing.captioning_models": {
         # a clean folder that hnetkit wrote
         "BertTokenizer.from_pretrained": LOCAL,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -420,15 +422,19 @@ def test_of_a_captioner_of_the_hub_only_files_with_known_names_are_fetched(
 
     asked: list[str] = []
 
-    def snapshot(hub_id: str, *, allow_patterns: list[str]) -> str:
-        asked.extend(allow_patterns)
-        return str(tmp_path)
+    def fetch(hub_id: str, name: str, **how: Any) -> str:
+        asked.append(name)
+        return str(tmp_path / name)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    def tree(hub: Any, hub_id: str, **how: Any) -> list[Any]:
+        names = [*os.listdir(tmp_path), "model.bin", "evil.py", "more/config.json", "pytorch_model.bin"]
+        return [SimpleNamespace(path=name, size=1) for name in names]
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", tree)
     tagger_folder(tmp_path, ["cat", "dog"], [2.0, -2.0])
     assert load_tagger("somebody/tagger", device="cpu").caption(noise((30, 20))) == "cat"
-    assert not any(sign in name for name in asked for sign in "*?[")
-    assert not any(name.endswith((".bin", ".py")) for name in asked)
+    assert {*asked} == {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
 @pytest.mark.parametrize(

@@ -379,6 +379,10 @@ def test_folders_that_no_run_made_are_no_checkpoints(tmp_path: Path) -> None:
     [
         ({"exp_avg": torch.zeros(1_000)}, "exp_avg is .1000. for a parameter of .2, 3."),
         ({str(n): torch.zeros(6) for n in range(100)}, "values for one parameter"),
+        ({"exp_avg": torch.zeros(6)}, "exp_avg cannot be"),
+        ({"exp_avg": "zeros"}, "exp_avg cannot be"),
+        ({"step": torch.zeros(1, dtype=torch.int64)}, "step cannot be"),
+        ({"more": 1}, "keeps other values"),
     ],
 )
 def test_a_state_that_no_optimizer_of_the_network_has_is_refused_by_name(change: dict[str, Any], said: str) -> None:
@@ -393,6 +397,17 @@ def test_a_state_that_no_optimizer_of_the_network_has_is_refused_by_name(change:
         restore_optimizer(optimizer, spoiled)
     with pytest.raises(ValueError, match="of 1000 parameters, not of 2"):
         restore_optimizer(optimizer, {**kept, "state": {number: {} for number in range(1_000)}})
+
+
+@pytest.mark.parametrize("change", [{"betas": ()}, {"fused": True, "differentiable": True}, {"maximize": True}, None])
+def test_the_settings_of_an_optimizer_are_those_of_its_recipe(change: dict[str, Any] | None) -> None:
+    layer = nn.Linear(3, 2)
+    optimizer = make_optimizer("AdamW", layer.parameters(), {}, 1e-3)
+    before = optimizer.state_dict()["param_groups"]
+    (group,) = before
+    stated = {"params": group["params"]} if change is None else {**group, **change}
+    restore_optimizer(optimizer, {"state": {}, "param_groups": [stated]})
+    assert optimizer.state_dict()["param_groups"] == before
 
 
 def test_a_link_to_what_no_name_can_be_is_no_checkpoint(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from hnetkit.generate.loading.parts import (
 )
 from hnetkit.generate.loading.tokenizer import FILES as _TOKENIZER_FILES
 from hnetkit.generate.loading.tokenizer import TOKENIZERS, read_tokenizer
+from hnetkit.hub import complete_folder, fetched_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -244,18 +245,17 @@ def download_pipeline(hub_id: str) -> Path:
     Raises:
         NotFound, ModelNotUsable: see `require_hub_id` and `hub_request`.
     """
-    from huggingface_hub import hf_hub_download, snapshot_download
-
     require_hub_id(hub_id)
     with hub_request(hub_id):
-        index = read_model_index(Path(hf_hub_download(hub_id, "model_index.json")).parent)
+        folder = fetched_file(hub_id, "model_index.json").parent
+        index = read_model_index(folder)
         weighted = [name for name in index.parts if not name.startswith(("tokenizer", "scheduler"))]
         plain = [f"{name}/{weights}" for name in weighted for weights in _plain_weights(name)]
-        folder = Path(snapshot_download(hub_id, allow_patterns=["model_index.json", *_small_files(index), *plain]))
+        complete_folder(folder, hub_id, [*_small_files(index), *plain])
         without_weights = [name for name in weighted if not any((folder / name).glob("*.safetensors"))]
         if without_weights:
             variants = [f"{name}/{_weights_stem(name)}.*.safetensors" for name in without_weights]
-            folder = Path(snapshot_download(hub_id, allow_patterns=variants))
+            complete_folder(folder, hub_id, variants)
     return folder
 
 

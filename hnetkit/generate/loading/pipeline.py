@@ -30,6 +30,7 @@ from hnetkit.generate.loading.diffusers_folder import (
 )
 from hnetkit.generate.loading.model_source import hub_request, require_hub_id
 from hnetkit.generate.loading.parts import VAE_NAMES, build_vae, refuse_missing_weights
+from hnetkit.hub import fetched_file
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.text import argument
 
@@ -339,16 +340,15 @@ def _vae_of_file(path: Path, dtype: Any, config: Mapping[str, Any]) -> Any:
 
 
 def _download_vae(hub_id: str) -> Path:
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     require_hub_id(hub_id)
     with hub_request(hub_id):
         for inside in ("", "vae/"):
             with suppress(EntryNotFoundError):
-                config = hf_hub_download(hub_id, f"{inside}config.json")
-                hf_hub_download(hub_id, f"{inside}diffusion_pytorch_model.safetensors")
-                return Path(config).parent
+                config = fetched_file(hub_id, f"{inside}config.json")
+                fetched_file(hub_id, f"{inside}diffusion_pytorch_model.safetensors")
+                return config.parent
         raise ModelNotUsable(
             f"{hub_id}: no folder here, and the hub gave no autoencoder of this name with .safetensors weights",
             hint="go online once so that it is cached, or give a file or folder",

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import ModelNotUsable, NotFound
+from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound
 from hnetkit.files import is_file_at, is_folder_at, read_regular, stat_at
 from hnetkit.generate.backend_errors import translating_errors
 from hnetkit.generate.loading.configs import HINT, read_object
 from hnetkit.generate.loading.model_source import require_hub_id, require_safe_hub
+from hnetkit.hub import fetched_file
 from hnetkit.limits import MAX_JSON
 from hnetkit.prompts.chunks import ClipTokenizer
 
@@ -140,6 +141,7 @@ def _clean_files(folder: Path) -> Iterator[tuple[str, str]]:
     """Yields name and content of the files of the clean folder."""
     config = _settings(folder)
     vocabulary, merges, added = _vocabulary_of(folder)
+    _require_own_words(folder, merges, vocabulary)
     if added:
         config.setdefault("added_tokens_decoder", added)
     yield "vocab.json", json.dumps(vocabulary)
@@ -223,6 +225,13 @@ def _merges_of_text(path: Path) -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#version")]
 
 
+def _require_own_words(folder: Path, merges: Sequence[str], vocabulary: Mapping[str, int]) -> None:
+    """Refuses merges of tokens that are none: the library would quote one, and the file may lead to a private one."""
+    for pair in (merge.rstrip("\r").split(" ") for merge in merges):
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
+            raise ModelNotUsable(f"{folder}: cannot be loaded: its merges are not of its vocabulary", hint=HINT)
+
+
 def _require_vocabulary(path: Path, vocabulary: Any) -> dict[str, int]:
     is_vocabulary = isinstance(vocabulary, dict) and len(vocabulary) <= MOST_TOKENS
     if not is_vocabulary or not all(map(_is_number, vocabulary.values())):
@@ -247,19 +256,19 @@ def tokenizer_folder(source: str) -> Path:
 
 
 def _from_cache_or_hub() -> Path:
-    from huggingface_hub import hf_hub_download
-
     if cached := _cached_folder(_CACHED):
         return cached[0]
     require_safe_hub(HUB_ID)
     try:
-        fetched = [hf_hub_download(HUB_ID, name) for name in _FILES[0]]
+        fetched = [fetched_file(HUB_ID, name) for name in _FILES[0]]
+    except HnetkitError:
+        raise
     except Exception as error:
         raise ModelNotUsable(
             f"a checkpoint in one file needs a tokenizer; none is here, and the hub gave none ({type(error).__name__})",
             hint=f"{_FETCH}; or go online once so that it is cached",
         ) from error
-    return Path(fetched[0]).parent
+    return fetched[0].parent
 
 
 def _cached_folder(places: Sequence[tuple[str, str]]) -> tuple[Path, str] | None:

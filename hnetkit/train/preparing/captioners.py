@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound, UsageError
+from hnetkit.errors import HnetkitError, MissingPackage, ModelNotUsable, NotFound, UsageError
 from hnetkit.files import is_file_at, is_folder_at
 from hnetkit.generate.backend_errors import quiet_libraries, translating_errors, translating_oom
 from hnetkit.generate.loading.configs import read_object
 from hnetkit.generate.loading.model_source import require_safe_hub
+from hnetkit.hub import complete_folder, fetched_file
 from hnetkit.images import on_white
 from hnetkit.train.preparing.captioning_models import (
     CHARACTER,
@@ -212,12 +213,13 @@ def _model_folder(source: str) -> Path:
     if source in (BLIP, TAGGER) or not is_folder_at(folder):
         if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
             raise NotFound(f"{source}: no such folder", hint=f"a folder with config.json, or a hub id such as {BLIP}")
-        from huggingface_hub import snapshot_download
-
         require_safe_hub(source)
         try:
             with quiet_libraries():
-                folder = Path(snapshot_download(source, allow_patterns=list(FILES)))
+                folder = fetched_file(source, FILES[0]).parent
+                complete_folder(folder, source, FILES)
+        except HnetkitError:
+            raise
         except Exception as error:
             raise NotFound(
                 f"{source}: no folder here, and the hub gave no model of this name ({type(error).__name__})",
