@@ -94,6 +94,23 @@ def pixels(model: Model, prompt: str, **options: Any) -> bytes:
     return picture.image.tobytes()
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+def test_a_picture_of_a_model_whose_parts_were_replaced_does_not_name_what_was_loaded(model: Model, part: str) -> None:
+    told: list[str] = []
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(model.pipe, part, getattr(tiny_sd(3), part))
+        (picture,) = model.draw("a star", **PLAIN, note=told.append)
+    assert told == [f"Warning: pictures cannot name the model: its {part} was replaced after loading"]
+    assert "Model parts hash" not in picture.infotext
+    assert ("VAE: another" in picture.infotext) == (part == "vae")
+    assert (f"Model: {model.name} with another {part}," in picture.infotext) == (part != "vae")
+    assert (model.hash in picture.infotext) == (part == "vae")
+    picture.save("changed.png")
+    told.clear()
+    model.draw(again="changed.png", note=told.append)
+    assert any("made with" in line for line in told)
+
+
 @pytest.mark.parametrize(
     ("options", "arguments"),
     [

@@ -40,6 +40,8 @@ FileStamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, inode, size in bytes and modification time of each file."""
 
 _VAE_FOLDER = "vae/"
+_IN_THE_PIPELINE = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+_MARK = "_hnetkit_loaded_as"  # attribute of each of them: of which files the pipeline was
 _PARTS = ("text_encoder", "tokenizer", _VAE_FOLDER, "scheduler/")
 _SHOWN_DIGITS = 10
 _SCALES = {False: 0.18215, True: 0.13025}  # of the latents of SD 1 and 2, and of SDXL
@@ -98,6 +100,27 @@ class LoadedPipeline:
     folder: Path | None = None
     parts_stamp: FileStamp = ()
     _encoders: dict[tuple[int, Emphasis], TextEncoder] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in _IN_THE_PIPELINE:
+            if (part := getattr(self.pipe, name, None)) is not None:
+                setattr(part, _MARK, self._mark)
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """The parts of the pipeline in whose place are others than were loaded."""
+        parts = ((name, getattr(self.pipe, name, None)) for name in _IN_THE_PIPELINE)
+        return tuple(name for name, part in parts if part is not None and getattr(part, _MARK, None) != self._mark)
+
+    @property
+    def stated_name(self) -> str:
+        """Its name in an infotext, with the parts that are others than were loaded, but for the autoencoder."""
+        others = " and ".join(name for name in self.replaced if name != "vae")
+        return f"{self.name} with another {others}" if others else self.name
+
+    @property
+    def _mark(self) -> tuple[FileStamp, FileStamp]:
+        return self.weights_stamp, self.vae.weights_stamp if self.vae else ()
 
     def text_encoder(self, clip_skip: int, emphasis: Emphasis) -> TextEncoder:
         """Returns the encoder with these settings: the same one each time, with the texts that it has cached."""
