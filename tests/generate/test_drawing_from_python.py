@@ -112,6 +112,20 @@ def test_a_picture_of_a_model_whose_parts_were_replaced_does_not_name_what_was_l
 
 
 @pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"seed": 3.0}, "seed: 3.0 is not a whole number"),
+        ({"count": "2"}, "count: 2 is not a whole number"),
+        ({"batch_size": None}, "batch_size: None is not a whole number"),
+        ({"prompt": ["a", "b"]}, "a prompt is a text, and no list"),
+    ],
+)
+def test_an_argument_of_another_kind_is_told_in_one_line(model: Model, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        model.draw(**{"prompt": "a star", **PLAIN, **given})
+
+
+@pytest.mark.parametrize(
     ("options", "arguments"),
     [
         (
