@@ -443,8 +443,6 @@ def draw_images(
         source.require_fit(prompts.networks, outline)
         loaded = source.load(note)
     loaded.require_as_loaded()
-    if loaded.replaced:
-        note(f"Warning: pictures cannot name the model: its {' and '.join(loaded.replaced)} was replaced after loading")
     request = request_of(loaded)
     say(other_model(recorded, loaded))
     say(other_chunks(recorded, loaded.text_encoder(request.clip_skip, request.emphasis), own))

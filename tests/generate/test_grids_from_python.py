@@ -118,6 +118,24 @@ def test_a_model_whose_files_were_replaced_since_it_was_loaded_is_loaded_again_f
     assert drawn(hnetkit.load_model("own", device="cpu"), {"seed": [1]}).drawn == 1
 
 
+@pytest.mark.parametrize("part", ["unet", "vae", "tokenizer"])
+def test_cells_are_drawn_again_with_a_part_that_was_replaced(sd: Model, here: Path, part: str) -> None:
+    """Also with one that has the same class and other values; and not again with the same one."""
+    before = drawn(sd, {"seed": [1]}, prompt="a star", out="g.png")
+    other = getattr(tiny_sd(3, least=True), part)
+    if part == "tokenizer":
+        other.add_tokens(["star"], special_tokens=True)
+    setattr(sd.pipe, part, other)
+    told: list[str] = []
+    if part == "tokenizer":
+        sd.pipe.text_encoder.resize_token_embeddings(len(other))
+    after = drawn(sd, {"seed": [1]}, prompt="a star", out="g.png", overwrite=True, note=told.append)
+    assert (before.drawn, after.drawn) == (1, 1)
+    assert f"Warning: pictures cannot name the model: its {part} was replaced after loading" in told
+    assert before.cells[0]["key"] != after.cells[0]["key"]
+    assert drawn(sd, {"seed": [1]}, prompt="a star", out="g.png", overwrite=True).drawn == 0
+
+
 def test_a_cell_that_cannot_be_drawn_is_among_those_that_failed(sd: Model, here: Path) -> None:
     shutil.copy("networks/ink.pt", "networks/bad.pt")
     with hnetkit.Library() as library:

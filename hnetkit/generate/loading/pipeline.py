@@ -112,6 +112,12 @@ class LoadedPipeline:
         parts = ((name, getattr(self.pipe, name, None)) for name in _IN_THE_PIPELINE)
         return tuple(name for name, part in parts if part is not None and getattr(part, _MARK, None) != self._mark)
 
+    def content_of_replaced(self) -> str | None:
+        """Returns a hash of the parts in whose place others are, by what is in them; None if there are none."""
+        if not (names := self.replaced):
+            return None
+        return digest([[name, _content_of(getattr(self.pipe, name))] for name in names])
+
     @property
     def stated_name(self) -> str:
         """Its name in an infotext, with the parts that are others than were loaded, but for the autoencoder."""
@@ -385,6 +391,19 @@ def digest(value: object) -> str:
     """Returns a hash of a value that JSON can hold."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _content_of(part: Any) -> str:
+    """Returns a hash of a part of a pipeline in memory: of its configuration and tensors, or of its words."""
+    import torch
+
+    if not isinstance(part, torch.nn.Module):
+        return digest([type(part).__name__, part.get_vocab()])
+    content = hashlib.sha256(f"{type(part).__name__} {getattr(part, 'config', None)}".encode("utf-8", "replace"))
+    for name, tensor in part.state_dict().items():
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
 
 
 def fingerprint(source: str | os.PathLike[str]) -> str:
