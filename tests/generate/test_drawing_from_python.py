@@ -111,6 +111,16 @@ def test_a_picture_of_a_model_whose_parts_were_replaced_does_not_name_what_was_l
     assert any("made with" in line for line in told)
 
 
+def test_a_pipeline_that_something_else_was_made_of_is_the_models_own_still(model: Model) -> None:
+    told: list[str] = []
+    hnetkit.load_hypernetwork(model.pipe, "networks/ink.pt")
+    hnetkit.bake(model.pipe, ["ink"], to="diff", program="comfyui", prompts=["a star", "a sky"], steps=2, size=(16, 16))
+    hnetkit.unload_hypernetworks(model.pipe)
+    (picture,) = model.draw("a star", **PLAIN, note=told.append)
+    assert f"Model hash: {model.hash}" in picture.infotext
+    assert not any("replaced" in line for line in told)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -101,14 +101,11 @@ class LoadedPipeline:
     parts_stamp: FileStamp = ()
     _encoders: dict[tuple[int, Emphasis], TextEncoder] = field(default_factory=dict, compare=False, repr=False)
 
-    def __post_init__(self) -> None:
-        for name in _IN_THE_PIPELINE:
-            if (part := getattr(self.pipe, name, None)) is not None:
-                setattr(part, _MARK, self._mark)
-
     @property
     def replaced(self) -> tuple[str, ...]:
-        """The parts of the pipeline in whose place are others than were loaded."""
+        """The parts of the pipeline in whose place are others than were loaded; none if it was not read from files."""
+        if not self.weights_stamp:
+            return ()
         parts = ((name, getattr(self.pipe, name, None)) for name in _IN_THE_PIPELINE)
         return tuple(name for name, part in parts if part is not None and getattr(part, _MARK, None) != self._mark)
 
@@ -127,6 +124,12 @@ class LoadedPipeline:
     @property
     def _mark(self) -> tuple[FileStamp, FileStamp]:
         return self.weights_stamp, self.vae.weights_stamp if self.vae else ()
+
+    def mark_parts(self) -> None:
+        """Remembers in each part that it is of this model, for `replaced`."""
+        for name in _IN_THE_PIPELINE:
+            if (part := getattr(self.pipe, name, None)) is not None:
+                setattr(part, _MARK, self._mark)
 
     def text_encoder(self, clip_skip: int, emphasis: Emphasis) -> TextEncoder:
         """Returns the encoder with these settings: the same one each time, with the texts that it has cached."""
@@ -233,7 +236,7 @@ def load_pipeline(
     if vae is not None and vae_weights is not None:
         separate = SeparateVae(_text_of(Path(os.path.abspath(vae)).name), vae_weights, vae_before)
     name = _model_name(source)
-    return LoadedPipeline(
+    loaded = LoadedPipeline(
         pipe,
         name,
         defaults,
@@ -245,6 +248,8 @@ def load_pipeline(
         folder=folder,
         parts_stamp=parts_before,
     )
+    loaded.mark_parts()
+    return loaded
 
 
 def _model_name(source: str) -> str:
