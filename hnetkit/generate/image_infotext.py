@@ -28,11 +28,16 @@ def infotext_of(
 ) -> str:
     """Returns A1111's infotext for one image of a request.
 
+    Of a model whose parts were replaced it says so, in place of the hashes of its files.
+
     Args:
         prompt: as it is stored, with the tags of its hypernetworks.
         hashes: ``"hypernet:NAME"`` or ``"lora:NAME"`` -> 10 hex digits.
     """
     sampler, schedule_type = infotext_fields(request.sampler)
+    replaced = model.replaced
+    model_hash = model.hash if model.stated_name == model.name else None
+    has_own_vae, separate = "vae" not in replaced, model.vae
     parameters = {
         "Steps": request.steps,
         "Sampler": sampler,
@@ -40,15 +45,16 @@ def infotext_of(
         "CFG scale": plain_number(request.cfg_scale),
         "Seed": seed,
         "Size": f"{request.width}x{request.height}",
-        "Model hash": model.hash,
-        "Model": model.name,
-        "Model parts hash": model.parts_hash,
-        "VAE hash": model.vae.hash if model.vae else None,
-        "VAE": model.vae.name if model.vae else None,
+        "Model hash": model_hash,
+        "Model": model.stated_name,
+        "Model parts hash": None if replaced else model.parts_hash,
+        "VAE hash": separate.hash if separate and has_own_vae else None,
+        "VAE": (separate.name if separate else None) if has_own_vae else "another",
         **_beside_defaults(request, seed),
         "Version": f"hnetkit {version('hnetkit')}",
     }
-    return infotext.write(prompt, request.negative_prompt, parameters, {"model": model.hash, **hashes})
+    of_model = {"model": model_hash} if model_hash else {}
+    return infotext.write(prompt, request.negative_prompt, parameters, {**of_model, **hashes})
 
 
 def _beside_defaults(request: Request, seed: int) -> dict[str, object]:

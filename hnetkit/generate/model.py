@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -51,7 +52,7 @@ from hnetkit.generate.prompt_networks import (
 from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts import infotext
 from hnetkit.prompts.schedule import pieces_drawn
-from hnetkit.prompts.tags import excerpt
+from hnetkit.prompts.tags import excerpt, require_text
 from hnetkit.runtime.fit import BASE_MODEL_NAME, require_fit
 from hnetkit.settings import CAPTURE, DEVICES
 from hnetkit.text import shorten
@@ -385,6 +386,10 @@ def draw_images(
         model: a loaded model, or which one to load.
     """
     source = model.source if isinstance(model, Model) else model
+    if prompt is not None:
+        require_text(prompt)
+    seed = None if seed is None else _whole_number("seed", seed)
+    count, batch_size = _whole_number("count", count), _whole_number("batch_size", batch_size)
     recorded, origin, prompt = _recorded_settings(prompt, again, note)
 
     def say(lines: Iterable[str]) -> None:
@@ -442,6 +447,13 @@ def draw_images(
     say(other_model(recorded, loaded))
     say(other_chunks(recorded, loaded.text_encoder(request.clip_skip, request.emphasis), own))
     yield from _draw_resolved(loaded, request, prompts, progress, note)
+
+
+def _whole_number(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)  # numpy's too
+    except TypeError:
+        raise UsageError(f"{name}: {shorten(value)} is not a whole number") from None
 
 
 def _recorded_settings(

@@ -110,6 +110,8 @@ class DrawSession:
         with ExitStack() as undo:
             undo.enter_context(_turns.setdefault(model.pipe.unet, _Turn()))
             model.forget_texts()  # the caller may have changed the text encoders since they were encoded
+            if replaced := " and ".join(model.replaced):
+                self._say(f"Warning: pictures cannot name the model: its {replaced} was replaced after loading")
             already_active = get_active_hypernetworks(model.pipe)
             if already_active:
                 names = excerpt(", ".join(already_active))

@@ -367,7 +367,9 @@ def excerpt(text: str) -> str:
 
 
 def require_text(prompt: str) -> None:
-    """Raises UsageError if a prompt contains bytes that the terminal could not decode."""
+    """Raises UsageError if a prompt is no text, or contains bytes that the terminal could not decode."""
+    if not isinstance(prompt, str):
+        raise UsageError(f"a prompt is a text, and no {type(prompt).__name__}", hint="draw one prompt after another")
     if not is_text(prompt):
         raise UsageError(f"{excerpt(prompt)}: the prompt is not valid text", hint="check the terminal's encoding")
 

@@ -14,8 +14,8 @@ from hnetkit.kernels.executor import PackedPair, StackExecutor, pack_pair
 from hnetkit.kernels.weights import MLPWeights, StageWeights
 from hnetkit.network import Hypernetwork, ResidualMLP, TensorRef
 from hnetkit.runtime.fit import TEXT_WIDTH
-from hnetkit.runtime.strength import SIDES, Kind, Strength, require_order
-from hnetkit.text import argument
+from hnetkit.runtime.strength import KINDS, SIDES, Kind, Strength, require_order
+from hnetkit.text import argument, shorten
 
 
 class Stack:
@@ -68,9 +68,12 @@ class Stack:
             are no blocks here. A width that no network has gives `x` itself, twice.
 
         Raises:
+            hnetkit.errors.UsageError: there is no such kind.
             hnetkit.errors.KernelUnavailable: `HNETKIT_KERNEL` forces a path that cannot run here.
             hnetkit.errors.DamagedFile, hnetkit.errors.IncompatibleNetwork: see `read_mlp`.
         """
+        if kind not in (None, *KINDS):
+            raise UsageError(f"a kind of attention is {' or '.join(KINDS)}, not {shorten(kind)}", hint='kind="cross"')
         width = x.shape[-1]
         kind = kind or ("cross" if width in TEXT_WIDTH.values() else "self")
         numbers = {

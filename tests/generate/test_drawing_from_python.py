@@ -94,6 +94,47 @@ def pixels(model: Model, prompt: str, **options: Any) -> bytes:
     return picture.image.tobytes()
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+def test_a_picture_of_a_model_whose_parts_were_replaced_does_not_name_what_was_loaded(model: Model, part: str) -> None:
+    told: list[str] = []
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(model.pipe, part, getattr(tiny_sd(3), part))
+        (picture,) = model.draw("a star", **PLAIN, note=told.append)
+    assert told == [f"Warning: pictures cannot name the model: its {part} was replaced after loading"]
+    assert "Model parts hash" not in picture.infotext
+    assert ("VAE: another" in picture.infotext) == (part == "vae")
+    assert (f"Model: {model.name} with another {part}," in picture.infotext) == (part != "vae")
+    assert (model.hash in picture.infotext) == (part == "vae")
+    picture.save("changed.png")
+    told.clear()
+    model.draw(again="changed.png", note=told.append)
+    assert any("made with" in line for line in told)
+
+
+def test_a_pipeline_that_something_else_was_made_of_is_the_models_own_still(model: Model) -> None:
+    told: list[str] = []
+    hnetkit.load_hypernetwork(model.pipe, "networks/ink.pt")
+    hnetkit.bake(model.pipe, ["ink"], to="diff", program="comfyui", prompts=["a star", "a sky"], steps=2, size=(16, 16))
+    hnetkit.unload_hypernetworks(model.pipe)
+    (picture,) = model.draw("a star", **PLAIN, note=told.append)
+    assert f"Model hash: {model.hash}" in picture.infotext
+    assert not any("replaced" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"seed": 3.0}, "seed: 3.0 is not a whole number"),
+        ({"count": "2"}, "count: 2 is not a whole number"),
+        ({"batch_size": None}, "batch_size: None is not a whole number"),
+        ({"prompt": ["a", "b"]}, "a prompt is a text, and no list"),
+    ],
+)
+def test_an_argument_of_another_kind_is_told_in_one_line(model: Model, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        model.draw(**{"prompt": "a star", **PLAIN, **given})
+
+
 @pytest.mark.parametrize(
     ("options", "arguments"),
     [

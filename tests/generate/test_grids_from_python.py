@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from support.drawing import SMALL, drawn
-from support.pipelines import tiny_sd
+from support.pipelines import SD_CROSS_WIDTH, tiny_sd
 
 import hnetkit
 from hnetkit import settings
@@ -116,6 +118,38 @@ def test_a_model_whose_files_were_replaced_since_it_was_loaded_is_loaded_again_f
     with pytest.raises(FileChanged, match="own: replaced since the model was loaded"):
         drawn(model, {"seed": [1]})
     assert drawn(hnetkit.load_model("own", device="cpu"), {"seed": [1]}).drawn == 1
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "tokenizer"])
+def test_cells_are_drawn_again_with_a_part_that_was_replaced(sd: Model, here: Path, part: str) -> None:
+    """Also with one that has the same class and other values; and not again with the same one."""
+    before = drawn(sd, {"seed": [1]}, prompt="a star", out="g.png")
+    other = getattr(tiny_sd(3, least=True), part)
+    if part == "tokenizer":
+        other.add_tokens(["star"], special_tokens=True)
+    setattr(sd.pipe, part, other)
+    told: list[str] = []
+    if part == "tokenizer":
+        sd.pipe.text_encoder.resize_token_embeddings(len(other))
+    after = drawn(sd, {"seed": [1]}, prompt="a star", out="g.png", overwrite=True, note=told.append)
+    assert (before.drawn, after.drawn) == (1, 1)
+    assert f"Warning: pictures cannot name the model: its {part} was replaced after loading" in told
+    assert before.cells[0]["key"] != after.cells[0]["key"]
+    assert drawn(sd, {"seed": [1]}, prompt="a star", out="g.png", overwrite=True).drawn == 0
+
+
+def test_a_cell_states_the_textual_inversions_of_its_own_prompt(sd: Model, here: Path) -> None:
+    Path("embeddings").mkdir()
+    for name in ("mine", "other"):
+        save_file({"emb_params": torch.ones(2, SD_CROSS_WIDTH)}, f"embeddings/{name}.safetensors")
+    settings.put("embeddings", "embeddings")
+    grid = drawn(sd, {"prompt": ["mine", "star"]}, prompt="mine", negative_prompt="a fog", out="g.png")
+    first, second = (cell["infotext"] for cell in grid.cells)
+    assert "embed:mine" in first
+    assert "embed:other" not in first
+    assert "embed:" not in second
+    (picture,) = sd.draw("mine", seed=7, **SMALL, negative_prompt="a fog")
+    assert picture.infotext == first
 
 
 def test_a_cell_that_cannot_be_drawn_is_among_those_that_failed(sd: Model, here: Path) -> None:

@@ -67,6 +67,43 @@ def test_a_number_at_the_end_of_a_prompt_is_no_weight() -> None:
     assert read.negative_prompt == "a clock, 10:30"
 
 
+def test_another_output_of_a_node_that_is_not_known_is_not_read_as_its_first() -> None:
+    graph = usual() | {"70": node("TwoPrompts", text="a cat", negative="fog"), "71": node("Half", value=8)}
+    graph["6"]["inputs"]["text"], graph["7"]["inputs"]["text"] = ["70", 0], ["70", 1]
+    graph["3"]["inputs"]["steps"], graph["5"]["inputs"]["height"] = ["71", 0], ["71", 1]
+    read = parse(graph)
+    assert (read.prompt, read.negative_prompt) == ("a cat<hypernet:wash:0.5><hypernet:ink.v2:-1>", "")
+    assert (read.parameters["Steps"], read.parameters.get("Size")) == ("8", None)
+    assert read.warnings == (
+        "a text of its prompts comes from a TwoPrompts, which is not read: it is left out",
+        "not taken over from ComfyUI: Half, TwoPrompts",
+    )
+
+
+def test_an_output_is_told_by_its_number_in_the_editors_graph_too() -> None:
+    nodes = [
+        {"id": 1, "type": "KSampler", "widgets_values": [5, "fixed", 20, 7, "euler", "normal", 1]},
+        {"id": 2, "type": "CLIPTextEncode", "widgets_values": ["a cat"]},
+        {"id": 3, "type": "Two texts", "widgets_values": ["fog"]},
+        {"id": 4, "type": "CLIPTextEncode", "widgets_values": ["a sky"]},
+    ]
+    nodes[0]["inputs"] = [{"name": "positive", "link": 1}, {"name": "negative", "link": 2}]
+    nodes[3]["inputs"] = [{"name": "text", "link": 3}]
+    for slot, negative in ((0, "fog"), (1, "")):
+        as_lists = [[1, 2, 0, 1, 1, "X"], [2, 4, 0, 1, 2, "X"], [3, 3, slot, 4, 0, "STRING"]]
+        as_objects = [{"id": link[0], "origin_id": link[1], "origin_slot": link[2]} for link in as_lists]
+        for links in (as_lists, as_objects):
+            assert comfyui.parse(None, json.dumps({"nodes": nodes, "links": links})).negative_prompt == negative
+
+
+def test_a_number_that_a_node_computes_with_others_is_not_read() -> None:
+    graph = usual() | {"70": node("FloatMultiply", value=3, factor=2)}
+    graph["3"]["inputs"]["cfg"] = ["70", 0]
+    read = parse(graph)
+    assert "CFG scale" not in read.parameters
+    assert "its cfg comes from a FloatMultiply, which is not read" in read.warnings
+
+
 @pytest.mark.parametrize(
     ("name", "scheduler", "sampler", "said"),
     [

@@ -61,6 +61,26 @@ def test_the_data_of_a_png_are_read_without_their_markup(line_end: str) -> None:
         assert (read.prompt, read.negative_prompt) == ("a <b> star", "fog,\nrain")
 
 
+def test_the_data_of_a_png_tell_a_list_in_the_prompt_from_the_negative_prompt() -> None:
+    text = TEXT.replace("a star\n-fog,\nrain", "- a star\n- a moon")
+    for negative, comment in (("", '{"c": "- a star\n- a moon", "uc": ""}'), ("fog", '{"c": "- a star", "uc": "fog"}')):
+        found = f"<exif:UserComment>{comment.replace(chr(34), '&quot;')}</exif:UserComment>"
+        read = draw_things.parse_xmp(f"<dc:description>{text}</dc:description>{found}")
+        assert read is not None
+        assert (read.prompt, read.negative_prompt) == ("- a star" if negative else "- a star\n- a moon", negative)
+        assert read.warnings == ()
+
+
+@pytest.mark.parametrize("comment", ["", "{", "[]", '{"c": 1, "uc": ""}', '{"c": "a star"}'])
+def test_a_list_that_may_be_the_negative_prompt_is_told(comment: str) -> None:
+    text = TEXT.replace("a star\n-fog,\nrain", "- a star\n- a moon")
+    found = f"<exif:UserComment>{comment.replace(chr(34), '&quot;')}</exif:UserComment>"
+    read = draw_things.parse_xmp(f"<dc:description>{text}</dc:description>{found}")
+    assert read is not None
+    assert (read.prompt, read.negative_prompt) == ("- a star", "a moon")
+    assert read.warnings == ("its prompt may be a list: the last item is read as the negative prompt: a moon",)
+
+
 @pytest.mark.parametrize(
     "text", ["", "a star\nSteps: 4, Seed: 3, CFG scale: 7", "Seed Mode: and Guidance Scale: alone"]
 )

@@ -303,3 +303,8 @@ def test_a_stack_of_networks_without_strengths_is_said_and_a_dict_is_one(tmp_pat
     with pytest.raises(UsageError, match=r"not 0\.8"):
         hnetkit.Stack([(net, "0.8")])
     assert repr(hnetkit.Stack({net: 0.5})) == repr(hnetkit.Stack([[net, 0.5]]))
+
+
+def test_a_kind_of_attention_that_there_is_not_is_told() -> None:
+    with pytest.raises(UsageError, match="a kind of attention is self or cross, not Cross"):
+        hnetkit.Stack([])(torch.ones(1, 8), kind="Cross")

@@ -23,6 +23,7 @@ from hnetkit.generate.prompt_networks import Note, ResolvedPrompts, StackedPromp
 from hnetkit.generate.request import Request
 from hnetkit.images import image_size
 from hnetkit.prompts import infotext
+from hnetkit.prompts.chunks import has_name
 from hnetkit.text import counted
 
 if TYPE_CHECKING:
@@ -56,9 +57,15 @@ class Renderer:
     own: LoadedPipeline | None = None
     note: Note = ignore_note
 
-    def prompts(self, cell: Cell) -> ResolvedPrompts:
-        """Returns the prompts of a cell."""
-        return ResolvedPrompts(cell.stacked, self.hires, cell.loras)
+    def prompts(self, cell: Cell, request: Request) -> ResolvedPrompts:
+        """Returns the prompts of a cell, with the textual inversions that they name.
+
+        Args:
+            request: of the cell.
+        """
+        pieces = request.pieces
+        named = (path for path in self.embeddings if any(has_name(piece, path.stem) for piece in pieces))
+        return ResolvedPrompts(cell.stacked, self.hires, cell.loras, tuple(named))
 
 
 def draw_batches(
@@ -155,14 +162,16 @@ def _draw_batch(
     failures: dict[str, HnetkitError] = {}
     try:
         first = batch.cells[0]
-        request = session.prepare(renderer.request(session.model, first), renderer.prompts(first))
+        plain = renderer.request(session.model, first)
+        prompts = renderer.prompts(first, plain)  # of all cells of a batch: they differ in their seeds alone
+        request = session.prepare(plain, prompts)
         pictures = draw_each(session.model, request, batch.seeds, report)
         for cell, key, number, picture in zip(batch.cells, batch.keys, batch.numbers, pictures, strict=True):
             if isinstance(picture, BadPicture):
                 failures[key] = picture
             elif key in positions:
                 own = replace(request, seed=picture.seed)
-                facts = _facts(session.model, own, cell, batch, renderer.prompts(cell).hashes)
+                facts = _facts(session.model, own, cell, batch, prompts.hashes)
                 path = files.write(number, key, picture.image, str(facts["infotext"]))
                 files.append([row_of(key, position, {"picture": path, **facts}) for position in positions[key]])
     except Exception as error:

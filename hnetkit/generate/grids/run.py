@@ -372,6 +372,8 @@ class GridRun:
         location, vae = self._location_of(checkpoint), self._source_of(checkpoint).own_vae
         try:
             own = fingerprint(location)
+            if self.own is not None and checkpoint is None and (others := self.own.content_of_replaced()):
+                return digest([own, others])
             return own if vae == self.source.own_vae else digest([own, _of_place(vae)])
         except (NotFound, UsageError):
             raise

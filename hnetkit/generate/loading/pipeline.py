@@ -41,6 +41,8 @@ FileStamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, inode, size in bytes and modification time of each file."""
 
 _VAE_FOLDER = "vae/"
+_IN_THE_PIPELINE = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+_MARK = "_hnetkit_loaded_as"  # attribute of each of them: of which files the pipeline was
 _PARTS = ("text_encoder", "tokenizer", _VAE_FOLDER, "scheduler/")
 _SHOWN_DIGITS = 10
 _SCALES = {False: 0.18215, True: 0.13025}  # of the latents of SD 1 and 2, and of SDXL
@@ -99,6 +101,36 @@ class LoadedPipeline:
     folder: Path | None = None
     parts_stamp: FileStamp = ()
     _encoders: dict[tuple[int, Emphasis], TextEncoder] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """The parts of the pipeline in whose place are others than were loaded; none if it was not read from files."""
+        if not self.weights_stamp:
+            return ()
+        parts = ((name, getattr(self.pipe, name, None)) for name in _IN_THE_PIPELINE)
+        return tuple(name for name, part in parts if part is not None and getattr(part, _MARK, None) != self._mark)
+
+    def content_of_replaced(self) -> str | None:
+        """Returns a hash of the parts in whose place others are, by what is in them; None if there are none."""
+        if not (names := self.replaced):
+            return None
+        return digest([[name, _content_of(getattr(self.pipe, name))] for name in names])
+
+    @property
+    def stated_name(self) -> str:
+        """Its name in an infotext, with the parts that are others than were loaded, but for the autoencoder."""
+        others = " and ".join(name for name in self.replaced if name != "vae")
+        return f"{self.name} with another {others}" if others else self.name
+
+    @property
+    def _mark(self) -> tuple[FileStamp, FileStamp]:
+        return self.weights_stamp, self.vae.weights_stamp if self.vae else ()
+
+    def mark_parts(self) -> None:
+        """Remembers in each part that it is of this model, for `replaced`."""
+        for name in _IN_THE_PIPELINE:
+            if (part := getattr(self.pipe, name, None)) is not None:
+                setattr(part, _MARK, self._mark)
 
     def text_encoder(self, clip_skip: int, emphasis: Emphasis) -> TextEncoder:
         """Returns the encoder with these settings: the same one each time, with the texts that it has cached."""
@@ -205,7 +237,7 @@ def load_pipeline(
     if vae is not None and vae_weights is not None:
         separate = SeparateVae(_text_of(Path(os.path.abspath(vae)).name), vae_weights, vae_before)
     name = _model_name(source)
-    return LoadedPipeline(
+    loaded = LoadedPipeline(
         pipe,
         name,
         defaults,
@@ -217,6 +249,8 @@ def load_pipeline(
         folder=folder,
         parts_stamp=parts_before,
     )
+    loaded.mark_parts()
+    return loaded
 
 
 def _model_name(source: str) -> str:
@@ -362,6 +396,19 @@ def digest(value: object) -> str:
     """Returns a hash of a value that JSON can hold."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _content_of(part: Any) -> str:
+    """Returns a hash of a part of a pipeline in memory: of its configuration and tensors, or of its words."""
+    import torch
+
+    if not isinstance(part, torch.nn.Module):
+        return digest([type(part).__name__, part.get_vocab()])
+    content = hashlib.sha256(f"{type(part).__name__} {getattr(part, 'config', None)}".encode("utf-8", "replace"))
+    for name, tensor in part.state_dict().items():
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
 
 
 def fingerprint(source: str | os.PathLike[str]) -> str:

@@ -24,6 +24,7 @@ _HELPERS = ("guider", "sampler", "sigmas", "noise")  # inputs of a sampler; the 
 _SKIPPED = (2, 4)  # modes of a node in the editor: muted, bypassed
 _PASSED = ("", "*", "any")  # a reroute's only input
 _VALUES = ("value", "seed", "noise_seed", "text", "string", "String", "Text", "int", "float", "number", *_PASSED)
+_OF_NUMBERS = ("value", "int", "float", "number")  # beside other numbers, a node computes with it
 _CONCATENATE = "StringConcatenate"
 _LONGEST = 80  # letters of a class in a warning
 _SUFFIX = re.compile(r"\.(?:pt|pt2|pth|ckpt|bin|pkl|sft|safetensors)$", re.IGNORECASE)
@@ -37,9 +38,10 @@ MOST_NODES = 200
 
 @dataclass(frozen=True, slots=True)
 class NodeLink:
-    """An input that comes from another node's output."""
+    """An input that comes from another node's output: by which of them, 0 for the first."""
 
     node: str
+    slot: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +65,16 @@ class Node:
     def holds_a_value(self) -> bool:
         """Whether it is nothing but a value for others."""
         return len(self.inputs) == 1 and not self.links and next(iter(self.inputs)) in _VALUES
+
+    def value_at(self, slot: int) -> Any:
+        """The value or link that it hands on at one of its outputs; None if that is not known."""
+        if slot and self.kind not in WIDGETS:
+            return None
+        name = next((name for name in _VALUES if name in self.inputs), None)
+        others = (value for key, value in self.inputs.items() if key != name)
+        if name is None or (name in _OF_NUMBERS and any(_is_number(value) for value in others)):
+            return None
+        return self.inputs[name]
 
 
 @dataclass
@@ -168,7 +180,7 @@ class Graph:
             seen |= {node.id}
             if node.kind == _CONCATENATE:
                 return self._joined_texts(node, seen)
-            value = next((node.inputs[name] for name in _VALUES if name in node.inputs), None)
+            value = node.value_at(value.slot)
         return value
 
     def _joined_texts(self, node: Node, seen: frozenset[str]) -> str | None:
@@ -241,8 +253,12 @@ def _nodes_that_ran(graph: Any) -> dict[str, Node]:
 
 def _linked(value: Any) -> Any:
     if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int) and isinstance(value[1], int):
-        return NodeLink(str(value[0]))
+        return NodeLink(str(value[0]), value[1])
     return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, NodeLink) or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _nodes_drawn(graph: Any) -> dict[str, Node]:
@@ -273,10 +289,10 @@ def _origins(links: list[Any]) -> Iterator[tuple[str, NodeLink]]:
     """(link id, origin) of each link, which is a list or an object."""
     for link in links:
         if isinstance(link, list) and len(link) >= 3:
-            id, node = link[:2]
+            id, node, slot = link[:3]
         else:
-            id, node = (_mapping(link).get(key) for key in ("id", "origin_id"))
-        yield _id(id), NodeLink(_id(node))
+            id, node, slot = (_mapping(link).get(key) for key in ("id", "origin_id", "origin_slot"))
+        yield _id(id), NodeLink(_id(node), slot if isinstance(slot, int) else 0)
 
 
 def _json(text: str, budget: Budget) -> Any:

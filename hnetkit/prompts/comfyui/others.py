@@ -20,7 +20,13 @@ def warn_of_others(graph: Graph, end: Node | None, size: Size | None) -> None:
         end: the node that saves the image; None warns of nothing.
         size: of the first pass.
     """
-    found = (other for node in graph.upstream(end.links if end else []) for other in _others(graph, node, size))
+    at_later_slots = {link.node for node in graph.nodes.values() for link in node.links if link.slot}
+    found = (
+        other
+        for node in graph.upstream(end.links if end else [])
+        if not node.holds_a_value or node.id in at_later_slots
+        for other in _others(graph, node, size)
+    )
     listed = list(dict.fromkeys(found))
     if listed:
         more = f" and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
@@ -29,7 +35,7 @@ def warn_of_others(graph: Graph, end: Node | None, size: Size | None) -> None:
 
 def _others(graph: Graph, node: Node, size: Size | None) -> Iterator[str]:
     kind = shorten(node.kind, _LONGEST)
-    if not kind or node.holds_a_value:
+    if not kind:
         return
     if node.kind not in WIDGETS:
         yield kind
