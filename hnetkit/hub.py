@@ -63,16 +63,22 @@ def endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or str(constants.ENDPOINT)
 
 
-def may_receive_token(address: str) -> bool:
-    """Whether a token may be sent to a URL: over https, or to this machine without a proxy in between."""
+def fault_of_endpoint(address: str) -> str | None:
+    """Returns why a hub at this URL is not asked, None if it may be.
+
+    A token may be sent over https, or to this machine without a proxy in between; and huggingface_hub prints the URL.
+    """
+    unsafe = "HF_ENDPOINT is plain http, or no address"
     try:
         parts = urlsplit(address)
-    except ValueError:  # not a URL
-        return False
+    except ValueError:
+        return unsafe
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return "HF_ENDPOINT is more than a site's address: leave out user, password and query"
     is_here = parts.hostname in ("127.0.0.1", "::1", "localhost")
     # for huggingface_hub, a proxy for all is one for http too
     goes_straight = not {"http", "all"} & getproxies().keys() or bool(proxy_bypass(parts.hostname or ""))
-    return parts.scheme == "https" or (is_here and goes_straight)
+    return None if parts.scheme == "https" or (is_here and goes_straight) else unsafe
 
 
 def hub_token() -> str | None:
@@ -137,7 +143,7 @@ def network_file(
         local_files_only: fetch nothing.
 
     Raises:
-        UsageError: there are several files to choose from, or ``HF_ENDPOINT`` is plain http.
+        UsageError: there are several files to choose from, or ``HF_ENDPOINT`` is no address that is asked.
         NotFound: there is no such repository, revision or file, or the repository is private.
         AuthRequired: the repository requires that its terms are accepted, or the token is not valid.
         NetworkFailed, RateLimited: the hub did not serve it.
@@ -177,8 +183,8 @@ def _client(what: str, token: Token) -> HfApi:
     from huggingface_hub import HfApi
 
     address = endpoint()
-    if not may_receive_token(address):
-        raise UsageError(f"{what}: HF_ENDPOINT is plain http, or no address", hint="give it an https address")
+    if fault := fault_of_endpoint(address):
+        raise UsageError(f"{what}: {fault}", hint="give it an https address")
     given = checked_token(token, "token") if isinstance(token, str) else hub_token() if token is not False else None
     return HfApi(endpoint=address, token=given or False)
 

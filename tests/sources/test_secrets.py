@@ -400,3 +400,19 @@ def test_a_file_of_a_private_network_is_not_pulled(session: FetchSession, host: 
 
 def test_a_reference_is_shown_without_its_address() -> None:
     assert SECRET not in repr(parse_reference(f"https://h/x.pt?sig={SECRET}"))
+
+
+@pytest.mark.parametrize("address", [f"https://me:{SECRET}@hub.example", f"https://hub.example?key={SECRET}"])
+def test_a_hubs_address_with_a_secret_in_it_is_refused_and_not_said(
+    session: FetchSession, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """huggingface_hub prints it where the hub is out of reach."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    with pytest.raises(UsageError, match="more than a site's address") as refused:
+        session.pull("hf:a/b")
+    assert SECRET not in told(refused.value)
+    with pytest.raises(HnetkitError, match="more than a site's address"):
+        require_safe_hub("a/b")

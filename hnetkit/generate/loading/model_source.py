@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound
 from hnetkit.files import MODEL_SUFFIXES, is_model_name
-from hnetkit.hub import REPO, may_receive_token
+from hnetkit.hub import REPO, fault_of_endpoint
 from hnetkit.text import argument
 
 
@@ -35,15 +35,15 @@ def require_hub_id(source: str) -> None:
 
 
 def require_safe_hub(hub_id: str) -> None:
-    """Accepts a hub to which a token may be sent: over https, or on this machine without a proxy in between.
+    """Accepts a hub to which a token may be sent, and whose address holds no secret.
 
     Raises:
-        ModelNotUsable: ``HF_ENDPOINT`` is plain http, and anybody on the network could read the token.
+        ModelNotUsable: see `hnetkit.hub.fault_of_endpoint`.
     """
     from huggingface_hub import constants
 
-    if not may_receive_token(constants.ENDPOINT):
-        raise ModelNotUsable(f"{hub_id}: HF_ENDPOINT is plain http", hint="give HF_ENDPOINT an https address")
+    if fault := fault_of_endpoint(constants.ENDPOINT):
+        raise ModelNotUsable(f"{hub_id}: {fault}", hint="give HF_ENDPOINT an https address")
 
 
 @contextmanager
