@@ -106,6 +106,9 @@ class Sweep:
         if not is_folder_at(self.folder):
             return
         refuse_links([self.folder / ".lock", *(run.folder for run in self.runs)])
+        for path in (self._table, self._sheet):
+            if is_there(path) and not is_file_at(path):
+                raise OutputExists(f"{path}: not a file, and in the way of one", hint="move it away")
         if is_there(self._record):
             before, written = self._read_record()
             if before != list(self.varied):
@@ -181,12 +184,11 @@ class Sweep:
         """
         _write(self._table, _as_csv([outcome.row() for outcome in outcomes]))
         self._write_record()
-        path = self.folder / "sweep.png"
         title = f"{self.name}: {len(outcomes)} runs over {' and '.join(self.varied)}"
         sheet = _sheet(title, outcomes, previews)
-        with new_file(path, overwrite=True) as file:
+        with new_file(self._sheet, overwrite=True) as file:
             sheet.save(file, format="png")
-        return path
+        return self._sheet
 
     @property
     def _record(self) -> Path:
@@ -195,6 +197,10 @@ class Sweep:
     @property
     def _table(self) -> Path:
         return self.folder / "sweep.csv"
+
+    @property
+    def _sheet(self) -> Path:
+        return self.folder / "sweep.png"
 
     def _write_record(self) -> None:
         """Writes what varies, and the hash of the table."""

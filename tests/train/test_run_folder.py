@@ -126,6 +126,16 @@ def test_a_link_that_leads_out_of_a_runs_folder_is_refused(tmp_path: Path, name:
         files.require_ours()
 
 
+@pytest.mark.parametrize("name", ["sweep.csv", "sweep.png"])
+def test_what_stands_where_a_sweep_will_write_is_refused_before_its_runs(tmp_path: Path, name: str) -> None:
+    run = SweepRun("rate 1", tmp_path / "1", RECIPE, {})
+    sweep = Sweep("ink", tmp_path, ("rate",), (run, run))
+    sweep.begin()
+    (tmp_path / name).mkdir()
+    with pytest.raises(OutputExists, match=rf"{name}: not a file"):
+        sweep.require_ours()
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, "[" + "{}," * 1_500_000 + "0]", "[]", "5", '{"format": "x"}'])
 def test_a_sweeps_record_that_somebody_changed_is_refused_in_a_line(tmp_path: Path, text: str) -> None:
     run = SweepRun("rate 1", tmp_path / "1", RECIPE, {})
