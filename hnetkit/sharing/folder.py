@@ -24,6 +24,7 @@ from hnetkit.files import (
     is_there,
     new_file,
     new_folder,
+    read_regular,
     refuse_links,
     sync_folder,
     temporary_folder,
@@ -36,6 +37,7 @@ from hnetkit.sharing.card import SOMEWHERE
 from hnetkit.text import counted, shorten, size_text
 
 CARD, RECORD = "README.md", ".hnetkit-share.json"
+_MOST_CARD = 4 << 20  # bytes; the one that we write has a few kilobytes
 PICTURES = "images"
 """The folder of pictures in a share."""
 
@@ -197,7 +199,7 @@ class Upload:
         Raises:
             NoAccess: the token or its account may not write there.
             StorageFull: the account has no room left.
-            UsageError: the hub does not accept the card.
+            FileRefused, UsageError: the card is no file of its size, or the hub does not accept it.
             NetworkFailed, RateLimited: the hub did not take it; the same call goes on.
         """
         self._name_repository()
@@ -205,7 +207,10 @@ class Upload:
 
     def _name_repository(self) -> None:
         card = self.folder.path / CARD
-        text = card.read_bytes()
+        try:
+            text = read_regular(card, most=_MOST_CARD)
+        except ValueError as error:
+            raise FileRefused(f"{card}: {error}: no card that a hub takes", hint="edit it, and run it again") from error
         named = text.replace(SOMEWHERE.encode(), self.repository.name.encode())
         if named != text:
             is_edited = self.folder.is_edited()

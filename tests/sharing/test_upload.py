@@ -27,6 +27,7 @@ import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import (
     AuthRequired,
+    FileRefused,
     HnetkitError,
     NetworkFailed,
     NoAccess,
@@ -105,6 +106,13 @@ def test_a_second_upload_brings_what_changed_alone(sites: Sites, library: hnetki
     assert folder.upload("me/ink") is not None
     assert (sites.uploads.taken, len(sites.hub.repos["me/ink"].commits)) == (first, commits + 1)
     assert files_at(sites, "me/ink")["README.md"].endswith(b"More.\n")
+
+
+def test_a_card_of_any_size_is_not_read_whole(folder: ShareFolder, sites: Sites) -> None:
+    os.truncate(folder.path / "README.md", 1 << 30)
+    with pytest.raises(FileRefused, match=r"README\.md: more than 4,194,304 bytes"):
+        folder.upload("me/ink")
+    assert "me/ink" not in sites.hub.repos
 
 
 def test_an_upload_that_was_interrupted_goes_on_and_sends_no_file_twice(
