@@ -140,6 +140,13 @@ def test_the_mean_is_restored_chunk_by_chunk(sd: Any) -> None:
     torch.testing.assert_close(both, torch.cat([encode(sd, "a(b:1.5)"), encode(sd, "(c:0.7)")]))
 
 
+def test_a_mean_of_0_is_left_as_it_is() -> None:
+    pipe = tiny_sd(least=True)
+    norm = getattr(pipe.text_encoder, "text_model", pipe.text_encoder).final_layer_norm
+    torch.nn.init.zeros_(norm.weight)
+    assert torch.equal(encode(pipe, "a(b:1.5)"), torch.zeros(WINDOW, SD_CROSS_WIDTH))
+
+
 def test_sdxl_joins_the_last_layers_but_one_and_pools_the_first_chunk(sdxl: Any) -> None:
     with torch.no_grad():
         encoded = TextEncoder(sdxl).encode("abc BREAK de")

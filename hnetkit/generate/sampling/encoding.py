@@ -189,7 +189,8 @@ class TextEncoder:
         exact = hidden.float()
         weighted = exact * weights
         if self._emphasis == "original":
-            weighted = weighted * (exact.mean((1, 2), keepdim=True) / weighted.mean((1, 2), keepdim=True))
+            mean = weighted.mean((1, 2), keepdim=True)  # 0 in a text encoder that was never trained
+            weighted = weighted * torch.where(mean == 0, 1.0, exact.mean((1, 2), keepdim=True) / mean)
         return weighted.to(hidden.dtype)
 
 
