@@ -605,7 +605,7 @@ def a_description_of_unclosed_signs(folder: Path, factor: int) -> Action:
 @case("API answer", "hnetkit.sources.civitai_models")
 def a_model_of_many_odd_versions(folder: Path, factor: int) -> Action:
     version = {"id": 1, "files": [{"id": 1, "name": "a.pt", "hashes": {}}], "images": [{}]}
-    model = {"id": 1, "name": "a", "type": "Hypernetwork", "modelVersions": [version] * 5_000 * factor}
+    model = {"id": 1, "name": "a", "type": "Hypernetwork", "modelVersions": [version] * 3_000 * factor}
     (folder / "answer.json").write_text(json.dumps(model))
 
     def act() -> None:
