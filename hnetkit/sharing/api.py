@@ -116,16 +116,16 @@ class Share:
 
     def without(self, earlier: ShareFolder | None) -> list[str]:
         """Returns the names of an earlier share's files that `write` removes from the folder, as they are in it."""
-        return sorted(self._left_out(earlier).difference(self.kept(earlier)))
+        return [] if earlier is None else [name for name in self._left_out(earlier) if not self._is_last(earlier, name)]
 
     def kept(self, earlier: ShareFolder | None) -> list[str]:
         """Returns the names of an earlier share's files that `write` leaves in the folder, though it does not share
         them: no other file of the library holds their networks.
         """
-        return sorted(name for name in self._left_out(earlier) if earlier is not None and self._is_last(earlier, name))
+        return [] if earlier is None else [name for name in self._left_out(earlier) if self._is_last(earlier, name)]
 
-    def _left_out(self, earlier: ShareFolder | None) -> set[str]:
-        return set() if earlier is None else earlier.own() - set(self.files())
+    def _left_out(self, earlier: ShareFolder) -> list[str]:
+        return sorted(earlier.own() - set(self.files()))
 
     def _is_last(self, earlier: ShareFolder, name: str) -> bool:
         if not is_model_name(name):
