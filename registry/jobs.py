@@ -81,6 +81,10 @@ class Jobs:
         """Returns all jobs, oldest first."""
         return self._rows("1")
 
+    def unfinished(self) -> list[Job]:
+        """Returns the jobs that wait, or that a process works at or was killed at, oldest first."""
+        return self._rows(f"state IN {UNFINISHED}")
+
     def of(self, key: str, *states: str) -> list[Job]:
         """Returns the job with a key, as a list of one or none. `states`: only if it is in one of them."""
         return [job for job in self._rows("key = ?", [key]) if not states or job.state in states]

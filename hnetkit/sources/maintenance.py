@@ -319,6 +319,15 @@ def begin_repair(registry: Registry, damages: Iterable[Damage], library: Path) -
     return repair
 
 
+def cut_short(registry: Registry) -> list[int]:
+    """Returns the jobs that were killed after their file was in place: their parts lie beside it, or sidecars lack."""
+    return [
+        job.id
+        for job in registry.jobs.unfinished()
+        if is_folder_at(job.folder) and find_bytes(registry, job.sha256) is not None
+    ]
+
+
 def requeue_damaged(registry: Registry, damage: Damage, library: Path) -> Path | HnetkitError | None:
     """Queues the job of a damage; returns where the damaged file is now if it was put aside, or the failure.
 

@@ -26,6 +26,7 @@ from hnetkit.sources.maintenance import (
     Identification,
     Repair,
     begin_repair,
+    cut_short,
     find_damage,
     forget_moved,
     identify_by_dump,
@@ -448,7 +449,8 @@ class FetchSession:
         """Fetches missing and damaged files again, and networks that an import told of, under the names that they had.
 
         A damaged file stays in its place until its replacement is here; then it is moved to the library's folder
-        .quarantine. Another network that the user put in the place of one is kept.
+        .quarantine. Another network that the user put in the place of one is kept. What a kill left of fetching a file
+        that is here is ended too.
 
         Args:
             damaged: result of `damages`; None calls it.
@@ -466,6 +468,7 @@ class FetchSession:
         begun = begin_repair(self.registry, [damage for damage in found if damage.imported is None], self.folder)
         for damage in found:
             self._begin_imported(damage, begun)
+        begun.jobs |= dict.fromkeys(cut_short(self.registry))
         left = [results.of_left(damage) for damage in damaged if not damage.is_to_fetch]
         left += [results.of_irreparable(damage, error) for damage, error in begun.failed]
         self._wanted, self._replaced = begun.wanted, begun.replaced

@@ -321,6 +321,25 @@ def test_wherever_a_repair_ends_one_of_both_files_is_whole_and_the_next_one_comp
     raise AssertionError("it changes names a hundred times")
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_wherever_a_repair_is_killed_the_next_one_leaves_no_part_of_a_download(
+    mirror: FetchSession, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    path = sorted(installed(mirror).values())[0]
+    good = path.read_bytes()
+    for number in range(1, 100):
+        path.unlink()
+        with killed_at(monkeypatch, number, after=after) as made, contextlib.suppress(Killed):
+            mirror.repair()
+        mirror.repair()
+        assert path.read_bytes() == good
+        assert list(mirror.folder.glob(".hnetkit-*")) == [], (number, made)
+        if len(made) < number:
+            assert "link" in made
+            return
+    raise AssertionError("it changes names a hundred times")
+
+
 # --- a large library
 
 
