@@ -66,6 +66,15 @@ def blake3_of(path: str | os.PathLike[str]) -> str:
     return blake3().update_mmap(path).hexdigest()
 
 
+def git_id_of(path: str | os.PathLike[str]) -> str:
+    """Returns git's id of a whole file, 40 hex digits: the name under which a repository keeps such bytes."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size, usedforsecurity=False)
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def hash_file(file: SizedSource, net: Hypernetwork | None = None, *, sha256: str | None = None) -> FileHashes:
     """Computes all hashes of a file and reads it once.
 

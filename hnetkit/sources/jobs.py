@@ -34,7 +34,7 @@ from hnetkit.errors import (
     printable,
 )
 from hnetkit.files import is_absent
-from hnetkit.hashes import blake3_of
+from hnetkit.hashes import blake3_of, git_id_of
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai
@@ -209,7 +209,7 @@ class JobRunner:
         self.progress(part.size)
         try:
             self._fetch(job, part, what)
-            right = job.sha256 is None or part.sha256 == job.sha256
+            right = self._is_right(job, part)
         except WrongBytes:
             right = False
             if not self._has_changed(job):
@@ -255,12 +255,23 @@ class JobRunner:
 
     def _is_stated(self, job: Job, digits: str) -> bool:
         """Whether the site states another hash of the job's file that begins so, as one of a kind of its own."""
+        sha256, others = self._stated(job)
+        return sha256 == job.sha256 and any(value.startswith(digits) for value in others.values())
+
+    def _is_right(self, job: Job, part: PartialFile) -> bool:
+        """Whether a whole file is the one that its site lists: by its sha256, else by what else the site states."""
+        if job.sha256 is not None:
+            return part.sha256 == job.sha256
+        _, others = self._stated(job)
+        return all(of(part.path) == others[kind] for kind, of in _HASHES.items() if kind in others)
+
+    def _stated(self, job: Job) -> tuple[str | None, dict[str, str]]:
+        """Returns what the site states of a job's file: its sha256, and each kind of hash with its digits."""
         if job.remote_file_id is None:
-            return False
+            return None, {}
         with self.registry.write():
             file = self.registry.catalogue.file(job.remote_file_id)
-        stated = [str(value).lower() for value in (file["hashes"] or {}).values()]
-        return file["sha256"] == job.sha256 and any(value.startswith(digits) for value in stated)
+        return file["sha256"], {kind: str(value).lower() for kind, value in (file["hashes"] or {}).items()}
 
     def _note_state(self, job: Job, error: HnetkitError | None) -> None:
         """Stores that the site does not have a file that it listed, or has it after all."""
@@ -337,14 +348,16 @@ class JobRunner:
             with self.registry.write():
                 self.registry.jobs.set_hash(job.id, listed.sha256, listed.size_bytes)
                 job = self.registry.jobs.get(job.id)
-        if part.sha256 == job.sha256:
+        if self._is_right(job, part):
             return job, part
         part.discard()
         part = PartialFile(Path(job.folder), job.key, job.sha256)
         self._fetch(job, part, what)
-        if job.sha256 in (None, part.sha256):
+        if self._is_right(job, part):
             return job, part
         reason = f"{what}: sha256 {part.sha256}, and the site says {job.sha256}"
+        if job.sha256 is None:
+            reason = f"{what}: other bytes than the site lists, with the sha256 {part.sha256}"
         if job.size_bytes is not None and part.size > max_bytes(job.size_bytes):
             part.discard()
             raise WrongBytes(f"{reason}; far larger than stated, so it is not kept")
@@ -404,6 +417,7 @@ def _of_archive(installed: Installed) -> Iterator[str]:
         yield f"left in the archive ({kept}): {', '.join(installed.left)}"
 
 
+_HASHES = {"GIT": git_id_of, "BLAKE3": blake3_of}  # of files whose sha256 is not stated
 _SAME_AGAIN = {Defect: "defect", OutOfMemory: "out-of-memory", FileRefused: "refused"}  # a retry repeats it
 
 

@@ -103,6 +103,23 @@ def test_a_file_in_git_itself_is_known_by_gits_own_hash(hub: Sites, here: FetchS
     assert downloads(hub) == ["ink.pt"]
 
 
+@pytest.mark.parametrize("answer", [b"you should not have come here\n" * 200, network_bytes(9), INK[:-1] + b"?"])
+def test_other_bytes_than_the_hub_lists_of_a_file_in_git_itself_are_not_taken_for_it(
+    hub: Sites, here: FetchSession, answer: bytes
+) -> None:
+    hub.hub.add("anna/small", {"git/ink.pt": INK})
+    hub.alter = lambda request, response: Response(200, {}, answer) if "/resolve/" in request.path else response
+    (result,) = here.sync("hf:anna/small")
+    assert (result.state, result.code) == ("refused", "wrong-bytes")
+    assert result.reason is not None
+    assert result.reason.startswith("ink.pt: other bytes than the site lists, with the sha256 ")
+    assert len(downloads(hub)) == 2
+    assert installed(here) == {}
+    hub.alter = lambda request, response: response
+    assert states(here.sync("hf:anna/small")) == {"ink.pt": "done"}
+    assert list(installed(here)) == [hashlib.sha256(INK).hexdigest()]
+
+
 def test_what_is_missing_here_is_fetched_again_though_nothing_was_committed(hub: Sites, here: FetchSession) -> None:
     here.sync(f"hf:{REPO}")
     installed(here)[hashlib.sha256(INK).hexdigest()].unlink()
