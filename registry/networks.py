@@ -129,10 +129,10 @@ class Networks:
             of: content hashes of the networks; None for all.
 
         Raises:
-            RegistryError: a network's own row is damaged.
+            RegistryError: what they have of a network is damaged.
         """
         if of is None:
-            self._require_sound()
+            self._require_sound([column for column in _JSON if column in columns])
             return self._listed(columns, "1", ())
         return [
             row
@@ -150,17 +150,20 @@ class Networks:
                 raise broken("files", column, shorten(row))
         return [dict(zip(columns, values, strict=True)) for values in found]
 
-    def _require_sound(self) -> None:
-        sound = " AND ".join(is_sound("networks", column) for column in _JSON)
-        self._rows(f"NOT ({sound})")
+    def _require_sound(self, columns: Sequence[str]) -> None:
+        if columns:
+            sound = " AND ".join(is_sound("networks", column) for column in columns)
+            self._rows(f"NOT ({sound})")
 
     def of_width(self, width: int) -> set[str]:
         """Returns the content hashes of the networks that change contexts of a width."""
+        self._require_sound(["widths"])
         among = "EXISTS (SELECT 1 FROM json_each(widths) WHERE value = ?)"
         return {hash for (hash,) in self._db.execute(f"SELECT content_hash FROM networks WHERE {among}", [width])}
 
     def widths(self) -> set[int]:
         """Returns the widths of the contexts that networks change."""
+        self._require_sound(["widths"])
         return {width for (width,) in self._db.execute("SELECT DISTINCT value FROM networks, json_each(widths)")}
 
     def tagged(self, tag: str) -> set[str]:

@@ -136,17 +136,30 @@ def test_doctor_says_what_is_broken_and_the_command_that_it_names_mends_it(
     assert run(["list"]) == run(["search", "ink"]) == 0
 
 
+@pytest.mark.parametrize(("column", "of_list"), [("widths", ["list", "--width", "320"]), ("layer_structure", ["list"])])
 def test_a_broken_row_is_one_line_and_the_next_command(
+    folder: Path, home: Path, capsys: pytest.CaptureFixture[str], column: str, of_list: list[str]
+) -> None:
+    run(["scan", str(folder)])
+    execute(home, f"UPDATE networks SET {column} = '[[['")
+    capsys.readouterr()
+    for command in (of_list, ["list", "--json"], ["show", "ink"], ["export", "-"]):
+        assert run(command) == 1, command
+        error, hint = capsys.readouterr().err.splitlines()
+        assert f"the registry is damaged: {column} of h1:" in error
+        assert hint.startswith("Hint: hnetkit scan")
+
+
+def test_a_list_shows_what_is_whole_of_a_network_whose_row_is_broken_elsewhere(
     folder: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(["scan", str(folder)])
-    execute(home, "UPDATE networks SET widths = '[[['")
     capsys.readouterr()
-    for command in (["list"], ["show", "ink"], ["export", "-"]):
-        assert run(command) == 1
-        error, hint = capsys.readouterr().err.splitlines()
-        assert "the registry is damaged: widths of h1:" in error
-        assert hint.startswith("Hint: hnetkit scan")
+    assert run(["list", "--csv"]) == 0
+    whole = capsys.readouterr().out
+    execute(home, "UPDATE networks SET widths = '[[['")
+    assert run(["list", "--csv"]) == 0
+    assert capsys.readouterr().out == whole
 
 
 @pytest.mark.parametrize("damage", ["path = 5", "size_bytes = 'x'", "size_bytes = x'ff00'", "sha256 = x'ff00'"])
