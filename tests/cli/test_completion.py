@@ -107,7 +107,7 @@ def test_nobody_waits_for_a_registry_that_is_busy(shell: Path, home: Path) -> No
         other.execute("BEGIN EXCLUSIVE")
         started = time.monotonic()
         assert complete_name(context, click.Argument(["name"]), "ink@") == []
-        assert time.monotonic() - started < 1, "others wait half a minute"
+        assert time.monotonic() - started < 10, "others wait half a minute"
 
 
 def test_a_home_that_cannot_be_looked_at_completes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

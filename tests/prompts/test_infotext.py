@@ -199,7 +199,7 @@ def test_broken_hashes_are_no_hashes(broken: str) -> None:
 
 
 def test_text_made_to_be_slow_is_read_quickly() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     lines = (
         "Steps: 1, a\n" * 20_000,
         "ab: a\n" * 30_000,
@@ -209,7 +209,7 @@ def test_text_made_to_be_slow_is_read_quickly() -> None:
     )
     for text in (*lines, "a " * 50_000, " " * 100_000, 'ab: "\\' * 30_000, "[" * 100_000, "Hashes: {" * 20_000):
         infotext.parse(f"x\nSteps: 1, Seed: 2, Size: 3, {text}")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def as_lines(text: str) -> str:
