@@ -358,13 +358,25 @@ def _png_texts(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
 def _text_of_chunk(file: OpenFile, name: bytes, rest: bytes, budget: Budget) -> bytes | None:
     """Returns the text in UTF-8; None if it is compressed in a way that PNG does not define."""
     if name == b"tEXt":
-        return rest.decode("latin-1").encode()
+        return _in_utf8(rest)
     if name == b"zTXt":
-        return _decompress(file, rest[1:], budget).decode("latin-1").encode() if rest[:1] == b"\0" else None
+        return _in_utf8(_decompress(file, rest[1:], budget)) if rest[:1] == b"\0" else None
     text = rest[2:].split(b"\0", 2)[-1]  # after the language and the translated key
     if rest[:1] == b"\0":
         return text
     return _decompress(file, text, budget) if rest[:2] == b"\1\0" else None
+
+
+def _in_utf8(text: bytes) -> bytes:
+    """Returns a text that PNG holds in Latin-1: some programs, such as stable-diffusion.cpp, write UTF-8 there.
+
+    What is valid as UTF-8, and not ASCII, makes words in Latin-1 next to never.
+    """
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return text.decode("latin-1").encode()
+    return text
 
 
 def _decompress(file: OpenFile, data: bytes, budget: Budget) -> bytes:
@@ -536,8 +548,8 @@ def png_options(infotext: str) -> dict[str, Any]:
     from PIL.PngImagePlugin import PngInfo
 
     texts = PngInfo()
-    if infotext:
-        texts.add_text("parameters", infotext)
+    if infotext:  # in UTF-8 and marked so: as Latin-1, some letters would read like UTF-8, see `_in_utf8`
+        (texts.add_text if infotext.isascii() else texts.add_itxt)("parameters", infotext)
     return {"format": "png", "pnginfo": texts}
 
 

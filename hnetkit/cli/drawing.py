@@ -15,12 +15,13 @@ from hnetkit.cli.options import OUTPUT, Number, command, device_option, dtype_op
 from hnetkit.cli.output import Output, Row, confirm, output_options, say
 from hnetkit.cli.progress import as_one_process, step_progress
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
-from hnetkit.files import is_folder_at, refuse_existing
+from hnetkit.files import is_file_at, is_folder_at, refuse_existing
 from hnetkit.generate.image_files import Picture, is_image_file
 from hnetkit.generate.model import ModelSource, draw_images
 from hnetkit.generate.options import NAMES, DrawOptions
 from hnetkit.generate.sampling.samplers import SAMPLERS
-from hnetkit.text import counted
+from hnetkit.image_text import SUFFIXES
+from hnetkit.text import argument, counted, shorten
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -321,6 +322,7 @@ def generate_command(
       hnetkit generate "a small blue circle" -n outline:0.7 -n dots:0.7 --count 2 --out drawn
       hnetkit generate --from star.png --steps 30
     """
+    _require_no_file(prompt, source)
     _require_writable(out, count=count, overwrite=overwrite)
 
     def rows() -> Iterator[Row]:
@@ -342,6 +344,17 @@ def generate_command(
                 yield _row(picture, picture.save(out, overwrite=overwrite))
 
     output.rows(rows(), columns=["path", "seed", "prompt"], text=lambda row: str(row["path"]))
+
+
+def _require_no_file(prompt: str | None, source: Path | None) -> None:
+    """Raises UsageError where PROMPT is a picture or a text of settings: its name would be drawn as words.
+
+    Of two pictures that a shell gives for ``--from *.png``, the second is PROMPT.
+    """
+    if prompt is not None and prompt.lower().endswith((*SUFFIXES, ".txt")) and is_file_at(prompt):
+        what = f"PROMPT is a file, {shorten(prompt)}"
+        said = what if source is None else f"--from takes one picture, and {what}"
+        raise UsageError(said, hint=f"hnetkit generate --from {argument(prompt, is_path=True)}")
 
 
 def _require_writable(out: str, *, count: int, overwrite: bool) -> None:

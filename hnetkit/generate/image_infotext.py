@@ -28,7 +28,7 @@ def infotext_of(
 ) -> str:
     """Returns A1111's infotext for one image of a request.
 
-    Of a model whose parts were replaced it says so, in place of the hashes of its files.
+    Of a model whose parts were replaced, or that has LoRAs of its own, it says so in place of the hashes of its files.
 
     Args:
         prompt: as it is stored, with the tags of its hypernetworks.
@@ -36,7 +36,8 @@ def infotext_of(
     """
     sampler, schedule_type = infotext_fields(request.sampler)
     replaced = model.replaced
-    model_hash = model.hash if model.stated_name == model.name else None
+    name = model.stated_name
+    model_hash = model.hash if name == model.name else None
     has_own_vae, separate = "vae" not in replaced, model.vae
     parameters = {
         "Steps": request.steps,
@@ -46,8 +47,8 @@ def infotext_of(
         "Seed": seed,
         "Size": f"{request.width}x{request.height}",
         "Model hash": model_hash,
-        "Model": model.stated_name,
-        "Model parts hash": None if replaced else model.parts_hash,
+        "Model": name,
+        "Model parts hash": None if replaced or model_hash is None else model.parts_hash,
         "VAE hash": separate.hash if separate and has_own_vae else None,
         "VAE": (separate.name if separate else None) if has_own_vae else "another",
         **_beside_defaults(request, seed),

@@ -45,6 +45,8 @@ MASKED_CONTENT = {"original": "original", "noise": "latent noise", "nothing": "l
 MASK_MODES = {False: "Inpaint masked", True: "Inpaint not masked"}
 """Whether a mask is inverted -> A1111's name for that."""
 
+_RNG = {"CPU": "cpu", "NV": "nv", "GPU": "nv", "cuda": "nv"}  # the last is stable-diffusion.cpp's name of A1111's GPU
+
 _SHA256 = re.compile(r"[0-9a-f]{10,64}")
 _DIGITS = re.compile(r"[0-9a-f]{8,64}")
 _SECOND_PASS_KEYS = frozenset({"Hires upscale", "Hires resize", "First pass size"})
@@ -162,7 +164,7 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
     take("Emphasis", "emphasis", {theirs: ours for ours, theirs in EMPHASIS.items()}.__getitem__)
     take("Variation seed", "variation_seed", _integer_within(0, LARGEST_SEED))
     take("Variation seed strength", "variation_strength", _number_within(0, 1))
-    take("RNG", "rng", {"CPU": "cpu", "NV": "nv", "GPU": "nv"}.__getitem__)
+    take("RNG", "rng", _RNG.__getitem__)
     take("Denoising strength", "denoising", _number_within(0, 1))
     files = reader.files()
     if reader.has_second_pass:

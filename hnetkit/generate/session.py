@@ -21,6 +21,7 @@ from hnetkit.generate.loading.extra_networks import (
     attach_loras,
     detach_loras,
     embeddings_loaded,
+    own_loras,
 )
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.prompt_networks import (
@@ -155,6 +156,8 @@ class DrawSession:
         for line in (*request.notes(), *self._clip_skip_without_effect(request)):
             self._say(line)
         self._attach_loras(prompts.loras)
+        if unnamed := excerpt(", ".join(own_loras(self.model.pipe))):
+            self._say(f"Warning: LoRAs on the pipeline are applied, and pictures cannot name their files: {unnamed}")
         stack = self._stack(prompts.first)
         set_hypernetworks(self.model.pipe, [name for name, _ in stack], [strength for _, strength in stack])
         self._say_without_effect(request, request, prompts.first, stack)
@@ -203,8 +206,10 @@ class DrawSession:
         if loras == self._loras:
             return
         self._detach_loras()
+        if not loras:
+            return
         self._loras_before = active_adapters(self.model.pipe)
-        if names := {name for _, active in self._loras_before for name in active}:
+        if names := own_loras(self.model.pipe):
             replaced = excerpt(", ".join(sorted(names)))
             self._say(f"Warning: LoRAs on the pipeline are left out beside those of the prompt: {replaced}")
         self._loras = loras

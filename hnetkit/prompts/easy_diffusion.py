@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from hnetkit.prompts.infotext import Infotext, with_selected_networks
 from hnetkit.prompts.schedule import as_whole_text, plain_elsewhere
-from hnetkit.prompts.tags import finite_number, fits_in_tag, unread_tags, without_tags
+from hnetkit.prompts.tags import excerpt, finite_number, fits_in_tag, unread_tags, without_tags
 
 # name on the screen -> name of the interface
 _SCREEN = {
@@ -44,6 +44,7 @@ _SCREEN = {
     "Latent Upscaler Steps": "latent_upscaler_steps",
 }
 _LABELS = {name: label for label, name in _SCREEN.items()}
+_OTHER_NAMES = {"use_embedding_models": "use_embeddings_model"}  # of a version in 2023
 # name of the interface -> A1111's key
 _KEYS = {
     "num_inference_steps": "Steps",
@@ -71,6 +72,7 @@ _SAMPLERS = {
     "ddim": "DDIM",
     "plms": "PLMS",
 }
+_NAME = re.compile(r"[a-z]+(?:_[a-z]+)+")  # of the interface
 _NOTHING = ("", "None", "none", "null", "[]", "False", "false")
 _LINE = re.compile(rf"^({'|'.join(map(re.escape, _SCREEN))}): ?", re.MULTILINE)
 _SUFFIX = re.compile(r"\.(?:pt|ckpt|safetensors|sft|bin)$", re.IGNORECASE)
@@ -83,13 +85,17 @@ _MOST_LORAS = 100
 def parse(texts: Mapping[str, str]) -> Infotext | None:
     """Converts the texts of an image; None if they are not Easy Diffusion's."""
     given = {name: texts[key] for name, label in _LABELS.items() for key in (label, name) if key in texts}
+    given |= {_OTHER_NAMES[key]: text for key, text in texts.items() if key in _OTHER_NAMES}
     if not {"prompt", "num_inference_steps", "guidance_scale"} <= given.keys():
         return None
     found = {name: value.strip() for name, value in given.items() if value.strip() not in _NOTHING}
     sampler = found.pop("sampler_name", "")
     width, height = found.pop("width", ""), found.pop("height", "")
     prompt, negative = found.pop("prompt", ""), found.pop("negative_prompt", "")
-    loras = "".join(_lora_tags(found.pop("use_lora_model", ""), found.pop("lora_alpha", "")))
+    tags = list(_lora_tags(found.pop("use_lora_model", ""), found.pop("lora_alpha", "")))
+    loras = "".join(tag for _, tag in tags if tag)
+    unread = [excerpt(model) for model, tag in tags if not tag]
+    unread_loras = [f"LoRAs without a strength or a name that a tag can have are left out: {', '.join(unread)}"]
     parameters = {key: found.pop(name) for name, key in _KEYS.items() if name in found}
     for key in ("Model", "Hypernet"):
         if key in parameters:
@@ -101,12 +107,19 @@ def parse(texts: Mapping[str, str]) -> Infotext | None:
     parameters |= {"Size": f"{width}x{height}"} if width and height else {}
     if embeddings := list(map(_stem, _items(found.pop("use_embeddings_model", "")))):
         parameters["Used embeddings"] = ", ".join(embeddings)
-    parameters |= {_LABELS[name]: value for name, value in found.items()}
+    parameters |= {_LABELS[name]: value for name, value in found.items()} | dict(_unknown(texts))
     said = {**parameters, "Version": "Easy Diffusion"}
-    warnings = tuple(_read_otherwise(prompt, negative))
+    warnings = (*_read_otherwise(prompt, negative), *(unread_loras if unread else ()))
     return with_selected_networks(
         Infotext(as_whole_text(without_tags(prompt).strip()) + loras, negative, said, warnings)
     )
+
+
+def _unknown(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields settings that later versions may have, by the form of their names, for the list of what is not read."""
+    for name, text in texts.items():
+        if _NAME.fullmatch(name) and name not in (*_LABELS, *_OTHER_NAMES) and text.strip() not in _NOTHING:
+            yield name, text.strip()
 
 
 def _read_otherwise(prompt: str, negative: str) -> Iterator[str]:
@@ -123,13 +136,16 @@ def parse_lines(text: str) -> Infotext | None:
     return parse(dict(zip(parts[::2], parts[1::2], strict=True)))
 
 
-def _lora_tags(models: str, strengths: str) -> Iterator[str]:
-    """Yields the tags of one LoRA, or of a list of them, which a PNG has as Python writes it."""
+def _lora_tags(models: str, strengths: str) -> Iterator[tuple[str, str]]:
+    """Yields name and tag of one LoRA, or of a list of them, which a PNG has as Python writes it.
+
+    The tag is empty where none can hold the name, or the strength is no number.
+    """
     numbers = _items(strengths)
     for number, model in enumerate(_items(models)[:_MOST_LORAS]):
         strength = numbers[number] if number < len(numbers) else "1"
-        if fits_in_tag(name := _stem(model)) and finite_number(strength) is not None:
-            yield f"<lora:{name}:{strength}>"
+        can_be_written = fits_in_tag(name := _stem(model)) and finite_number(strength) is not None
+        yield name, f"<lora:{name}:{strength}>" if can_be_written else ""
 
 
 def _items(text: str) -> list[str]:

@@ -42,6 +42,8 @@ _SCHEDULES = {"native": None, "karras": "Karras", "exponential": "Exponential", 
 _LIKE_NOVELAI = {"Clip skip": "2", "ENSD": "31337"}  # what A1111 sets to draw such a picture again
 # what asked for the image, where it was drawn over another one
 _REPAINTING = ("Img2ImgRequest", "NativeInfillingRequest")
+# key of ``Comment`` -> at which value it changes nothing; for others that is 0, false or nothing
+_IDLE = {"uncond_scale": 1}
 # keys of ``Comment`` that are read, or that shape nothing
 _READ = frozenset(
     {
@@ -100,7 +102,7 @@ def parse(texts: Mapping[str, str], size: tuple[int, int] | None = None) -> Info
         "Model": texts.get("Source"),
         "Denoising strength": others.pop("strength", None) if settings.get("request_type") in _REPAINTING else None,
         **_LIKE_NOVELAI,
-        **{key: value for key, value in others.items() if value},
+        **{key: value for key, value in others.items() if (value != _IDLE[key] if key in _IDLE else value)},
         "Version": "NovelAI",
     }
     said = {key: str(value) for key, value in parameters.items() if value is not None}

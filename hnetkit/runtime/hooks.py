@@ -201,3 +201,8 @@ def require_unfused(name: str, attention: nn.Module) -> None:
             f"{name}: its projections are fused, and hypernetworks change what to_k and to_v get",
             hint="pipe.unfuse_qkv_projections()",
         )
+    if getattr(attention.processor, "train_kv", False):  # of Custom Diffusion
+        raise AttachError(
+            f"{name}: its processor has projections of its own, and hypernetworks change what to_k and to_v get",
+            hint="pipe.unet.set_attn_processor(AttnProcessor2_0())",
+        )

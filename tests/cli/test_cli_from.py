@@ -79,6 +79,23 @@ def test_settings_from_two_places_are_refused(same: bytes, model: str, capsys: p
     assert "PROMPT and --from both state the settings of a picture" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--from", "old.png", "second.png"], "--from takes one picture, and PROMPT is a file, second.png"),
+        (["second.png"], "PROMPT is a file, second.png"),
+    ],
+)
+def test_the_name_of_a_picture_is_refused_as_a_prompt(
+    same: bytes, model: str, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    picture(DATA, "second.png")
+    assert generate(*arguments, "--out", "a.png", model=model) == 2
+    assert capsys.readouterr().err.splitlines()[0] == f"Error: {said}"
+    assert not Path("a.png").exists()
+    assert generate("--from", "old.png", "third.png", "--out", "a.png", model=model) == 0  # words, as no file has them
+
+
 def test_a_grid_refuses_generation_data(model: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["grid", "--prompt", DATA, "--x", "seed=1,2", "--model", model]) == 2
     assert "generation data" in capsys.readouterr().err

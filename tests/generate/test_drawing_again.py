@@ -35,6 +35,12 @@ def test_a_setting_that_no_picture_has_is_not_taken_over_and_said_in_a_line(key:
     assert len(warning) < 300
 
 
+@pytest.mark.parametrize(("said", "rng"), [("CPU", "cpu"), ("NV", "nv"), ("GPU", "nv"), ("cuda", "nv")])
+def test_the_source_of_noise_is_taken_over_by_each_name_of_it(said: str, rng: str) -> None:
+    read = settings_from_infotext(Infotext("a cat", "", {"RNG": said}))
+    assert (read.options["rng"], read.warnings) == (rng, ())
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("Hires upscale", "1000000"), ("Hires steps", "1000000"), ("Denoising strength", "1e9")]
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -39,6 +40,7 @@ from hnetkit.generate.model import Model, ModelSource, draw_images
 from hnetkit.generate.options import DrawOptions
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
+GRID: dict[str, Any] = {"steps": 1, "width": 16, "height": 16}
 PLAIN: dict[str, Any] = {"seed": 7, "steps": 2, "width": 16, "height": 16}
 PROMPT = "a (red:1.2) circle <hypernet:ink:0.5:k=0.2>"
 
@@ -756,14 +758,53 @@ def test_what_was_loaded_on_the_pipeline_before_is_told_and_there_afterwards(sd_
     own = {name: tensor * 2 for name, tensor in lora(tiny_sd(least=True)).items()}
     model.pipe.load_lora_weights(own, adapter_name="own")
     model.pipe.set_adapters(["own"], adapter_weights=[0.5])
-    with_own = model.draw("a circle", **PLAIN)[0]
+    notes.clear()
+    with_own = model.draw("a circle", **PLAIN, note=notes.append)[0]
     assert with_own.image.tobytes() != plain.image.tobytes()
+    assert [line for line in notes if "LoRAs on the pipeline" in line and line.endswith("own")]
+    assert f"Model: {model.name} with the LoRA own, " in with_own.infotext
+    assert "hash" not in with_own.infotext.lower()
     notes.clear()
     tagged = model.draw("a circle <lora:style:1>", **PLAIN, note=notes.append)[0]
     assert [line for line in notes if "own" in line]
     alone = hnetkit.load_model(sd_folder, device="cpu").draw("a circle <lora:style:1>", **PLAIN)[0]
     assert tagged.image.tobytes() == alone.image.tobytes()
+    assert tagged.infotext.split("Version")[0] == alone.infotext.split("Version")[0]
     assert model.draw("a circle", **PLAIN)[0].image.tobytes() == with_own.image.tobytes()
+
+
+@pytest.mark.parametrize("how", ["disabled", "fused"])
+@pytest.mark.usefixtures("here")
+def test_a_lora_of_the_prompt_applies_beside_one_that_is_disabled_or_fused(sd_folder: Path, how: str) -> None:
+    model, notes = hnetkit.load_model(sd_folder, device="cpu"), []
+    plain, styled = pixels(model, "a circle"), pixels(model, "a circle <lora:style:1>")
+    own = {name: tensor * 2 for name, tensor in lora(tiny_sd(least=True)).items()}
+    model.pipe.load_lora_weights(own, adapter_name="own")
+    model.pipe.disable_lora() if how == "disabled" else model.pipe.fuse_lora()
+    before = pixels(model, "a circle")
+    assert (before == plain) == (how == "disabled")
+    (picture,) = model.draw("a circle <lora:style:1>", **PLAIN, note=notes.append)
+    assert np.abs(levels(picture.image.tobytes()) - levels(styled)).max() <= 1
+    assert [line for line in notes if "own" in line] == [] or how == "fused"
+    assert np.abs(levels(pixels(model, "a circle")) - levels(before)).max() <= 1
+
+
+@pytest.mark.usefixtures("here")
+def test_a_grid_is_drawn_again_once_the_pipeline_has_another_lora(sd_folder: Path) -> None:
+    model = hnetkit.load_model(sd_folder, device="cpu")
+
+    def drawn() -> int:
+        return draw_grid(model, {"seed": [1, 2]}, prompt="a circle", out="grid.png", overwrite=True, **GRID).drawn
+
+    assert (drawn(), drawn()) == (2, 0)
+    model.pipe.load_lora_weights(lora(tiny_sd(least=True)), adapter_name="own")
+    assert (drawn(), drawn()) == (2, 0)
+    model.pipe.set_adapters(["own"], adapter_weights=[0.5])
+    assert (drawn(), drawn()) == (2, 0)
+
+
+def levels(pixels: bytes) -> Any:
+    return np.frombuffer(pixels, np.uint8).astype(int)
 
 
 @pytest.mark.parametrize(

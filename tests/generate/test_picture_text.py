@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from hnetkit.errors import DamagedFile, FileRefused, NoSettings, UnsafeFile
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.image_text import read_image_text, read_infotext
+from hnetkit.image_text import read_image_text, read_infotext, write_image
 from hnetkit.prompts.infotext import Infotext
 
 IMAGE = Image.new("RGB", (8, 8), "red")
@@ -74,6 +74,22 @@ def test_every_kind_of_text_of_a_png_is_read(tmp_path: Path) -> None:
         **{"plain": "çà", "zipped": "çà" * 100, "international": "ネオン"},
         "international, zipped": "ネオン" * 100,
     }
+
+
+@pytest.mark.parametrize("text", ["a café, 猫", "caf\xe9", "plain"])
+def test_a_text_of_a_png_may_be_in_utf8_although_it_is_marked_as_latin1(tmp_path: Path, text: str) -> None:
+    for kind, data in ((b"tEXt", text.encode()), (b"zTXt", b"\0" + zlib.compress(text.encode()))):
+        assert texts(png(tmp_path, chunk(kind, b"parameters\0" + data))) == {"parameters": text}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_own_pictures_keep_letters_that_read_like_another_encoding(tmp_path: Path, suffix: str) -> None:
+    text = INFOTEXT.replace("a cat", "a cafÃ©, çà")
+    write_image(tmp_path / f"own{suffix}", IMAGE, text)
+    assert said(tmp_path / f"own{suffix}").prompt == "a cafÃ©, çà"
+    if suffix == ".png":
+        with Image.open(tmp_path / "own.png") as image:
+            assert image.info["parameters"] == text
 
 
 def test_a_text_behind_the_pixels_is_read_without_decoding_them(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hnetkit.generate.image_settings import settings_from_infotext
 from hnetkit.prompts import easy_diffusion
 from hnetkit.prompts.infotext import hypernetworks_of
 
@@ -125,3 +126,21 @@ def test_a_tag_in_its_prompt_is_no_network() -> None:
     assert read is not None
     assert read.prompt == "a star<hypernet:ink:0.4>"
     assert read.warnings == ("<hypernet:dots:1>: Easy Diffusion does not read tags; it is left out",)
+
+
+def test_settings_of_other_versions_are_named_and_none_is_lost() -> None:
+    read = easy_diffusion.parse(
+        GIVEN | {"scheduler_name": "karras", "control_alpha": "None", "use_embedding_models": "['/e/soft.pt']"}
+    )
+    assert read is not None
+    assert read.parameters["scheduler_name"] == "karras"
+    assert "control_alpha" not in read.parameters
+    assert read.parameters["Used embeddings"] == "soft"
+    assert "not taken over: scheduler_name" in settings_from_infotext(read).warnings
+
+
+def test_a_lora_without_a_strength_that_can_be_read_is_told() -> None:
+    read = easy_diffusion.parse(GIVEN | {"use_lora_model": "['glow', 'fog']", "lora_alpha": "[None, 0.5]"})
+    assert read is not None
+    assert read.prompt == "a large star<lora:fog:0.5><hypernet:ink:0.4>"
+    assert [line for line in read.warnings if "LoRAs" in line and line.endswith("left out: glow")]

@@ -136,3 +136,10 @@ def test_a_number_at_the_end_of_a_prompt_is_no_weight_and_stays_in_the_negative_
     read = novelai.parse(texts({**OLD, "uc": "a clock, 10:30"}, Description="a {sign}, 16:9"))
     assert read is not None
     assert (read.prompt, read.negative_prompt) == ("a (sign:1.05), 16:9:1", "a clock, 10:30")
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1.0, None), (1, None), (0.0, "0.0"), (0.5, "0.5")])
+def test_a_weaker_negative_prompt_is_told(scale: float, said: str | None) -> None:
+    read = novelai.parse(texts(OLD | {"uncond_scale": scale}))
+    assert read is not None
+    assert read.parameters.get("uncond_scale") == said

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ControlNetModel
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, IPAdapterAttnProcessor2_0
+from diffusers.models.attention_processor import (
+    AttnProcessor,
+    AttnProcessor2_0,
+    CustomDiffusionAttnProcessor2_0,
+    IPAdapterAttnProcessor2_0,
+)
 from support.pipelines import SD_CROSS_WIDTH, tiny_sd, unet_call
 from support.stacks import relative
 from support.unet_truth import plain, run
@@ -155,6 +160,32 @@ def test_fused_projections_are_refused_at_the_load(pipe: Any, ink: Hypernetwork)
     pipe.unfuse_qkv_projections()
     hnetkit.load_hypernetwork(pipe, ink)
     run(pipe)
+
+
+def custom_diffusion(pipe: Any) -> dict[str, Any]:
+    """Attention processors of Custom Diffusion: cross-attention has projections of its own for keys and values."""
+    found = dict(pipe.unet.attn_processors)
+    for name in (name for name in found if "attn2" in name):
+        attention = pipe.unet.get_submodule(name.removesuffix(".processor"))
+        widths = attention.to_q.in_features, attention.to_k.in_features
+        found[name] = CustomDiffusionAttnProcessor2_0(hidden_size=widths[0], cross_attention_dim=widths[1])
+    return found
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_projections_of_a_processors_own_are_refused(pipe: Any, ink: Hypernetwork, is_first: bool) -> None:
+    hnetkit.load_hypernetwork(pipe, ink)
+    styled = run(pipe)
+    if is_first:
+        hnetkit.unload_hypernetworks(pipe)
+    pipe.unet.set_attn_processor(custom_diffusion(pipe))
+    with pytest.raises(AttachError, match="attn2: its processor has projections of its own") as refused:
+        hnetkit.load_hypernetwork(pipe, ink) if is_first else run(pipe)
+    assert refused.value.hint == "pipe.unet.set_attn_processor(AttnProcessor2_0())"
+    pipe.unet.set_attn_processor(AttnProcessor2_0())
+    if is_first:
+        hnetkit.load_hypernetwork(pipe, ink)
+    assert torch.equal(run(pipe), styled)
 
 
 def test_projections_fused_later_are_noticed_at_the_next_call(pipe: Any, ink: Hypernetwork) -> None:

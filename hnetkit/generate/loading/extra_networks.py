@@ -270,8 +270,10 @@ def _add_vectors(pipe: Any, path: Path, token: str, vectors: Tensor | None, enco
 
 # --- LoRAs
 
-ActiveAdapters = list[tuple[Any, tuple[str, ...]]]
-"""Each layer that has LoRAs, with the names of its active ones."""
+_OURS = "hnetkit_"  # begins the names of LoRAs that a prompt puts on a pipeline
+
+ActiveAdapters = list[tuple[Any, tuple[str, ...], bool]]
+"""Each layer that has LoRAs, with the names of its active ones, and whether they are disabled."""
 
 
 @dataclass(frozen=True)
@@ -347,6 +349,9 @@ def attach_loras(pipe: Any, loras: Sequence[Lora], note: Callable[[str], object]
     if loras:
         strengths = [_lora_strengths(pipe, lora.tag) for lora in loras]
         pipe.set_adapters(names, adapter_weights=strengths)
+        for module, _, is_disabled in active_adapters(pipe):
+            if is_disabled:  # by somebody, for LoRAs that were there before: of a layer, all are or none is
+                module.enable_adapters(True)
 
 
 def detach_loras(pipe: Any, loras: Sequence[Lora], before: ActiveAdapters) -> None:
@@ -355,8 +360,10 @@ def detach_loras(pipe: Any, loras: Sequence[Lora], before: ActiveAdapters) -> No
         pipe.unload_lora_weights()
         return
     there = {name for names in pipe.get_list_adapters().values() for name in names}
-    for module, active in before:
+    for module, active, is_disabled in before:
         module.set_adapter(list(active))
+        if is_disabled:
+            module.enable_adapters(False)
     with warnings.catch_warnings():  # PEFT speaks of layers that the user's LoRAs do not have
         warnings.simplefilter("ignore")
         pipe.delete_adapters([name for name in _adapters(loras) if name in there])
@@ -364,11 +371,25 @@ def detach_loras(pipe: Any, loras: Sequence[Lora], before: ActiveAdapters) -> No
 
 def active_adapters(pipe: Any) -> ActiveAdapters:
     """Returns the layers of a pipeline that have LoRAs, each with the names of those that are active."""
-    return [(module, tuple(module.active_adapters)) for module in _modules(pipe) if len(getattr(module, "lora_A", ()))]
+    layers = (module for module in _modules(pipe) if len(getattr(module, "lora_A", ())))
+    return [(module, tuple(module.active_adapters), bool(module.disable_adapters)) for module in layers]
+
+
+def own_loras(pipe: Any) -> dict[str, list[float]]:
+    """Returns the LoRAs that somebody put on a pipeline and that change what it draws, each with its strengths there.
+
+    Those of a prompt are none of them.
+    """
+    found: dict[str, set[float]] = {}
+    for module, active, is_disabled in active_adapters(pipe):
+        for name in () if is_disabled else active:
+            if name in module.lora_A and not name.startswith(_OURS) and module.scaling[name]:
+                found.setdefault(name, set()).add(float(module.scaling[name]))
+    return {name: sorted(strengths) for name, strengths in found.items()}
 
 
 def _adapters(loras: Sequence[Lora]) -> list[str]:
-    return [f"hnetkit_{number}" for number in range(len(loras))]
+    return [f"{_OURS}{number}" for number in range(len(loras))]
 
 
 def _modules(pipe: Any) -> Iterator[Any]:

@@ -28,6 +28,7 @@ from hnetkit.generate.loading.diffusers_folder import (
     vae_configuration,
     weight_files,
 )
+from hnetkit.generate.loading.extra_networks import own_loras
 from hnetkit.generate.loading.model_source import hub_request, require_hub_id
 from hnetkit.generate.loading.parts import VAE_NAMES, build_vae, refuse_missing_weights
 from hnetkit.hub import fetched_file
@@ -42,6 +43,7 @@ FileStamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
 _VAE_FOLDER = "vae/"
 _IN_THE_PIPELINE = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+_WITH_LORAS = ("unet", "text_encoder", "text_encoder_2")
 _MARK = "_hnetkit_loaded_as"  # attribute of each of them: of which files the pipeline was
 _PARTS = ("text_encoder", "tokenizer", _VAE_FOLDER, "scheduler/")
 _SHOWN_DIGITS = 10
@@ -111,16 +113,25 @@ class LoadedPipeline:
         return tuple(name for name, part in parts if part is not None and getattr(part, _MARK, None) != self._mark)
 
     def content_of_replaced(self) -> str | None:
-        """Returns a hash of the parts in whose place others are, by what is in them; None if there are none."""
-        if not (names := self.replaced):
+        """Returns a hash of the parts in whose place others are, or that have LoRAs, by what is in them; else None."""
+        loras = own_loras(self.pipe)
+        changed = {*self.replaced, *(_WITH_LORAS if loras else ())}
+        if not changed:
             return None
-        return digest([[name, _content_of(getattr(self.pipe, name))] for name in names])
+        parts = ((name, getattr(self.pipe, name, None)) for name in sorted(changed))
+        contents = [[name, _content_of(part)] for name, part in parts if part is not None]
+        return digest([contents, sorted(loras.items())] if loras else contents)
 
     @property
     def stated_name(self) -> str:
-        """Its name in an infotext, with the parts that are others than were loaded, but for the autoencoder."""
+        """Its name in an infotext, with what is another than was loaded, but for the autoencoder, and with its LoRAs.
+
+        The LoRAs are those that somebody put on the pipeline, and not those of a prompt.
+        """
         others = " and ".join(name for name in self.replaced if name != "vae")
-        return f"{self.name} with another {others}" if others else self.name
+        loras = " and ".join(own_loras(self.pipe))
+        added = [*([f"another {others}"] if others else []), *([f"the LoRA {loras}"] if loras else [])]
+        return f"{self.name} with {' and '.join(added)}" if added else self.name
 
     @property
     def _mark(self) -> tuple[FileStamp, FileStamp]:
