@@ -723,6 +723,33 @@ def test_the_last_copy_of_a_sidecar_is_kept(
     assert (webui / "models" / "hypernetworks" / "ink.txt").read_bytes() == SIDECARS["ink.txt"]
 
 
+@pytest.mark.parametrize("how", ["hardlink", "copy"])
+@pytest.mark.parametrize("known_by", ["its tags", "its file"])
+def test_the_last_file_of_a_network_that_the_library_knows_is_not_replaced_by_a_newer_one_of_its_name(
+    registry: Registry, library: Path, webui: Path, how: Any, known_by: str
+) -> None:
+    folder = webui / "models" / "hypernetworks"
+    list(link(registry, webui, A1111, names=["ink"], how=how))
+    before = resolve(registry, "ink").content_hash
+    if known_by == "its file":
+        list(scan(registry, [folder]))
+    else:
+        (row,) = registry.networks.of_contents([before])
+        with registry.write():
+            registry.networks.add_tags(row["id"], ["the good one"])
+    hnetkit.save(hnetkit.load(networks.network_file(library.parent, seed=50)), library / "ink.pt", overwrite=True)
+    list(scan(registry))
+    for is_dry in (True, False):
+        (change,) = link(registry, webui, A1111, names=[str(library / "ink.pt")], how=how, dry_run=is_dry)
+        assert (change.what, "hnetkit scan" in str(change.reason)) == ("skipped", True)
+    assert content(folder / "ink.pt") == before
+    (folder / "ink.pt").rename(library / "ink of old.pt")  # as the reason says
+    list(scan(registry))
+    assert ("linked", "ink.pt") in whats(link(registry, webui, A1111, how=how))
+    assert content(folder / "ink.pt") == content(library / "ink.pt")
+    assert before in {content(path) for path in folder.glob("*.pt")}
+
+
 def test_only_sidecars_come_along(registry: Registry, library: Path, webui: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("a person's")
     (library / "ink.txt").symlink_to(tmp_path / "secret.txt")  # an archive could hold such a link
