@@ -267,9 +267,7 @@ def _remove(
     forgotten += network.gone if moved else ()
     with registry.write():
         for install in (install for entry in begun for install in entry.installs if install["path"] in moved):
-            registry.jobs.forget_install(install["path"])
-            if install["kind"] == "network" and install["job_id"] is not None:
-                registry.jobs.add_had(install["job_id"], install["sha256"])
+            registry.jobs.let_go(install["path"])
         registry.files.forget(forgotten)
         if network.content_hash is not None:
             registry.networks.forget_fileless([network.content_hash])
