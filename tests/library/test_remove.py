@@ -474,12 +474,32 @@ def test_what_came_to_its_place_meanwhile_is_kept_and_the_rest_comes_back(librar
     (folder / "ink.json").write_text('{"notes": "new"}')
     changes = {Path(change.path).name: change for change in library.restore()}
     assert changes["ink.json"].what == "skipped"
-    assert "another file is there by now" in str(changes["ink.json"].reason)
+    assert str(changes["ink.json"].reason).endswith("once that has another name: hnetkit remove --undo ink")
     assert (folder / "ink.json").read_text() == '{"notes": "new"}'
     assert Path(str(changes["ink.json"].trash)).read_bytes() == NOTES
     assert library.record("ink")["tags"] == ["lines", "night"]
     (folder / "ink.json").unlink()
     assert whats(library.restore()) == [("restored", "ink.json")]
+    assert not (folder / trash.FOLDER).exists()
+
+
+def test_nothing_says_that_what_was_deleted_from_the_trash_comes_back(library: Library, folder: Path) -> None:
+    copy = (folder / "glow.pt").read_bytes()
+    library.tag("glow", "bright")
+    library.remove("glow")
+    (entry,) = trash.entries(folder)
+    assert isinstance(entry, trash.Entry)
+    assert trashed(library.registry) == {sha256(copy).hexdigest(): "glow"}
+    entry.stored(entry.files[0]).unlink()
+    assert trashed(library.registry) == {}
+    with pytest.raises(NotFound) as refused:
+        library.record("glow")
+    assert "--undo" not in str(refused.value.command_hint)
+    (change,) = library.restore("glow")
+    assert str(change.reason).endswith("put a copy there, or delete that folder")
+    (folder / "glow.pt").write_bytes(copy)
+    library.restore("glow")
+    assert library.record("glow")["tags"] == ["bright"]
     assert not (folder / trash.FOLDER).exists()
 
 
