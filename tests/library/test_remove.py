@@ -483,6 +483,18 @@ def test_what_came_to_its_place_meanwhile_is_kept_and_the_rest_comes_back(librar
     assert not (folder / trash.FOLDER).exists()
 
 
+def test_a_file_whose_name_a_folder_has_by_now_is_gone_before_a_scan_and_after(library: Library, folder: Path) -> None:
+    (folder / "glow.pt").unlink()
+    (folder / "glow.pt").mkdir()
+    for _ in range(2):
+        (change,) = library.remove("glow")
+        assert str(change.reason).endswith("hnetkit forget glow forgets it")
+        library.scan()
+    library.forget("glow")
+    with pytest.raises(NotFound):
+        library.record("glow")
+
+
 def test_nothing_says_that_what_was_deleted_from_the_trash_comes_back(library: Library, folder: Path) -> None:
     copy = (folder / "glow.pt").read_bytes()
     library.tag("glow", "bright")
