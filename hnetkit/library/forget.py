@@ -97,9 +97,9 @@ def carry_out(registry: Registry, found: Forgetting) -> list[Row]:
             files, _ = _really_gone(registry, [row for row in files if row["id"] in missing])
             gone, _ = gone_bakes(registry)
             bakes = tuple({*bakes} & {*gone})
-        gone = [] if found.root is not None else _really_gone(registry, files)[0]
+        lost = [] if found.root is not None else _really_gone(registry, files)[0]
         registry.files.forget(row["id"] for row in files)
-        for row in gone:
+        for row in lost:
             if not _is_elsewhere(registry, row):  # else `repair` would fetch it again, or say for ever that it cannot
                 registry.jobs.let_go(row["path"])
         registry.bakes.forget(bakes)
