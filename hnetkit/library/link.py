@@ -8,6 +8,7 @@ removes.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -539,6 +540,8 @@ def _why_refused(item: _WantedLink, program: Program) -> str | None:
 
 def _reason_of(error: Exception, what: str | Path) -> str:
     failure = failure_of(error, str(what))
+    if isinstance(error, OSError) and error.errno == errno.EXDEV:
+        return "on another disk, to which no hard link leads; --copy copies it"
     if isinstance(error, OSError) and not isinstance(failure, DiskFull):
         return str(error.strerror or error)
     return str(failure)

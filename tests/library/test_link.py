@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
@@ -412,6 +413,18 @@ def test_without_any_links_copies_are_made(
     changes = {Path(change.path).name: change.how for change in link(registry, webui, A1111)}
     assert changes["ink.pt"] == "copy"
     assert Path(listed_by_stem(webui)["ink"]).read_bytes() == (library / "ink.pt").read_bytes()
+
+
+def test_a_hard_link_to_another_disk_is_skipped_with_what_can_be_done(
+    registry: Registry, webui: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def across(source: Any, target: Any, **_: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link", source, None, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", across)
+        (change,) = link(registry, webui, A1111, names=["ink"], how="hardlink")
+    assert (change.what, str(change.reason).partition("; ")[2]) == ("skipped", "--copy copies it")
 
 
 def test_a_way_that_was_asked_for_and_cannot_be_is_skipped_with_the_reason(
