@@ -46,7 +46,7 @@ from hnetkit.registry.store import Registry
 Row = dict[str, Any]
 CHANGED = "changed since hnetkit put it there: it is kept"
 _LAST = "no other file of the library holds this network any more: it is kept"
-_LAST_KNOWN = "the last file of a network that the library knows: move it there, then hnetkit scan, and link again"
+_LAST_KNOWN = "the last file of a network that the library knows: move it into the library, then hnetkit scan"
 _LAST_SIDECAR = "the file that it was made from is gone: it is kept"
 _NO_RECORD = "leads to the library, but hnetkit has no record of making it: it is kept"
 NOT_OURS = "it is not from hnetkit: it is kept"
