@@ -21,7 +21,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeAlias
 
 from hnetkit.errors import HnetkitError, OutputExists, failure_of
-from hnetkit.files import TEMPORARY, is_absent, is_there, new_file, publish, sync_folder
+from hnetkit.files import TEMPORARY, is_absent, is_folder_at, is_there, new_file, publish, stat_at, sync_folder
 from hnetkit.library.placing import is_same_bytes
 from hnetkit.limits import read_json
 from hnetkit.paths import is_state
@@ -182,11 +182,17 @@ def is_at_place(entry: Entry, file: TrashedFile) -> bool:
     if not is_inside(place.parent, entry.root) or is_state(place):
         raise OutputExists(f"{place}: not a place for files of {entry.root}")
     if not is_there(place):
+        nearest = next(folder for folder in place.parents if stat_at(folder) is not None)
+        if not is_folder_at(nearest):
+            raise _in_the_way(entry, nearest, "a file is there by now, and no folder")
         return False
     if _is_link(stored) or _is_link(place) or not is_same_bytes(stored, place):
-        again = f"hnetkit remove --undo {argument(entry.name)}"
-        raise OutputExists(f"{place}: another file is there by now; once that has another name: {again}")
+        raise _in_the_way(entry, place, "another file is there by now")
     return True
+
+
+def _in_the_way(entry: Entry, path: Path, what: str) -> OutputExists:
+    return OutputExists(f"{path}: {what}; once that has another name: hnetkit remove --undo {argument(entry.name)}")
 
 
 def put_back(entry: Entry, file: TrashedFile) -> bool:

@@ -483,6 +483,19 @@ def test_what_came_to_its_place_meanwhile_is_kept_and_the_rest_comes_back(librar
     assert not (folder / trash.FOLDER).exists()
 
 
+def test_a_file_in_the_place_of_a_folder_is_named_and_told_of_by_a_dry_run_too(library: Library, folder: Path) -> None:
+    library.remove(str(folder / "sub" / "pen.pt"))
+    (folder / "sub").rmdir()
+    (folder / "sub").write_bytes(b"a person's")
+    dry = library.restore(dry_run=True)
+    (change,) = library.restore()
+    assert [(it.what, it.path, it.reason) for it in dry] == [(change.what, change.path, change.reason)]
+    assert str(change.reason).startswith(f"{folder / 'sub'}: a file is there by now, and no folder; ")
+    (folder / "sub").unlink()
+    assert "restored" in {it.what for it in library.restore("pen")}
+    assert (folder / "sub" / "pen.pt").exists()
+
+
 def test_a_file_whose_name_a_folder_has_by_now_is_gone_before_a_scan_and_after(library: Library, folder: Path) -> None:
     (folder / "glow.pt").unlink()
     (folder / "glow.pt").mkdir()
