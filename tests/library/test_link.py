@@ -1063,7 +1063,10 @@ def test_why_nothing_could_be_linked_is_said_beside_the_rows_too(
     monkeypatch.setattr("os.fsync", full)
     assert run(["link", str(webui), "--layout", "a1111", "--copy"]) == 1
     assert "could not be linked: " in (err := capsys.readouterr().err)
-    assert err.endswith("glow.safetensors: no room is left on the disk, and 2 more\n")
+    assert err.endswith("converted.pt: no room is left on the disk, and 2 more\n")  # where it is converted
+    assert run(["link", str(webui), "--layout", "a1111", "--copy", "ink"]) == 1  # and where it is to be, not whence
+    place = webui / "models" / "hypernetworks" / "ink.pt"
+    assert capsys.readouterr().err.endswith(f"could not be linked: {place}: no room is left on the disk\n")
 
 
 @pytest.mark.parametrize(
