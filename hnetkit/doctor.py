@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from hnetkit import demo, paths, settings
-from hnetkit.errors import ANOTHER_HOME, HnetkitError, MissingExtra, failure_of
+from hnetkit.errors import ANOTHER_HOME, DiskFull, HnetkitError, MissingExtra, failure_of
 from hnetkit.files import is_file_at, is_folder_at, stat_at
 from hnetkit.text import counted, size_text
 
@@ -20,6 +20,8 @@ EXTRA: Mapping[str, str] = dict.fromkeys(
     ("diffusers", "transformers", "accelerate", "huggingface-hub", "pillow", "matplotlib"), "diffusers"
 ) | dict.fromkeys(("starlette", "uvicorn"), "web")
 """Package -> the extra that installs it."""
+
+_LEAST_FREE = 1 << 20  # bytes; with less, the registry and its journal have no room to grow
 
 
 def check_installation() -> list[dict[str, str]]:
@@ -99,6 +101,7 @@ def _place_of(folder: Path, variable: str, writable: str) -> Path:
 
     Raises:
         HnetkitError: nothing can be written there.
+        DiskFull: no room is left there.
     """
     from hnetkit.registry.store import broken_link
 
@@ -109,6 +112,9 @@ def _place_of(folder: Path, variable: str, writable: str) -> Path:
         raise HnetkitError(f"{existing}: not a folder", hint=f"set {variable} to a folder of yours")
     if not os.access(existing, os.W_OK):
         raise HnetkitError(f"{existing} cannot be written", hint=writable)
+    if (free := shutil.disk_usage(existing).free) < _LEAST_FREE:
+        hint = f"make room, or set {variable} to a folder on another disk"
+        raise DiskFull(f"{existing}: its disk is full, with {size_text(free)} free", hint=hint)
     return existing
 
 

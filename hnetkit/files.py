@@ -80,6 +80,9 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False, is_lastin
             os.replace(temporary, target)
         else:
             publish(temporary, target)
+    except OSError as error:
+        _name(error, temporary, target)
+        raise
     finally:
         if os.path.lexists(temporary):
             os.unlink(temporary)
@@ -100,10 +103,14 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise NotFound(f"{target.parent}: no such folder")
     refuse_any(target)
     with temporary_folder(target) as temporary:
-        yield temporary
-        sync_folder(temporary)
-        refuse_any(target)
-        os.rename(temporary, target)
+        try:
+            yield temporary
+            sync_folder(temporary)
+            refuse_any(target)
+            os.rename(temporary, target)
+        except OSError as error:
+            _name(error, temporary, target)
+            raise
 
 
 @contextmanager
@@ -117,9 +124,20 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
     try:
         os.mkdir(temporary)
         yield temporary
+    except OSError as error:
+        _name(error, temporary, beside.parent)
+        raise
     finally:
         if os.path.lexists(temporary):
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _name(error: OSError, temporary: Path, target: Path) -> None:
+    """Makes an error name what was to be written: a temporary file's name means nothing to a person."""
+    named = error.filename
+    is_ours = isinstance(named, str | bytes | os.PathLike) and Path(os.fsdecode(named)).is_relative_to(temporary)
+    if is_ours or (named is None and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        error.filename, error.filename2 = str(target), None
 
 
 def refuse_any(path: str | os.PathLike[str]) -> None:

@@ -197,3 +197,12 @@ class Jobs:
     def forget_install(self, path: str) -> None:
         """Removes the record of an installed file."""
         self._db.execute("DELETE FROM installs WHERE path = ?", [to_column(path)])
+
+    def let_go(self, path: str) -> None:
+        """Removes the record of an installed file that the user no longer wants; its job still knows what was in it."""
+        for install in self._db.execute(
+            "SELECT job_id, sha256 FROM installs WHERE path = ? AND kind = 'network' AND job_id NOTNULL",
+            [to_column(path)],
+        ).fetchall():
+            self.add_had(*install)
+        self.forget_install(path)

@@ -325,9 +325,10 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
     """Remove files from the registry; no file is touched.
 
     NAME is a network's name, a file's path, a folder that was scanned, or one in it, or the path of what was baked.
-    Tags, notes and aliases go with the last file of a network. A file that is still there comes back with the next scan
-    of its folder. --missing keeps what may be on a disk that is away: files in a folder that is not there or is empty,
-    and in one that was scanned and holds nothing any more of what was there with them.
+    Tags, notes and aliases go with the last file of a network. A file that is still there comes back with the next
+    scan of its folder; one that is gone is nothing that `hnetkit repair` fetches again. --missing keeps what may be
+    on a disk that is away: files in a folder that is not there or is empty, and in one that was scanned and holds
+    nothing any more of what was there with them.
 
     \b
     Examples:

@@ -94,7 +94,6 @@ def _convert(source: str, target: Path, *, dtype: DType | None, overwrite: bool)
     try:
         save(net, target, dtype=dtype, overwrite=overwrite)
     except OSError as error:
-        error.filename = None  # the name of the temporary file would tell the user nothing
         raise failure_of(error, str(target)) from error
     made = load(target)
     is_same = dtype is None or all(tensor.dtype == dtype for *_, tensor in net.each_tensor())

@@ -97,7 +97,11 @@ def carry_out(registry: Registry, found: Forgetting) -> list[Row]:
             files, _ = _really_gone(registry, [row for row in files if row["id"] in missing])
             gone, _ = gone_bakes(registry)
             bakes = tuple({*bakes} & {*gone})
+        lost = [] if found.root is not None else _really_gone(registry, files)[0]
         registry.files.forget(row["id"] for row in files)
+        for row in lost:
+            if not _is_elsewhere(registry, row):  # else `repair` would fetch it again, or say for ever that it cannot
+                registry.jobs.let_go(row["path"])
         registry.bakes.forget(bakes)
         if found.root is not None:
             registry.files.forget_root(found.root)
@@ -146,6 +150,13 @@ def _really_gone(registry: Registry, rows: list[Row]) -> tuple[list[Row], list[s
     if there:
         kept.append(f"{counted(there, 'file')} kept, there again or out of reach: hnetkit scan")
     return gone, kept
+
+
+def _is_elsewhere(registry: Registry, row: Row) -> bool:
+    """Whether the library knows another file of what a forgotten one held, or one that was converted from it."""
+    sha256, content = row["sha256"] or "", [row["content_hash"]] if row["content_hash"] else []
+    files = registry.files
+    return bool(files.with_bytes(sha256) or files.converted_from(sha256) or files.holding(content))
 
 
 def _root_at(registry: Registry, name: str) -> Root | None:

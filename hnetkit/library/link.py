@@ -8,6 +8,7 @@ removes.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -45,6 +46,7 @@ from hnetkit.registry.store import Registry
 Row = dict[str, Any]
 CHANGED = "changed since hnetkit put it there: it is kept"
 _LAST = "no other file of the library holds this network any more: it is kept"
+_LAST_KNOWN = "the last file of a network that the library knows: move it into the library, then hnetkit scan"
 _LAST_SIDECAR = "the file that it was made from is gone: it is kept"
 _NO_RECORD = "leads to the library, but hnetkit has no record of making it: it is kept"
 NOT_OURS = "it is not from hnetkit: it is kept"
@@ -198,8 +200,9 @@ class _LinkRun:
                 return LinkChange("skipped", path, source, reason=CHANGED)
             if self._is_current(before, item):
                 return LinkChange("there", path, source, before.how)
-            if before.source != source and self._is_last(before):
-                return LinkChange("skipped", path, source, reason=_LAST)
+            if self._is_last(before) and (before.source != source or self._is_known(before)):
+                reason = _LAST if before.source != source else _LAST_KNOWN
+                return LinkChange("skipped", path, source, reason=reason)
         elif other := self._name_taken_by(item):
             if holds(other, item.content_hash):
                 return LinkChange("there", other, source)
@@ -326,6 +329,13 @@ class _LinkRun:
         if item.convert:
             return holds(link.path, item.content_hash)
         return link.sha256 == item.row["sha256"] and self.how in (None, link.how)
+
+    def _is_known(self, link: Link) -> bool:
+        """Whether the registry keeps what a network's file holds: a scan found it, or a person said something of it."""
+        try:
+            return bool(self.registry.networks.of_contents([load(link.path).content_hash]))
+        except HnetkitError:
+            return False
 
     def _is_last(self, link: Link) -> bool:
         """Whether no other file holds what it holds: neither its source nor, of a network, another of the library."""
@@ -530,6 +540,8 @@ def _why_refused(item: _WantedLink, program: Program) -> str | None:
 
 def _reason_of(error: Exception, what: str | Path) -> str:
     failure = failure_of(error, str(what))
+    if isinstance(error, OSError) and error.errno == errno.EXDEV:
+        return "on another disk, to which no hard link leads; --copy copies it"
     if isinstance(error, OSError) and not isinstance(failure, DiskFull):
         return str(error.strerror or error)
     return str(failure)

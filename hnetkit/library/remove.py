@@ -8,6 +8,7 @@ taken back by the next one, or by bringing it back. Nothing is deleted but what 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -169,6 +170,8 @@ def _why_not(disks: Disks, row: Row) -> str | None:
         return f"{away}; hnetkit scan looks for it, {away.forgotten_by} forgets it" if away else ""
     except OSError as error:
         return str(error.strerror or error)
+    if stat.S_ISDIR(status.st_mode):  # the file is gone, whatever has its name
+        return ""
     if (status.st_size, mtime_of(status)) != (row["size_bytes"], row["mtime_ns"]):
         return "changed since it was scanned; hnetkit scan"
     if folder.st_dev != own.st_dev or not trash.is_inside(path.parent, root):
@@ -267,9 +270,7 @@ def _remove(
     forgotten += network.gone if moved else ()
     with registry.write():
         for install in (install for entry in begun for install in entry.installs if install["path"] in moved):
-            registry.jobs.forget_install(install["path"])
-            if install["kind"] == "network" and install["job_id"] is not None:
-                registry.jobs.add_had(install["job_id"], install["sha256"])
+            registry.jobs.let_go(install["path"])
         registry.files.forget(forgotten)
         if network.content_hash is not None:
             registry.networks.forget_fileless([network.content_hash])

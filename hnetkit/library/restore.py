@@ -83,12 +83,20 @@ def restore(registry: Registry, names: Iterable[str] = (), *, dry_run: bool = Fa
             yield from take_back(registry, chosen.values())
 
 
-def trashed(registry: Registry) -> dict[str, str]:
-    """Returns what is in the trash: sha256 of a file, or key of the job that fetched it -> name of its network."""
+def trashed(registry: Registry, *, is_emptied: bool = False) -> dict[str, str]:
+    """Returns what is in the trash: sha256 of a file, or key of the job that fetched it -> name of its network.
+
+    Args:
+        registry: of the library.
+        is_emptied: also what was deleted from the trash, where what was known of it is left.
+    """
     found: dict[str, str] = {}
     for entry in _entries(registry, []):
-        found |= {file.sha256: entry.name for file in entry.files if file.sha256 is not None}
-        found |= {install["job_key"]: entry.name for install in entry.installs if install.get("job_key") is not None}
+        files = [file for file in entry.files if file.of is None and (is_emptied or entry.holds(file))]
+        found |= {file.sha256: entry.name for file in files if file.sha256 is not None}
+        places = {str(entry.place(file)) for file in files}
+        fetched = (install for install in entry.installs if install.get("path") in places)
+        found |= {install["job_key"]: entry.name for install in fetched if install.get("job_key") is not None}
     return found
 
 

@@ -21,11 +21,11 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeAlias
 
 from hnetkit.errors import HnetkitError, OutputExists, failure_of
-from hnetkit.files import TEMPORARY, is_there, new_file, publish, sync_folder
+from hnetkit.files import TEMPORARY, is_absent, is_folder_at, is_there, new_file, publish, stat_at, sync_folder
 from hnetkit.library.placing import is_same_bytes
 from hnetkit.limits import read_json
 from hnetkit.paths import is_state
-from hnetkit.text import shorten
+from hnetkit.text import argument, shorten
 
 FOLDER = ".hnetkit-trash"
 JOURNAL = "journal.json"
@@ -91,6 +91,10 @@ class Entry:
 
     def stored(self, file: TrashedFile) -> Path:
         return self.folder / file.stored
+
+    def holds(self, file: TrashedFile) -> bool:
+        """Whether a file is in the trash, and was not deleted there; one that cannot be looked at counts as there."""
+        return not is_absent(self.stored(file))
 
 
 def new_batch(roots: Iterable[Path]) -> str:
@@ -174,14 +178,21 @@ def is_at_place(entry: Entry, file: TrashedFile) -> bool:
     if not is_there(stored):
         if is_there(place):
             return True
-        raise HnetkitError(f"{place}: neither there nor in {entry.folder}")
+        raise HnetkitError(f"{place}: neither there nor in {entry.folder}: put a copy there, or delete that folder")
     if not is_inside(place.parent, entry.root) or is_state(place):
         raise OutputExists(f"{place}: not a place for files of {entry.root}")
     if not is_there(place):
+        nearest = next(folder for folder in place.parents if stat_at(folder) is not None)
+        if not is_folder_at(nearest):
+            raise _in_the_way(entry, nearest, "a file is there by now, and no folder")
         return False
     if _is_link(stored) or _is_link(place) or not is_same_bytes(stored, place):
-        raise OutputExists(f"{place}: another file is there by now")
+        raise _in_the_way(entry, place, "another file is there by now")
     return True
+
+
+def _in_the_way(entry: Entry, path: Path, what: str) -> OutputExists:
+    return OutputExists(f"{path}: {what}; once that has another name: hnetkit remove --undo {argument(entry.name)}")
 
 
 def put_back(entry: Entry, file: TrashedFile) -> bool:
@@ -241,7 +252,8 @@ def last_removed(roots: Iterable[Path], *, digits: Collection[str], names: Colle
     """
     last = "", ""
     for entry in (entry for root in roots for entry in entries(root) if isinstance(entry, Entry)):
-        if entry.batch > last[0] and (has_hash(entry, digits) or not names_of(entry).isdisjoint(names)):
+        is_meant = entry.batch > last[0] and (has_hash(entry, digits) or not names_of(entry).isdisjoint(names))
+        if is_meant and any(file.of is None and entry.holds(file) for file in entry.files):
             last = entry.batch, entry.name
     return last[1] or None
 

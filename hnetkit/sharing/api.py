@@ -17,6 +17,7 @@ from hnetkit.errors import (
     HnetkitError,
     NoSettings,
     NotFound,
+    OutputExists,
     UsageError,
 )
 from hnetkit.files import is_link_elsewhere, is_model_name, new_file
@@ -89,7 +90,7 @@ class Share:
         license: that the card states.
         doubts: why they may not be for sharing, one line each, which a person is to agree to.
         notes: what a person should know besides, one line each.
-        held: content hash of each network of the library -> paths of its files.
+        held: content hash of each network that the library knows -> paths of its files.
     """
 
     networks: tuple[CardNetwork, ...]
@@ -115,8 +116,20 @@ class Share:
         return [*of_networks, *(picture.name for picture in self.pictures), CARD]
 
     def without(self, earlier: ShareFolder | None) -> list[str]:
-        """Returns the names of an earlier share's files that `write` removes from the folder, as they are in it."""
-        return [] if earlier is None else [name for name in self._left_out(earlier) if not self._is_last(earlier, name)]
+        """Returns the names of an earlier share's files that `write` removes from the folder, as they are in it.
+
+        Raises:
+            OutputExists: it would replace the last file of another network that the library knows.
+        """
+        if earlier is None:
+            return []
+        for name in sorted(earlier.own() & set(self.files())):
+            if self._is_last(earlier, name) and load(earlier.path / name).content_hash in self.held:
+                raise OutputExists(
+                    f"{earlier.path / name}: the last file of another network that the library knows",
+                    hint="move it into a folder of the library, then hnetkit scan, and share again",
+                )
+        return [name for name in self._left_out(earlier) if not self._is_last(earlier, name)]
 
     def kept(self, earlier: ShareFolder | None) -> list[str]:
         """Returns the names of an earlier share's files that `write` leaves in the folder, though it does not share
@@ -150,7 +163,7 @@ class Share:
             overwrite: update a folder that `share` made before.
 
         Raises:
-            OutputExists: there is something at `out` that may not be replaced.
+            OutputExists: there is something at `out` that may not be replaced, or `without` raises it.
             NotFound: a file of a network is gone, or the folder that `out` is to be in does not exist.
             FileRefused: a file holds another network by now.
             DiskFull: there is no room.
@@ -228,7 +241,7 @@ def plan_share(
 
 
 def _held(library: Library) -> dict[str, list[str]]:
-    held: dict[str, list[str]] = {}
+    held: dict[str, list[str]] = {content: [] for content in library.registry.networks.fileless()}
     for row in library.registry.files.of_networks():
         held.setdefault(row["content_hash"], []).append(row["path"])
     return held

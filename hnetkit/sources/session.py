@@ -521,7 +521,7 @@ class FetchSession:
                     self.clock.stop.set()
 
         fetched: list[FetchResult] = []
-        removed = trashed(self.registry)
+        removed = trashed(self.registry, is_emptied=True)
         try:
             for job in self.run(jobs, count):
                 fetched.append(results.of_job(self.registry, job, removed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -176,6 +177,18 @@ def test_a_value_of_another_kind_in_a_files_row_is_no_defect_and_a_scan_mends_it
     assert run(["scan"]) == 0
     for command in commands[:4]:
         assert run(command) == 0
+
+
+def test_doctor_says_where_a_disk_has_no_room_left(
+    folder: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(home)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    for check, variable in (("home", "HNETKIT_HOME"), ("library", "HNETKIT_LIBRARY")):
+        state, detail = doctor(capsys, check)
+        assert state == "failed"
+        assert "its disk is full, with 4.1 kB free" in detail
+        assert variable in detail
 
 
 def test_doctor_names_a_lost_table_and_goes_on(folder: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
@@ -414,6 +415,18 @@ def test_without_any_links_copies_are_made(
     assert Path(listed_by_stem(webui)["ink"]).read_bytes() == (library / "ink.pt").read_bytes()
 
 
+def test_a_hard_link_to_another_disk_is_skipped_with_what_can_be_done(
+    registry: Registry, webui: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def across(source: Any, target: Any, **_: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link", source, None, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", across)
+        (change,) = link(registry, webui, A1111, names=["ink"], how="hardlink")
+    assert (change.what, str(change.reason).partition("; ")[2]) == ("skipped", "--copy copies it")
+
+
 def test_a_way_that_was_asked_for_and_cannot_be_is_skipped_with_the_reason(
     registry: Registry, webui: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -723,6 +736,33 @@ def test_the_last_copy_of_a_sidecar_is_kept(
     assert (webui / "models" / "hypernetworks" / "ink.txt").read_bytes() == SIDECARS["ink.txt"]
 
 
+@pytest.mark.parametrize("how", ["hardlink", "copy"])
+@pytest.mark.parametrize("known_by", ["its tags", "its file"])
+def test_the_last_file_of_a_network_that_the_library_knows_is_not_replaced_by_a_newer_one_of_its_name(
+    registry: Registry, library: Path, webui: Path, how: Any, known_by: str
+) -> None:
+    folder = webui / "models" / "hypernetworks"
+    list(link(registry, webui, A1111, names=["ink"], how=how))
+    before = resolve(registry, "ink").content_hash
+    if known_by == "its file":
+        list(scan(registry, [folder]))
+    else:
+        (row,) = registry.networks.of_contents([before])
+        with registry.write():
+            registry.networks.add_tags(row["id"], ["the good one"])
+    hnetkit.save(hnetkit.load(networks.network_file(library.parent, seed=50)), library / "ink.pt", overwrite=True)
+    list(scan(registry))
+    for is_dry in (True, False):
+        (change,) = link(registry, webui, A1111, names=[str(library / "ink.pt")], how=how, dry_run=is_dry)
+        assert (change.what, "hnetkit scan" in str(change.reason)) == ("skipped", True)
+    assert content(folder / "ink.pt") == before
+    (folder / "ink.pt").rename(library / "ink of old.pt")  # as the reason says
+    list(scan(registry))
+    assert ("linked", "ink.pt") in whats(link(registry, webui, A1111, how=how))
+    assert content(folder / "ink.pt") == content(library / "ink.pt")
+    assert before in {content(path) for path in folder.glob("*.pt")}
+
+
 def test_only_sidecars_come_along(registry: Registry, library: Path, webui: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("a person's")
     (library / "ink.txt").symlink_to(tmp_path / "secret.txt")  # an archive could hold such a link
@@ -1023,7 +1063,10 @@ def test_why_nothing_could_be_linked_is_said_beside_the_rows_too(
     monkeypatch.setattr("os.fsync", full)
     assert run(["link", str(webui), "--layout", "a1111", "--copy"]) == 1
     assert "could not be linked: " in (err := capsys.readouterr().err)
-    assert err.endswith("glow.safetensors: no room is left on the disk, and 2 more\n")
+    assert err.endswith("converted.pt: no room is left on the disk, and 2 more\n")  # where it is converted
+    assert run(["link", str(webui), "--layout", "a1111", "--copy", "ink"]) == 1  # and where it is to be, not whence
+    place = webui / "models" / "hypernetworks" / "ink.pt"
+    assert capsys.readouterr().err.endswith(f"could not be linked: {place}: no room is left on the disk\n")
 
 
 @pytest.mark.parametrize(

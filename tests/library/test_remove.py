@@ -474,12 +474,57 @@ def test_what_came_to_its_place_meanwhile_is_kept_and_the_rest_comes_back(librar
     (folder / "ink.json").write_text('{"notes": "new"}')
     changes = {Path(change.path).name: change for change in library.restore()}
     assert changes["ink.json"].what == "skipped"
-    assert "another file is there by now" in str(changes["ink.json"].reason)
+    assert str(changes["ink.json"].reason).endswith("once that has another name: hnetkit remove --undo ink")
     assert (folder / "ink.json").read_text() == '{"notes": "new"}'
     assert Path(str(changes["ink.json"].trash)).read_bytes() == NOTES
     assert library.record("ink")["tags"] == ["lines", "night"]
     (folder / "ink.json").unlink()
     assert whats(library.restore()) == [("restored", "ink.json")]
+    assert not (folder / trash.FOLDER).exists()
+
+
+def test_a_file_in_the_place_of_a_folder_is_named_and_told_of_by_a_dry_run_too(library: Library, folder: Path) -> None:
+    library.remove(str(folder / "sub" / "pen.pt"))
+    (folder / "sub").rmdir()
+    (folder / "sub").write_bytes(b"a person's")
+    dry = library.restore(dry_run=True)
+    (change,) = library.restore()
+    assert [(it.what, it.path, it.reason) for it in dry] == [(change.what, change.path, change.reason)]
+    assert str(change.reason).startswith(f"{folder / 'sub'}: a file is there by now, and no folder; ")
+    (folder / "sub").unlink()
+    assert "restored" in {it.what for it in library.restore("pen")}
+    assert (folder / "sub" / "pen.pt").exists()
+
+
+def test_a_file_whose_name_a_folder_has_by_now_is_gone_before_a_scan_and_after(library: Library, folder: Path) -> None:
+    (folder / "glow.pt").unlink()
+    (folder / "glow.pt").mkdir()
+    for _ in range(2):
+        (change,) = library.remove("glow")
+        assert str(change.reason).endswith("hnetkit forget glow forgets it")
+        library.scan()
+    library.forget("glow")
+    with pytest.raises(NotFound):
+        library.record("glow")
+
+
+def test_nothing_says_that_what_was_deleted_from_the_trash_comes_back(library: Library, folder: Path) -> None:
+    copy = (folder / "glow.pt").read_bytes()
+    library.tag("glow", "bright")
+    library.remove("glow")
+    (entry,) = trash.entries(folder)
+    assert isinstance(entry, trash.Entry)
+    assert trashed(library.registry) == {sha256(copy).hexdigest(): "glow"}
+    entry.stored(entry.files[0]).unlink()
+    assert trashed(library.registry) == {}
+    with pytest.raises(NotFound) as refused:
+        library.record("glow")
+    assert "--undo" not in str(refused.value.command_hint)
+    (change,) = library.restore("glow")
+    assert str(change.reason).endswith("put a copy there, or delete that folder")
+    (folder / "glow.pt").write_bytes(copy)
+    library.restore("glow")
+    assert library.record("glow")["tags"] == ["bright"]
     assert not (folder / trash.FOLDER).exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -18,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetkit.errors import HnetkitError, NotFound, OutputExists
-from hnetkit.files import STALE_S, new_file
+from hnetkit.errors import HnetkitError, NotFound, OutputExists, failure_of
+from hnetkit.files import STALE_S, new_file, new_folder
 
 
 def test_a_new_file_appears_whole(tmp_path: Path) -> None:
@@ -90,6 +91,35 @@ def test_who_could_not_read_a_file_cannot_read_what_replaces_it(tmp_path: Path) 
     with new_file(mine, overwrite=True) as file:
         file.write(b"more")
     assert (mine.read_text(), mine.stat().st_mode & 0o777) == ("more", 0o600)
+
+
+@pytest.mark.parametrize("make", [new_file, new_folder])
+def test_an_error_names_what_was_to_be_written_and_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(OSError, match="No space") as full, make(target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(failure_of(full.value, "a command")).startswith(f"{target}: no room")
+
+    def refusing(source: Any, *_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", os.fspath(source), None, os.fspath(target))
+
+    with monkeypatch.context() as patched:
+        for name in ("link", "rename", "replace"):
+            patched.setattr(os, name, refusing)
+        with pytest.raises(PermissionError) as refused, make(target):
+            pass
+    assert str(failure_of(refused.value, "a command")) == f"{target}: Operation not permitted"
+
+
+def test_an_error_of_something_else_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as lost, new_file(tmp_path / "out"):
+        (tmp_path / "what is read").read_bytes()
+    assert lost.value.filename == str(tmp_path / "what is read")
+    with pytest.raises(ConnectionResetError) as reset, new_file(tmp_path / "out"):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+    assert reset.value.filename is None
 
 
 def test_a_file_that_appears_while_writing_is_kept(tmp_path: Path) -> None:

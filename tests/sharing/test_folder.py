@@ -457,6 +457,32 @@ def test_an_update_keeps_the_last_files_of_a_network_and_names_them(
     assert hnetkit.load(out / "wash.pt").content_hash == library.record("wash")["content_hash"]
 
 
+@pytest.mark.parametrize("known_by", ["its tags", "its file"])
+def test_an_update_does_not_replace_the_last_file_of_a_network_that_the_library_knows(
+    library: hnetkit.Library, tmp_path: Path, capsys: Capture, known_by: str
+) -> None:
+    out = tmp_path / "out"
+    share(library, ["ink"], out, license="mit")
+    before = library.record("ink")["content_hash"]
+    if known_by == "its file":
+        library.scan(out)
+    else:
+        library.tag("ink", "the good one")
+    path = networks_in(tmp_path) / "ink.pt"
+    hnetkit.save(hnetkit.load(network_file(tmp_path, seed=50)), path, overwrite=True)
+    library.scan()
+    words = ["share", str(path), "--out", str(out), "--license", "mit", "--overwrite"]
+    for command in ([*words, "--dry-run"], words):
+        assert run(command) == 2
+        assert "hnetkit scan" in capsys.readouterr().err
+    assert {hnetkit.load(out / name).content_hash for name in ("ink.pt", "ink.safetensors")} == {before}
+    for name in ("ink.pt", "ink.safetensors"):
+        (out / name).rename(networks_in(tmp_path) / f"old {name}")
+    library.scan()
+    assert run(words) == 0
+    assert hnetkit.load(out / "ink.pt").content_hash == hnetkit.load(path).content_hash
+
+
 def test_an_update_removes_what_a_network_was_called_before(library: hnetkit.Library, tmp_path: Path) -> None:
     out = share(library, ["wash"], tmp_path / "out", license="mit").path
     (networks_in(tmp_path) / "wash.pt").rename(networks_in(tmp_path) / "mist.pt")

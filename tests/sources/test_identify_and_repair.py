@@ -474,6 +474,40 @@ def test_what_could_not_be_fetched_again_is_still_missing_for_the_next_repair(si
     assert list(find_damage(here.registry)) == []
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_what_was_deleted_and_forgotten_is_not_missing_any_more(site: Sites, here: FetchSession, missing: bool) -> None:
+    here.sync(EVERYTHING)
+    *_, gone = sorted(installed(here).values())
+    gone.unlink()
+    assert [damage.what for damage in here.damages()] == ["missing"]
+    if missing:
+        here.library.scan()
+        here.library.forget(missing=True)
+    else:
+        here.library.forget(gone.stem)
+    assert here.damages() == []
+    assert here.repair() == []
+    assert len(here.plan(EVERYTHING).to_fetch) == 1
+
+
+@pytest.mark.parametrize("kept", ["ink.pt", "ink.safetensors"])
+def test_what_was_forgotten_and_is_here_under_another_name_is_still_looked_after(
+    site: Sites, here: FetchSession, kept: str
+) -> None:
+    here.sync(EVERYTHING)
+    *_, gone = sorted(installed(here).values())
+    other = here.folder / "own words" / kept
+    other.parent.mkdir()
+    gone.rename(other.with_suffix(".pt"))
+    if kept.endswith(".safetensors"):
+        hnetkit.save(hnetkit.load(other.with_suffix(".pt")), other)
+        other.with_suffix(".pt").unlink()
+    here.library.scan()
+    here.library.forget(missing=True)
+    other.unlink()
+    assert [damage.what for damage in here.damages()] == ["missing"]
+
+
 def test_what_is_elsewhere_by_now_is_not_missing_any_more(site: Sites, here: FetchSession, tmp_path: Path) -> None:
     here.sync(EVERYTHING, all_versions=True)
     moved, *_ = sorted(installed(here).values())

@@ -24,6 +24,7 @@ from support.waiting import wait_until
 
 from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.library.scan import recheck, scan
+from hnetkit.library.trash import FOLDER
 from hnetkit.registry import Registry
 from hnetkit.sources import jobs
 from hnetkit.sources.civitai import Filters
@@ -114,6 +115,23 @@ def test_what_was_removed_and_is_pulled_again_says_where_its_tags_are(
     session.library.restore()
     assert session.library.record(first["path"])["tags"] == ["lines"]
     assert [result.code for result in session.pull(first["sha256"])] == [None]
+
+
+def test_what_was_deleted_from_the_trash_is_fetched_like_any_other_and_its_tags_are_told_of(
+    several: Sites, open_session: Callable[..., FetchSession]
+) -> None:
+    session = open_session(several)
+    session.sync(EVERYTHING)
+    (first, *_) = session.registry.files.of_networks()
+    session.library.tag(first["path"], "lines")
+    session.library.remove(first["path"])
+    assert [item.code for item in session.plan(EVERYTHING).items if item.action == "skip"] == ["removed"]
+    (stored,) = (session.folder / FOLDER).rglob("*.pt.trash")
+    stored.unlink()
+    (result,) = session.sync(EVERYTHING)
+    assert (result.state, result.code) == ("done", "in-trash")
+    session.library.restore()
+    assert session.library.record(first["path"])["tags"] == ["lines"]
 
 
 def test_a_sync_mirrors_300_models_and_400_files_and_a_second_one_fetches_nothing(

@@ -214,8 +214,6 @@ def apply_captions(
         try:
             write_caption(path, caption, overwrite=True)
         except Exception as error:
-            if isinstance(error, OSError):
-                error.filename = None  # the name of the temporary file means nothing to the user
             failure = failure_of(error, str(path))
             if isinstance(failure, DiskFull):
                 raise failure from error
