@@ -129,10 +129,25 @@ def words_in(text: str) -> tuple[str, ...]:
     return tuple(normal[start:end] for start, end in _spans(normal))
 
 
-def has_name(text: str, name: str) -> bool:
-    """Whether a text has the words of a textual inversion's name, one after the other."""
-    words, own = words_in(text), words_in(name)
-    return any(word == own[0] and words[at : at + len(own)] == own for at, word in enumerate(words)) if own else False
+class WordsOf:
+    """The words of some texts, in which the names of textual inversions are looked for.
+
+    A prompt may have very many words, and a folder very many names: each text is divided once, and each name found by a
+    search that Python makes of a whole text.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        # no word has a line break, and no name an empty line: it is in one text, and begins and ends with a word
+        self._lines = "\n".join(_lines(words_in(text)) for text in dict.fromkeys(texts))
+
+    def have(self, name: str) -> bool:
+        """Whether one of the texts has the words of a name, one after the other."""
+        own = words_in(name)
+        return bool(own) and _lines(own) in self._lines
+
+
+def _lines(words: Sequence[str]) -> str:
+    return "".join(("\n", *(f"{word}\n" for word in words)))
 
 
 def tokens_with_names(
@@ -151,9 +166,12 @@ def tokens_with_names(
     if names:
         spans = list(_spans(text))
         words = [text[start:end] for start, end in spans]
-        longest = sorted(names, key=len, reverse=True)
+        by_first: dict[str, list[tuple[str, ...]]] = {}
+        for name in sorted(names, key=len, reverse=True):
+            by_first.setdefault(name[0], []).append(name)
         at = 0
         while at < len(words):
+            longest = by_first.get(words[at], ())
             own = next((own for own in longest if tuple(words[at : at + len(own)]) == own), None)
             if own is None:
                 at += 1

@@ -478,6 +478,21 @@ def a_prompt_of_many_brackets(folder: Path, factor: int) -> Action:
     return command("prompt", "[(" * 5_000 * factor, "--steps", 1000)
 
 
+@case("infotext", "hnetkit.cli.prompt", "hnetkit.generate.loading.extra_networks", "hnetkit.library.walking")
+def a_prompt_of_many_words_beside_many_embeddings(folder: Path, factor: int) -> Action:
+    for n in range(1_000):
+        (folder / f"style{n}.pt").touch()
+    prompt = "word, " * 10_000 * factor
+    (folder / "prompt.txt").write_text(prompt)
+
+    def act() -> None:
+        from hnetkit.generate.loading.extra_networks import find_embeddings
+
+        find_embeddings([prompt], str(folder))
+
+    return act
+
+
 # --- tables, lines, sidecars, recipes, training
 
 
