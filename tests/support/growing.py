@@ -505,6 +505,20 @@ def a_table_of_many_rows(folder: Path, factor: int) -> Action:
     return command("train", "review", folder / "pictures", "--apply", folder / "table.csv")
 
 
+@case("CSV", "hnetkit.cli.train_data", "PIL.Image")
+def a_table_of_rows_that_say_nothing(folder: Path, factor: int) -> Action:
+    rows = "".join(f"{n:x},\n" for n in range(400_000 * factor))
+    (folder / "table.csv").write_text("file,caption\n" + rows)
+    return command("train", "review", folder, "--apply", folder / "table.csv")
+
+
+@case("CSV", "hnetkit.cli.train_data", "PIL.Image")
+def a_table_of_many_columns(folder: Path, factor: int) -> Action:
+    columns = "".join(f",{n:x}" for n in range(400_000 * factor))
+    (folder / "table.csv").write_text(f"file,caption{columns}\n{',' * 400_000 * factor}\n")
+    return command("train", "review", folder, "--apply", folder / "table.csv")
+
+
 HEADER = '{"kind": "hnetkit", "version": 1}\n'
 
 
