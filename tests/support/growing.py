@@ -321,6 +321,12 @@ def a_tokenizer_of_many_merges(folder: Path, factor: int) -> Action:
     return model_folder(folder, "tokenizer/merges.txt", merges)
 
 
+@case("model folder", *MODEL)
+def a_tokenizer_of_many_added_tokens(folder: Path, factor: int) -> Action:
+    added = {f"x{n}": 100_000 + n for n in range(50_000 * factor)}
+    return model_folder(folder, "tokenizer/added_tokens.json", json.dumps(added))
+
+
 def demo_model() -> Path:
     import hnetkit.demo
 
