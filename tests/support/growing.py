@@ -327,6 +327,21 @@ def a_tokenizer_of_many_added_tokens(folder: Path, factor: int) -> Action:
     return model_folder(folder, "tokenizer/added_tokens.json", json.dumps(added))
 
 
+@case("model folder", "hnetkit.generate.loading.tokenizer")
+def a_tokenizer_whose_merges_are_a_chain(folder: Path, factor: int) -> Action:
+    chain = ["x" + "a" * n for n in range(900 * factor + 1)]
+    vocabulary = {token: number for number, token in enumerate(["a", "a</w>", *chain])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("".join(f"{token} a\n" for token in chain[:-1]))
+
+    def act() -> None:
+        from hnetkit.generate.loading.tokenizer import read_counting_tokenizer
+
+        read_counting_tokenizer(str(folder)).tokens("x" + "a" * 8_000 * factor)
+
+    return act
+
+
 def demo_model() -> Path:
     import hnetkit.demo
 
