@@ -540,6 +540,20 @@ def a_table_of_many_columns(folder: Path, factor: int) -> Action:
     return command("train", "review", folder, "--apply", folder / "table.csv")
 
 
+@case("names", "hnetkit.library.layouts")
+def many_networks_of_one_name(folder: Path, factor: int) -> Action:
+    (folder / "names.txt").write_text("ink\n" * 1_500 * factor)
+
+    def act() -> None:
+        from hnetkit.library.layouts import TakenNames
+
+        taken = TakenNames()
+        for name in (folder / "names.txt").read_text().split():
+            taken.add(taken.free(name))
+
+    return act
+
+
 HEADER = '{"kind": "hnetkit", "version": 1}\n'
 
 
