@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -163,10 +163,15 @@ def folded(name: str) -> str:
 
 
 class TakenNames:
-    """The names in a folder, no two of which may be one to a file system."""
+    """The names in a folder, no two of which may be one to a file system.
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self._keys = set(map(folded, names))
+    Args:
+        names: that are taken.
+        numbered: returns a name with an ending, ``-2``, of a length that the folder allows.
+    """
+
+    def __init__(self, names: Iterable[str] = (), numbered: Callable[[str, str], str] = str.__add__) -> None:
+        self._keys, self._numbered = set(map(folded, names)), numbered
         self._numbers: dict[str, int] = {}  # key of a name -> the number behind it that was free last
 
     def add(self, name: str) -> None:
@@ -180,7 +185,7 @@ class TakenNames:
         """
         key = folded(name)
         number = self._numbers.get(key, 1)
-        while folded(found := f"{name}-{number}" if number > 1 else name) in self._keys:
+        while folded(found := self._numbered(name, f"-{number}") if number > 1 else name) in self._keys:
             number += 1
         self._numbers[key] = number
         return found
