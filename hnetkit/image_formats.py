@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ _MOST_SCANS = 100  # of a JPEG, each of which goes over all pixels; progressive 
 _MOST_VALUES = 200_000  # in the directory of a TIFF: one for each strip or tile
 _MOST_RUNS = 16 << 20  # bytes of a compressed BMP
 _MOST_EXIF = 1 << 20  # bytes that are looked at for the orientation
+_MOST_PNG_PROFILE = 1 << 20  # bytes of a color profile in a PNG: one with a larger profile is not opened by Pillow
 
 _ORIENTATION = 274
 
@@ -87,9 +89,12 @@ _ORIENTATION_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 
 
 def _of_png(data: bytes) -> PillowInput:
-    """Leaves out texts and further frames, except the two texts that may hold the orientation: they come first."""
+    """Leaves out texts and further frames, except the two texts that may hold the orientation: they come first.
+
+    Of color profiles the first is kept, unless it is too large.
+    """
     view = memoryview(data)
-    kept, pixels, position, frames = [view[:8]], list[memoryview](), 8, 1
+    kept, pixels, position, frames, profiles = [view[:8]], list[memoryview](), 8, 1, 0
     for _ in range(_MOST_PARTS):
         if position + 12 > len(data):
             break
@@ -97,7 +102,11 @@ def _of_png(data: bytes) -> PillowInput:
         end = position + 12 + size
         if end > len(data):
             break
-        if name in _PNG_PARTS or (name in _PNG_TEXTS and data.startswith(_ORIENTATION_TEXTS, position + 8)):
+        is_kept = name in _PNG_PARTS or (name in _PNG_TEXTS and data.startswith(_ORIENTATION_TEXTS, position + 8))
+        if name == b"iCCP":
+            profiles += 1
+            is_kept = profiles == 1 and _is_small_profile(data[position + 8 : end - 4])
+        if is_kept:
             (pixels if name in (b"IDAT", b"IEND") else kept).append(view[position:end])
         if name == b"acTL" and size >= 4:
             (frames,) = struct.unpack_from(">I", data, position + 8)
@@ -107,6 +116,15 @@ def _of_png(data: bytes) -> PillowInput:
     else:
         raise ValueError(f"more than {_MOST_PARTS:,} chunks")
     return PillowInput(b"".join((*kept, *pixels, view[position:])))  # cut short: Pillow says whether pixels are missing
+
+
+def _is_small_profile(chunk: bytes) -> bool:
+    """Whether a chunk holds a color profile that is not too large: a name, the kind of packing, the packed profile."""
+    packed = chunk.partition(b"\0")[2][1:]
+    try:
+        return len(zlib.decompressobj().decompress(packed, _MOST_PNG_PROFILE + 1)) <= _MOST_PNG_PROFILE
+    except zlib.error:
+        return False
 
 
 # --- JPEG

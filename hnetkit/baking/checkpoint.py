@@ -272,7 +272,7 @@ def _copy_weights(path: Path, file: BinaryIO, added: Mapping[str, Tensor], metad
     with OpenFile(path) as opened:
         source = read_safetensors(opened)
         refs = {name: source.tensor(name) for name in added}
-        begin = min(entry.offset for entry in source.entries.values())
+        begin = min((entry.offset for entry in source.entries.values()), default=0)  # a shard may have none
         header: dict[str, Any] = {"__metadata__": {**source.metadata, **metadata}}
         for name, entry in source.entries.items():
             offsets = [entry.offset - begin, entry.offset - begin + source.nbytes(name)]

@@ -27,7 +27,7 @@ SIDES = {"small": 384, "large": 1536}
 _QUALITY = 82
 _MOST_KEPT = 64 << 20  # bytes of a picture that was made here
 _AT_ONCE = threading.BoundedSemaphore(2)
-"""Decoded pictures are large: no more than two are in memory, however many a page asks for."""
+"""Pictures are large, and so may their files be: no more than two are in memory, however many a page asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,11 @@ class Thumbnails:
         real = os.path.realpath(path)
         if not any(is_below(real, folder) for folder in within):
             raise NotFound(f"{os.path.basename(path)}: not in a folder of the library")
-        data = read_image(real)
-        name = f"{blake3(data).hexdigest(32)}-{SIDES[size]}.webp"
-        with suppress(OSError, ValueError):
-            return Served(read_regular(self._folder / name, most=_MOST_KEPT), "image/webp", name)
         with _AT_ONCE:
+            data = read_image(real)
+            name = f"{blake3(data).hexdigest(32)}-{SIDES[size]}.webp"
+            with suppress(OSError, ValueError):
+                return Served(read_regular(self._folder / name, most=_MOST_KEPT), "image/webp", name)
             made = _small(real, data, SIDES[size])
         self._keep(name, made)
         return Served(made, "image/webp", name)

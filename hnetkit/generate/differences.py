@@ -14,7 +14,7 @@ from hnetkit.generate.prompt_networks import ResolvedNetwork
 from hnetkit.hashes import autov1_of
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.network import Hypernetwork
-from hnetkit.prompts.chunks import has_name
+from hnetkit.prompts.chunks import WordsOf
 from hnetkit.prompts.schedule import split_and
 from hnetkit.prompts.tags import excerpt, split_tags
 
@@ -160,10 +160,10 @@ def other_embeddings(recorded: ImageSettings, found: Mapping[str, str], texts: I
         found: stem -> beginning of the sha256 of each file that the prompts name.
         texts: what the text encoder reads of those prompts that are drawn.
     """
-    texts = [*texts]
-    drawn = {stem.casefold(): stem for stem in found if _is_named_in(stem, texts)}
+    read = WordsOf(texts)
+    drawn = {stem.casefold(): stem for stem in found if read.have(stem)}
     made = {name.casefold(): name for name in recorded.embeddings}
-    if absent := [name for key, name in made.items() if key not in drawn and _is_named_in(name, texts)]:
+    if absent := [name for key, name in made.items() if key not in drawn and read.have(name)]:
         names = ", ".join(map(excerpt, absent))
         yield f"made with the textual inversions {names}, drawn as plain words: hnetkit config embeddings FOLDER"
     for key, stem in drawn.items():
@@ -173,10 +173,6 @@ def other_embeddings(recorded: ImageSettings, found: Mapping[str, str], texts: I
     if added := [stem for key, stem in drawn.items() if key not in made]:
         names = ", ".join(map(excerpt, added))
         yield f"drawn with the textual inversions {names}, which it does not name: words of it are read as them"
-
-
-def _is_named_in(name: str, texts: Iterable[str]) -> bool:
-    return any(has_name(text, name) for text in texts)
 
 
 def _is_same_model(model: RecordedFile, loaded: LoadedPipeline) -> bool:

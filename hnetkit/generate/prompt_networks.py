@@ -28,7 +28,7 @@ from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.library.resolve import LibraryOpener, find_network, label, opened_when_needed, read_found
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.attention import escaped
-from hnetkit.prompts.chunks import has_name
+from hnetkit.prompts.chunks import WordsOf
 from hnetkit.prompts.infotext import NEGATIVE, require_prompt_alone
 from hnetkit.prompts.schedule import pieces_drawn
 from hnetkit.prompts.tags import (
@@ -413,9 +413,9 @@ def find_embeddings_in(
         others.append(hires.prompt.text)
     written = [*texts, *others]
     read = {piece for text in written for piece in pieces_drawn(text, options.emphasis or "original")}
-    found = []
+    found, drawn = [], WordsOf(read)
     for path in find_embeddings([*read, *written], folder, note):
-        if any(has_name(piece, path.stem) for piece in read):
+        if drawn.have(path.stem):
             found.append(path)
         else:
             note(

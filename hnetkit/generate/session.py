@@ -34,7 +34,7 @@ from hnetkit.generate.prompt_networks import (
 )
 from hnetkit.generate.request import NamedStrengths, Request, SecondPass
 from hnetkit.generate.sampling.encoding import takes_clip_skip
-from hnetkit.prompts.chunks import has_name
+from hnetkit.prompts.chunks import WordsOf
 from hnetkit.prompts.tags import excerpt
 from hnetkit.runtime.adapters import (
     applied,
@@ -191,8 +191,9 @@ class DrawSession:
 
     def _require_usable(self, request: Request) -> None:
         """Raises the error of a textual inversion that the request's prompts name and that cannot be used."""
+        read = WordsOf(request.pieces if self._unusable else ())
         for path, failure in self._unusable.items():
-            if any(has_name(piece, path.stem) for piece in request.pieces):
+            if read.have(path.stem):
                 raise failure
 
     def _stack(self, prompt: StackedPrompt) -> NamedStrengths:

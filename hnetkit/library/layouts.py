@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -159,3 +160,32 @@ def _is_kept(character: str) -> bool:
 def folded(name: str) -> str:
     """Returns a key that is equal for names that a file system may treat as one: case folded, Unicode normalized."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+class TakenNames:
+    """The names in a folder, no two of which may be one to a file system.
+
+    Args:
+        names: that are taken.
+        numbered: returns a name with an ending, ``-2``, of a length that the folder allows.
+    """
+
+    def __init__(self, names: Iterable[str] = (), numbered: Callable[[str, str], str] = str.__add__) -> None:
+        self._keys, self._numbered = set(map(folded, names)), numbered
+        self._numbers: dict[str, int] = {}  # key of a name -> the number behind it that was free last
+
+    def add(self, name: str) -> None:
+        """Takes a name."""
+        self._keys.add(folded(name))
+
+    def free(self, name: str) -> str:
+        """Returns a name if it is free, else with the first number behind it that is: ``ink``, ``ink-2``, ``ink-3``.
+
+        A folder may have thousands of one name, so the search goes on where it ended.
+        """
+        key = folded(name)
+        number = self._numbers.get(key, 1)
+        while folded(found := self._numbered(name, f"-{number}") if number > 1 else name) in self._keys:
+            number += 1
+        self._numbers[key] = number
+        return found

@@ -9,7 +9,6 @@ removes.
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import re
 import stat
@@ -27,7 +26,7 @@ from hnetkit.files import is_absence, is_folder_at, is_model_name, is_there, mti
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
 from hnetkit.library import sidecars
-from hnetkit.library.layouts import PROGRAMS, Program, folded, folder_of, program_at, stem_for_layout
+from hnetkit.library.layouts import PROGRAMS, Program, TakenNames, folded, folder_of, program_at, stem_for_layout
 from hnetkit.library.placing import (
     How,
     Placing,
@@ -465,13 +464,11 @@ def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[
         rows.sort(key=lambda row: _rank(row, folder, program, linked))
     in_place = {content for content, (best, *_) in networks.items() if _is_in_place(best, folder, program)}
     stems = _stems_so_far(networks, placed)
-    taken = {folded(stem) for stem in stems.values()} | {folded(networks[content][0]["stem"]) for content in in_place}
+    taken = TakenNames([*stems.values(), *(networks[content][0]["stem"] for content in in_place)])
     wanted = []
     for content, (row, *others) in networks.items():
-        stem = stems.get(content) or (
-            row["stem"] if content in in_place else _free(stem_for_layout(row["stem"]), taken)
-        )
-        taken.add(folded(stem))
+        stem = stems.get(content) or (row["stem"] if content in in_place else taken.free(stem_for_layout(row["stem"])))
+        taken.add(stem)
         convert = not _is_readable(row, program)
         path = folder / (stem + (".pt" if convert else Path(row["path"]).suffix.lower()))
         path = Path(row["path"]) if content in in_place else path
@@ -518,11 +515,6 @@ def _stems_so_far(networks: Mapping[str, list[Row]], placed: Mapping[str, Link])
         if content and any(re.fullmatch(re.escape(stem_for_layout(row["stem"])) + r"(-\d+)?", stem) for row in present):
             stems.setdefault(content, stem)
     return stems
-
-
-def _free(stem: str, taken: set[str]) -> str:
-    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-    return next(name for name in names if folded(name) not in taken)
 
 
 # --- files

@@ -13,7 +13,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import groupby, pairwise
+from heapq import heapify, heappop, heappush
+from itertools import groupby
 from types import MappingProxyType
 
 COMMA_REACH = 20  # a full chunk ends at its last comma, if that is at most this many tokens back
@@ -129,10 +130,25 @@ def words_in(text: str) -> tuple[str, ...]:
     return tuple(normal[start:end] for start, end in _spans(normal))
 
 
-def has_name(text: str, name: str) -> bool:
-    """Whether a text has the words of a textual inversion's name, one after the other."""
-    words, own = words_in(text), words_in(name)
-    return any(word == own[0] and words[at : at + len(own)] == own for at, word in enumerate(words)) if own else False
+class WordsOf:
+    """The words of some texts, in which the names of textual inversions are looked for.
+
+    A prompt may have very many words, and a folder very many names: each text is divided once, and each name found by a
+    search that Python makes of a whole text.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        # no word has a line break, and no name an empty line: it is in one text, and begins and ends with a word
+        self._lines = "\n".join(_lines(words_in(text)) for text in dict.fromkeys(texts))
+
+    def have(self, name: str) -> bool:
+        """Whether one of the texts has the words of a name, one after the other."""
+        own = words_in(name)
+        return bool(own) and _lines(own) in self._lines
+
+
+def _lines(words: Sequence[str]) -> str:
+    return "".join(("\n", *(f"{word}\n" for word in words)))
 
 
 def tokens_with_names(
@@ -151,9 +167,12 @@ def tokens_with_names(
     if names:
         spans = list(_spans(text))
         words = [text[start:end] for start, end in spans]
-        longest = sorted(names, key=len, reverse=True)
+        by_first: dict[str, list[tuple[str, ...]]] = {}
+        for name in sorted(names, key=len, reverse=True):
+            by_first.setdefault(name[0], []).append(name)
         at = 0
         while at < len(words):
+            longest = by_first.get(words[at], ())
             own = next((own for own in longest if tuple(words[at : at + len(own)]) == own), None)
             if own is None:
                 at += 1
@@ -231,17 +250,32 @@ class ClipTokenizer:
         return self._known[word]
 
     def _merged(self, symbols: list[str]) -> list[str]:
-        """Merges the pair of the lowest rank, wherever it is, until no pair has a rank."""
-        while ranks := [rank for pair in pairwise(symbols) if (rank := self._ranks.get(" ".join(pair))) is not None]:
-            lowest = min(ranks)
-            merged: list[str] = []
-            for symbol in symbols:
-                if merged and self._ranks.get(f"{merged[-1]} {symbol}") == lowest:
-                    merged[-1] += symbol
-                else:
-                    merged.append(symbol)
-            symbols = merged
-        return symbols
+        """Merges pairs until none has a rank: always the one of the lowest rank, of several the first."""
+        parts: list[str | None] = [*symbols]
+        before, after = [*range(-1, len(parts) - 1)], [*range(1, len(parts) + 1)]
+
+        def pair_at(left: int) -> tuple[int, int] | None:
+            if left < 0 or after[left] == len(parts):
+                return None
+            rank = self._ranks.get(f"{parts[left]} {parts[after[left]]}")
+            return None if rank is None else (rank, left)
+
+        waiting = [pair for left in range(len(parts)) if (pair := pair_at(left)) is not None]
+        heapify(waiting)
+        while waiting:
+            pair = heappop(waiting)
+            left = pair[1]
+            if parts[left] is None or pair_at(left) != pair:  # one of the two was merged with another since
+                continue
+            right = after[left]
+            parts[left], parts[right] = f"{parts[left]}{parts[right]}", None
+            after[left] = after[right]
+            if after[left] < len(parts):
+                before[after[left]] = left
+            for changed in (before[left], left):
+                if (new := pair_at(changed)) is not None:
+                    heappush(waiting, new)
+        return [part for part in parts if part is not None]
 
 
 def _words(text: str) -> Iterator[str]:

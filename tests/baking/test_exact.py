@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.checkpoints import save_checkpoint, save_configurations
 from support.killed import Killed, killed_at
 from support.lora_appliers import apply
@@ -255,6 +255,18 @@ def test_weights_in_shards_are_copied_with_the_stack_in_them(shard: str, tint: H
     expected = with_networks(model.pipe, [tint], [0.8])
     copy = bake(model, to="checkpoint").save(tmp_path / "copy")
     assert (draw(StableDiffusionPipeline.from_pretrained(copy)) - expected).abs().max() < 1e-5
+
+
+def test_a_shard_without_weights_is_copied_as_it_is(tint: Hypernetwork, tmp_path: Path) -> None:
+    tiny_sd().save_pretrained(tmp_path / "model")
+    first, second = (f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    unet = tmp_path / "model" / "unet"
+    (unet / "diffusion_pytorch_model.safetensors").rename(unet / first)
+    save_file({}, unet / second)
+    model = load_model(tmp_path / "model", device="cpu")
+    with_networks(model.pipe, [tint], [0.8])
+    copy = bake(model, to="checkpoint").save(tmp_path / "copy")
+    assert load_file(copy / "unet" / second) == {}
 
 
 def test_what_is_there_is_kept(tint: Hypernetwork, model: Any, tmp_path: Path) -> None:

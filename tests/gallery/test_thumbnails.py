@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from support.pictures import save
 
-from hnetkit.errors import NotFound
+from hnetkit.errors import BadPicture, NotFound
 from hnetkit.gallery.thumbnails import Thumbnails, placeholder
 
 
@@ -40,6 +43,27 @@ def test_a_picture_outside_of_the_folders_is_not_read_wherever_links_lead(tmp_pa
     for path in (outside, inside / "link.png", inside / ".." / "outside.png"):
         with pytest.raises(NotFound):
             Thumbnails(tmp_path / "kept").of(path, "small", within=[inside])
+
+
+def test_a_page_of_large_files_holds_few_of_them_at_once(tmp_path: Path) -> None:
+    size, pictures = 32 << 20, [tmp_path / f"{number}.png" for number in range(12)]
+    for path in pictures:
+        with path.open("wb") as file:  # what an archive unpacks to holes takes no room on the disk
+            file.write(b"\x89PNG\r\n\x1a\n")
+            file.truncate(size)
+
+    def ask(path: Path) -> None:
+        with suppress(BadPicture):
+            Thumbnails(tmp_path / "kept").of(path, "small", within=[tmp_path])
+
+    tracemalloc.start()
+    try:
+        with ThreadPoolExecutor(len(pictures)) as browser:
+            list(browser.map(ask, pictures))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 5 * size, f"{most >> 20} MB"
 
 
 @pytest.mark.parametrize("structure", ["1, 2, 1", "", "x", "nan, inf", "1e300, 1", ", ".join(["1"] * 500), "-1, 0"])

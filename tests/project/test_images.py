@@ -249,6 +249,15 @@ def test_transparency_and_colour_profile_are_all_that_is_kept_beside_pixels(monk
     assert open_image("a picture", data).info == {"transparency": (1, 2, 3)}
 
 
+@pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1, 200 << 20])
+def test_a_png_with_a_large_colour_profile_is_opened_without_it(size: int) -> None:
+    kept = io.BytesIO()
+    Image.new("RGB", (4, 3), "red").save(kept, "PNG", icc_profile=bytes(size))
+    opened = open_image("a.png", kept.getvalue())
+    assert (opened.size, opened.getpixel((0, 0))) == ((4, 3), (255, 0, 0))
+    assert len(opened.info.get("icc_profile", b"")) == (size if size <= 1 << 20 else 0)
+
+
 def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(encoded(drawn(), "WEBP", lossless=True))
     assert open_image(tmp_path / "photo.png").tobytes() == drawn().tobytes()

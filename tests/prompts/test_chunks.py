@@ -106,6 +106,20 @@ def test_the_demo_model_counts_as_it_draws() -> None:
     assert mine.comma == (None if comma == its.unk_token_id else comma)
 
 
+@pytest.mark.parametrize(
+    "merges", [["ab a", "a b"], ["a a", "aa aa", "a aa"], ["b a", "a b", "ab ab", "a ba"]], ids=str
+)
+@pytest.mark.parametrize("text", ["ababx", "abababab", "aaaaaaa", "aabaab", "x" * 40, "ab" * 20])
+def test_merges_in_any_order_give_the_tokens_that_drawing_reads(merges: list[str], text: str, tmp_path: Path) -> None:
+    tokens = [*"abx", *(f"{letter}</w>" for letter in "abx"), *(merge.replace(" ", "") for merge in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    tokenizer = read_tokenizer(tmp_path, TOKENIZERS[0])
+    expected = tokenizer(text, truncation=False, add_special_tokens=False).input_ids
+    assert read_counting_tokenizer(str(tmp_path)).tokens(text) == expected
+
+
 def test_a_tokenizer_in_one_file_is_the_same(folder: Path, tmp_path: Path) -> None:
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")[1:-1]

@@ -321,6 +321,27 @@ def a_tokenizer_of_many_merges(folder: Path, factor: int) -> Action:
     return model_folder(folder, "tokenizer/merges.txt", merges)
 
 
+@case("model folder", *MODEL)
+def a_tokenizer_of_many_added_tokens(folder: Path, factor: int) -> Action:
+    added = {f"x{n}": 100_000 + n for n in range(50_000 * factor)}
+    return model_folder(folder, "tokenizer/added_tokens.json", json.dumps(added))
+
+
+@case("model folder", "hnetkit.generate.loading.tokenizer")
+def a_tokenizer_whose_merges_are_a_chain(folder: Path, factor: int) -> Action:
+    chain = ["x" + "a" * n for n in range(900 * factor + 1)]
+    vocabulary = {token: number for number, token in enumerate(["a", "a</w>", *chain])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("".join(f"{token} a\n" for token in chain[:-1]))
+
+    def act() -> None:
+        from hnetkit.generate.loading.tokenizer import read_counting_tokenizer
+
+        read_counting_tokenizer(str(folder)).tokens("x" + "a" * 8_000 * factor)
+
+    return act
+
+
 def demo_model() -> Path:
     import hnetkit.demo
 
@@ -478,6 +499,21 @@ def a_prompt_of_many_brackets(folder: Path, factor: int) -> Action:
     return command("prompt", "[(" * 5_000 * factor, "--steps", 1000)
 
 
+@case("infotext", "hnetkit.cli.prompt", "hnetkit.generate.loading.extra_networks", "hnetkit.library.walking")
+def a_prompt_of_many_words_beside_many_embeddings(folder: Path, factor: int) -> Action:
+    for n in range(1_000):
+        (folder / f"style{n}.pt").touch()
+    prompt = "word, " * 10_000 * factor
+    (folder / "prompt.txt").write_text(prompt)
+
+    def act() -> None:
+        from hnetkit.generate.loading.extra_networks import find_embeddings
+
+        find_embeddings([prompt], str(folder))
+
+    return act
+
+
 # --- tables, lines, sidecars, recipes, training
 
 
@@ -488,6 +524,34 @@ def a_table_of_many_rows(folder: Path, factor: int) -> Action:
     rows = "".join(f"b{n}.png,1,1,a star,\n" for n in range(20_000 * factor))
     (folder / "table.csv").write_text("file,width,height,caption,warnings\n" + rows)
     return command("train", "review", folder / "pictures", "--apply", folder / "table.csv")
+
+
+@case("CSV", "hnetkit.cli.train_data", "PIL.Image")
+def a_table_of_rows_that_say_nothing(folder: Path, factor: int) -> Action:
+    rows = "".join(f"{n:x},\n" for n in range(400_000 * factor))
+    (folder / "table.csv").write_text("file,caption\n" + rows)
+    return command("train", "review", folder, "--apply", folder / "table.csv")
+
+
+@case("CSV", "hnetkit.cli.train_data", "PIL.Image")
+def a_table_of_many_columns(folder: Path, factor: int) -> Action:
+    columns = "".join(f",{n:x}" for n in range(400_000 * factor))
+    (folder / "table.csv").write_text(f"file,caption{columns}\n{',' * 400_000 * factor}\n")
+    return command("train", "review", folder, "--apply", folder / "table.csv")
+
+
+@case("names", "hnetkit.library.layouts")
+def many_networks_of_one_name(folder: Path, factor: int) -> Action:
+    (folder / "names.txt").write_text("ink\n" * 1_500 * factor)
+
+    def act() -> None:
+        from hnetkit.library.layouts import TakenNames
+
+        taken = TakenNames()
+        for name in (folder / "names.txt").read_text().split():
+            taken.add(taken.free(name))
+
+    return act
 
 
 HEADER = '{"kind": "hnetkit", "version": 1}\n'

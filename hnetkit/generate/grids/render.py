@@ -23,7 +23,7 @@ from hnetkit.generate.prompt_networks import Note, ResolvedPrompts, StackedPromp
 from hnetkit.generate.request import Request
 from hnetkit.images import image_size
 from hnetkit.prompts import infotext
-from hnetkit.prompts.chunks import has_name
+from hnetkit.prompts.chunks import WordsOf
 from hnetkit.text import counted
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class Renderer:
         Args:
             request: of the cell.
         """
-        pieces = request.pieces
-        named = (path for path in self.embeddings if any(has_name(piece, path.stem) for piece in pieces))
+        read = WordsOf(request.pieces)
+        named = (path for path in self.embeddings if read.have(path.stem))
         return ResolvedPrompts(cell.stacked, self.hires, cell.loras, tuple(named))
 
 

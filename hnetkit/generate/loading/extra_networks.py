@@ -41,7 +41,7 @@ from hnetkit.generate.loading.checkpoints import refuse_more_than_the_file
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.limits import parse_json
 from hnetkit.network import TensorRef
-from hnetkit.prompts.chunks import has_name, token_of, words_in
+from hnetkit.prompts.chunks import WordsOf, token_of, words_in
 from hnetkit.prompts.tags import LoraTag
 from hnetkit.text import argument, shorten, size_text
 
@@ -117,11 +117,11 @@ def find_embeddings(
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
     from hnetkit.library.walking import Unseen, model_files
 
-    read, unseen = [*texts], list[Unseen]()
+    read, unseen = WordsOf(texts), list[Unseen]()
     files = (path for path in model_files(Path(folder), unseen) if path.suffix.lower() in EMBEDDING_SUFFIXES)
     for place in unseen:
         note(f"Warning: {place.path} could not be read ({place.reason}): textual inversions there are plain text")
-    named = (path for path in files if any(has_name(text, path.stem) for text in read))
+    named = (path for path in files if read.have(path.stem))
     found: dict[tuple[str, ...], Path] = {}
     for path in named:
         if (other := found.setdefault(words_in(path.stem), path)) != path:
@@ -136,12 +136,12 @@ def find_unread_embeddings(texts: Iterable[str], folder: str | None) -> list[Pat
 
     A1111 writes textual inversions into pictures. hnetkit reads the files in `EMBEDDING_SUFFIXES` alone.
     """
-    read, pictures, files = [*texts], [], set[str]()
+    read, pictures, files = WordsOf(texts), [], set[str]()
     for place, _, names in os.walk(folder) if folder is not None else ():
         for path in (Path(place, name) for name in names):
             if path.suffix.lower() in EMBEDDING_SUFFIXES:
                 files.add(path.stem.lower())
-            elif path.suffix.lower() in _PICTURE_SUFFIXES and any(has_name(text, path.stem) for text in read):
+            elif path.suffix.lower() in _PICTURE_SUFFIXES and read.have(path.stem):
                 pictures.append(path)
     return sorted(path for path in pictures if path.stem.lower() not in files)
 

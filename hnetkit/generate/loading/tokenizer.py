@@ -38,6 +38,8 @@ FILES = (
 MOST_TOKENS = 1 << 20
 """Limit of a vocabulary, and of a text's length; CLIP's are 49,408 and 77."""
 
+_MOST_ADDED = 20_000  # tokens beyond the vocabulary, of which the library keeps far more than their text
+
 _NUMBER = re.compile(r"[0-9]{1,7}")
 _FILES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
 # caches that often hold the same files: hub id, folder inside
@@ -146,9 +148,12 @@ def _clean_files(folder: Path) -> Iterator[tuple[str, str]]:
         config.setdefault("added_tokens_decoder", added)
     yield "vocab.json", json.dumps(vocabulary)
     yield "merges.txt", "\n".join(["#version: 0.2", *merges, ""])
-    added_path = folder / "added_tokens.json"
+    added_path, beyond = folder / "added_tokens.json", dict[str, int]()
     if stat_at(added_path) is not None:
-        yield "added_tokens.json", json.dumps(_require_vocabulary(added_path, read_object(added_path)))
+        beyond = _require_vocabulary(added_path, read_object(added_path))
+        yield "added_tokens.json", json.dumps(beyond)
+    if len(beyond) + len(config.get("added_tokens_decoder", ())) > _MOST_ADDED:
+        raise ModelNotUsable(f"{folder}: cannot be loaded: it adds more than {_MOST_ADDED:,} tokens", hint=HINT)
     yield "tokenizer_config.json", json.dumps({"tokenizer_class": TOKENIZERS[0], **config})
 
 

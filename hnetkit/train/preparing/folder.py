@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from hnetkit.errors import (
 )
 from hnetkit.files import is_file_at, is_folder_at, is_there, new_file, stat_at, sync_folder
 from hnetkit.images import on_white, open_with_opacity, whiten_hidden
+from hnetkit.library.layouts import TakenNames
 from hnetkit.text import argument, counted
 from hnetkit.train.captions import caption_file, caption_of, write_caption
 from hnetkit.train.preparing.crops import (
@@ -338,7 +338,7 @@ class TrainingFolder:
     settings: PreparationSettings
     overwrite: bool = False
     describe: Describe | None = None
-    _names: set[str] = field(default_factory=set, init=False, repr=False)
+    _names: TakenNames = field(default_factory=lambda: TakenNames(numbered=_stem), init=False, repr=False)
 
     def add(self, source: Path) -> Iterator[PreparedImage]:
         """Yields the images that one original becomes, each after it is written with its caption.
@@ -402,10 +402,8 @@ class TrainingFolder:
 
         Upper and lower case are the same, and so are accents in composed and decomposed form, as in some file systems.
         """
-        name, number = stem, 2
-        while _folded(name) in self._names:
-            name, number = _stem(stem, f"-{number}"), number + 1
-        self._names.add(_folded(name))
+        name = self._names.free(stem)
+        self._names.add(name)
         return name
 
 
@@ -454,10 +452,6 @@ def _resized(image: Image.Image, box: Box, size: Size, *, flatten: bool) -> Imag
 
     part = image.resize(size, Images.Resampling.LANCZOS, box=box)
     return on_white(part) if flatten or part.mode == "RGB" else whiten_hidden(part)
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _stem(stem: str, ending: str) -> str:

@@ -6,7 +6,8 @@ import base64
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -37,6 +38,7 @@ TO_EDIT = (*COLUMNS, "digest")
 
 _SEPARATORS = ",;\t"  # some spreadsheets write CSV with semicolons
 _MOST_TABLE = 16 << 20  # bytes of an edited table
+_MOST_ROWS, _MOST_COLUMNS = 200_000, 1000  # a spreadsheet may add columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,19 +143,20 @@ def parse_captions(text: str) -> Captions:
         UsageError: it is no such table, or names a file, or a row's file or caption, twice.
     """
     text = text.removeprefix("\ufeff")
-    rows: Iterable[dict[str, Any]] = _parse_json(text) if text.lstrip().startswith("[") else list(_parse_csv(text))
+    parse = _parse_json if text.lstrip().startswith("[") else _parse_csv
     captions = Captions()
-    for number, row in enumerate(rows, 1):
-        name, caption = row.get("file"), row.get("caption")
-        if not isinstance(name, str) or not isinstance(caption, str):
-            raise UsageError(f"row {number} of the table has no file or no caption", hint="columns: file, caption")
-        if name in captions:
-            raise UsageError(f"row {number} of the table names {name} again")
-        captions[name] = " ".join(caption.split())
-        if len(captions[name].encode("utf-8", "surrogatepass")) >= MAX_TEXT or not _is_text(captions[name]):
-            raise UsageError(f"row {number} of the table has a caption that is too long, or is not text")
-        if isinstance(digest := row.get("digest"), str) and digest:
-            captions.digests[name] = digest
+    with closing(parse(text)) as rows:
+        for number, row in enumerate(rows, 1):
+            name, caption = row.get("file"), row.get("caption")
+            if not isinstance(name, str) or not isinstance(caption, str):
+                raise UsageError(f"row {number} of the table has no file or no caption", hint="columns: file, caption")
+            if name in captions:
+                raise UsageError(f"row {number} of the table names {name} again")
+            captions[name] = " ".join(caption.split())
+            if len(captions[name].encode("utf-8", "surrogatepass")) >= MAX_TEXT or not _is_text(captions[name]):
+                raise UsageError(f"row {number} of the table has a caption that is too long, or is not text")
+            if isinstance(digest := row.get("digest"), str) and digest:
+                captions.digests[name] = digest
     return captions
 
 
@@ -235,7 +238,7 @@ def _is_text(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _parse_json(text: str) -> Iterator[dict[str, Any]]:
+def _parse_json(text: str) -> Generator[dict[str, Any], None, None]:
     try:
         rows = parse_json(text, pairs=_unique_keys)
     except ValueError as error:
@@ -259,18 +262,32 @@ def _require_unique_columns(reader: csv.DictReader[str]) -> None:
         raise UsageError(f"the table cannot be taken back: {error}", hint="leave one of them in it") from error
 
 
-def _parse_csv(text: str) -> Iterator[dict[str, Any]]:
+def _of_few_columns(lines: Iterable[str], separator: str) -> Iterator[str]:
+    """Yields the lines of a table's head, which may have line breaks in quotes."""
+    left = _MOST_COLUMNS
+    for line in lines:
+        left -= line.count(separator)
+        if left < 0:
+            raise UsageError(f"the table has more than {_MOST_COLUMNS:,} columns", hint="columns: file, caption")
+        yield line
+
+
+def _parse_csv(text: str) -> Generator[dict[str, Any], None, None]:
     header = text.split("\n", 1)[0]
     separator = max(_SEPARATORS, key=header.count)
     default_limit = csv.field_size_limit(max(len(text), 1))  # csv's own limit is half of a caption's
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        lines = io.StringIO(text, newline="")
+        columns = next(csv.reader(_of_few_columns(lines, separator), delimiter=separator, strict=True), [])
+        reader = csv.DictReader(lines, columns, delimiter=separator, strict=True)
         if not {"file", "caption"} <= set(reader.fieldnames or ()):
             raise UsageError(
                 "the table has no columns file and caption in its first line", hint="hnetkit train review DIR --csv"
             )
         _require_unique_columns(reader)
         for number, row in enumerate(reader, 1):
+            if number > _MOST_ROWS:
+                raise UsageError(f"the table has more than {_MOST_ROWS:,} rows", hint="give the table back in parts")
             if None in row:  # most likely a caption with commas but without quotes
                 raise UsageError(
                     f"row {number} of the table has more cells than columns", hint="quote captions with commas"
