@@ -912,7 +912,7 @@ def test_a_trash_of_many_long_journals_is_read_one_at_a_time(library: Library, f
     (own,) = (folder / trash.FOLDER).iterdir()
     journal = json.loads((own / trash.JOURNAL).read_text())
     file = journal["files"][0]
-    files = [{**file, "path": f"{n}.pt", "stored": f"{n}-{file['stored']}"} for n in range(4000)]
+    files = [{**file, "path": f"{n}.pt", "stored": f"{n}-{file['stored']}"} for n in range(2000)]
 
     def add(number: int) -> None:
         """Adds an earlier removal."""
@@ -931,7 +931,7 @@ def test_a_trash_of_many_long_journals_is_read_one_at_a_time(library: Library, f
 
     add(0)
     of_one = peak()
-    for number in range(1, 10):
+    for number in range(1, 8):
         add(number)
     assert peak() < 4 * of_one
 
