@@ -100,14 +100,20 @@ def test_what_was_removed_is_not_fetched_again_by_a_sync(
     assert list(session.repair()) == []
 
 
-def test_what_was_removed_and_is_pulled_again_says_where_its_tags_are(
-    several: Sites, open_session: Callable[..., FetchSession]
-) -> None:
-    session = open_session(several)
+def with_one_tagged_and_removed(session: FetchSession) -> dict[str, Any]:
+    """Fetches everything, and removes a network with a tag; returns the row of its file."""
     session.sync(EVERYTHING)
     (first, *_) = session.registry.files.of_networks()
     session.library.tag(first["path"], "lines")
     session.library.remove(first["path"])
+    return first
+
+
+def test_what_was_removed_and_is_pulled_again_says_where_its_tags_are(
+    several: Sites, open_session: Callable[..., FetchSession]
+) -> None:
+    session = open_session(several)
+    first = with_one_tagged_and_removed(session)
     (result,) = session.pull(first["sha256"])
     assert (result.state, result.code) == ("done", "in-trash")
     assert f"hnetkit remove --undo {first['stem']}" in str(result.reason)
@@ -121,10 +127,7 @@ def test_what_was_deleted_from_the_trash_is_fetched_like_any_other_and_its_tags_
     several: Sites, open_session: Callable[..., FetchSession]
 ) -> None:
     session = open_session(several)
-    session.sync(EVERYTHING)
-    (first, *_) = session.registry.files.of_networks()
-    session.library.tag(first["path"], "lines")
-    session.library.remove(first["path"])
+    first = with_one_tagged_and_removed(session)
     assert [item.code for item in session.plan(EVERYTHING).items if item.action == "skip"] == ["removed"]
     (stored,) = (session.folder / FOLDER).rglob("*.pt.trash")
     stored.unlink()
