@@ -47,6 +47,8 @@ REPO = r"\w[\w.-]*/\w[\w.-]*"
 
 _REPO = re.compile(REPO, re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.+=-]{0,127}", re.ASCII)
+_SITE = re.compile(r"https?://[^/?#\\\s]+(?=/)", re.IGNORECASE)
+_OWN_SITE = "https://huggingface.co"  # whose addresses a mirror of the hub may repeat
 _MOST_FILES = 10_000  # of a repository that are looked at
 _MOST_LISTED = 10
 _WITHOUT_NAME = "without weight_name its one model file is taken, or all of them are named"
@@ -290,9 +292,9 @@ def complete_folder(folder: Path, repo: str, patterns: Sequence[str]) -> None:
     from huggingface_hub.utils import filter_repo_objects
 
     commit = folder.name
-    try:
-        listed = islice(HfApi().list_repo_tree(repo, recursive=True, revision=commit), _MOST_FILES)
-        names = [entry.path for entry in listed if hasattr(entry, "size")]  # a folder has none
+    try:  # not by its list in pages: the token would follow to wherever the next page is said to be
+        listed = HfApi().model_info(repo, revision=commit).siblings or ()
+        names = [file.rfilename for file in islice(listed, _MOST_FILES)]
     except errors.RepositoryNotFoundError:
         raise
     except Exception:
@@ -308,9 +310,10 @@ def _is_inside(name: str) -> bool:
 
 
 def _require_plain_answers() -> None:
-    """Has huggingface_hub refuse what a hub says of a file that is no plain name: it makes paths of it.
+    """Has huggingface_hub refuse what a hub says of a file that is no plain name, or sends the token elsewhere.
 
-    The commit names a folder, and the version of a file (its ETag) the file that is written.
+    It makes paths of names: the commit is that of a folder, and the version of a file (its ETag) that of the file that
+    is written. And it exchanges the token for one of the storage wherever the hub says.
     """
     from huggingface_hub import constants, errors, file_download
 
@@ -327,6 +330,9 @@ def _require_plain_answers() -> None:
             _require_plain(headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT))
             raise
         _require_plain(found.commit_hash, found.etag)
+        exchange = getattr(found, "xet_file_data", None)
+        if exchange is not None:
+            _require_own_site(exchange.refresh_route, str(args[0] if args else options["url"]))
         return found
 
     ask_plain.refuses_paths = True  # type: ignore[attr-defined]
@@ -336,6 +342,13 @@ def _require_plain_answers() -> None:
 def _require_plain(*stated: str | None) -> None:
     if not all(text is None or _PLAIN.fullmatch(text) for text in stated):
         raise NetworkFailed("the hub states a commit or a version of a file that is none", hint="look at HF_ENDPOINT")
+
+
+def _require_own_site(named: str, asked: str) -> None:
+    """Raises NetworkFailed if an address that a hub names, which gets the token, is not of the site that was asked."""
+    site, own = (found and found[0].lower() for found in (_SITE.match(named), _SITE.match(asked)))
+    if site is None or site not in (own, _OWN_SITE):
+        raise NetworkFailed("the hub would have the token sent to another site", hint="look at HF_ENDPOINT")
 
 
 # --- uploads
@@ -437,6 +450,7 @@ def upload(to: Repository, files: Mapping[str, Path], *, message: str, bars: boo
     """
     from huggingface_hub import CommitOperationAdd
 
+    _require_own_checks()
     with _uploading(to.name, to), _bars(bars):
         before = None
         if to.is_there:
@@ -451,6 +465,27 @@ def upload(to: Repository, files: Mapping[str, Path], *, message: str, bars: boo
         hint = f"look into .gitignore at {to.url}/tree/main, and run the same command again"
         raise PartlyFailed(f"{to.name}: the hub did not take {some}", hint=hint)
     return None if done.oid == before else str(done.commit_url)
+
+
+def _require_own_checks() -> None:
+    """Has huggingface_hub refuse a hub that lets another site check whether a large file came: the token goes there."""
+    from huggingface_hub import _commit_api
+
+    ask = _commit_api.post_lfs_batch_info
+    if hasattr(ask, "refuses_sites"):
+        return
+
+    @wraps(ask)
+    def ask_own(*args: Any, **options: Any) -> Any:
+        answer = ask(*args, **options)
+        for action in answer[0]:
+            check = (action.get("actions") or {}).get("verify")
+            if check is not None:
+                _require_own_site(str(check.get("href")), f"{options.get('endpoint') or endpoint()}/")
+        return answer
+
+    ask_own.refuses_sites = True  # type: ignore[attr-defined]
+    _commit_api.post_lfs_batch_info = ask_own
 
 
 @contextmanager

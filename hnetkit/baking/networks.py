@@ -7,6 +7,7 @@ a stack applies them, only affine ones are one network again. Strengths go into 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ SUFFIXES = (*SAFETENSORS_SUFFIXES, ".pt")
 
 _HOMOGENEOUS = frozenset({None, "relu", "leakyrelu"})
 """Activations with ``f(s h) = s f(h)`` for s from 0 on."""
+
+_MOST_MORE = 16 << 20  # values beyond those of the networks; maps of all widths of Stable Diffusion's models have fewer
 
 _Part: TypeAlias = tuple[MLPWeights, float]
 
@@ -96,8 +99,10 @@ def merge_networks(
                 f"{own_name}: a hypernetwork has no blocks and no window of steps",
                 hint="a plain strength, or --to lora",
             )
+    widths = sorted({width for _, network, _ in stack for width in network.widths})
+    _refuse_growth(sum(_values_at(stack, width, mix) for width in widths), stack)
     mlps: dict[int, dict[Side, MLPWeights]] = {}
-    for width in sorted({width for _, network, _ in stack for width in network.widths}):
+    for width in widths:
         kind: Kind = "cross" if width in text_widths else "self"
         parts = {side: tuple(_parts(stack, width, kind, side)) for side in SIDES}
         if any(number for side in SIDES for _, number in parts[side]):
@@ -105,6 +110,27 @@ def merge_networks(
     if not mlps:
         raise UsageError("nothing is left of these networks at these strengths", hint="-n NAME:1")
     return _network(mlps, stack, mix, name, dtype)
+
+
+def _values_at(stack: NamedStack, width: int, mix: Mix) -> int:
+    """Returns how many weights of a context width are computed: several affine networks become maps of that width."""
+    mlps = [mlp for _, network, _ in stack if width in network.mlps for mlp in network.mlps[width]]
+    is_map = mix != "average" and len(mlps) > len(SIDES) and all(mlp.is_affine for mlp in mlps)
+    return len(SIDES) * width**2 if is_map else sum(stage.weight.numel for mlp in mlps for stage in mlp.stages)
+
+
+def _refuse_growth(values: int, stack: NamedStack) -> None:
+    """Raises UsageError for networks of narrow layers in very wide contexts, whose small files would become gigabytes.
+
+    Args:
+        values: that the one network would have.
+    """
+    given = sum(network.parameters for _, network, _ in stack)
+    if values > given + _MOST_MORE:
+        raise UsageError(
+            f"one network of these would have {values:,} weights, where they have {given:,}",
+            hint="--to lora, which is fitted",
+        )
 
 
 def _parts(stack: NamedStack, width: int, kind: Kind, side: Side) -> Iterator[_Part]:
@@ -242,6 +268,9 @@ def _network(
     structure = _structure(mlps)
     if structure is None:
         raise UsageError("these networks have different structures at different widths", hint="--to lora")
+    sizes = ([int(width * ratio) for ratio in structure] for width in mlps)
+    filled = (inner * outer for own in sizes for inner, outer in itertools.pairwise(own))
+    _refuse_growth(len(SIDES) * sum(filled), stack)
     kind = kinds.pop()
     activation = next((own for own, _ in kind if own is not None), None)
     activate_output = kind[-1][0] is not None

@@ -117,3 +117,20 @@ def test_what_no_single_network_does_is_refused(
         merged(nets, strengths, mix, tmp_path)
     assert hint in str(refusal.value.command_hint)
     assert not (tmp_path / "both.pt").exists()
+
+
+@pytest.mark.parametrize("mix", ["stack", "parallel"])
+def test_narrow_layers_in_very_wide_contexts_do_not_become_gigabytes(mix: Any, make: Make, tmp_path: Path) -> None:
+    narrow = {"activation": None, "structure": (1, 0.0001, 1)}
+    nets = [make(f"n{seed}", widths=(20_000,), seed=seed, **narrow) for seed in (1, 2)]
+    with pytest.raises(UsageError, match="weights"):
+        merged(nets, [1, 1], mix, tmp_path)
+    assert merged(nets[:1], [0.5], mix, tmp_path).parameters == nets[0].parameters
+
+
+def test_a_width_is_not_filled_up_to_gigabytes_because_of_another(make: Make, tmp_path: Path) -> None:
+    wide = make("wide", widths=(20_000,), activation=None, structure=(1, 0.0001, 1))
+    high = make("high", widths=(2,), activation=None, structure=(1, 5_000, 1))
+    both = Hypernetwork({**high.mlps, **wide.mlps}, wide.metadata)
+    with pytest.raises(UsageError, match="weights"):
+        merged([both], [0.5], "stack", tmp_path)

@@ -521,12 +521,12 @@ def test_of_a_hub_model_only_what_is_loaded_is_fetched(
             shutil.copy(there / name, cache / name)
         return str(cache)
 
-    def tree(hub: Any, hub_id: str, **how: Any) -> list[Any]:
+    def info(hub: Any, hub_id: str, **how: Any) -> Any:
         files = [path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()]
-        return [SimpleNamespace(path=name, size=1) for name in files]
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in files])
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, name, **how: f"{fetch([name])}/{name}")
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", tree)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
     folder = download_pipeline("somebody/tiny")
     assert not set(asked) & set(unwanted)
     model = load_model(folder, device="cpu")
@@ -540,7 +540,7 @@ def test_a_hub_model_of_another_kind_is_refused_before_its_weights_are_fetched(
 
     change(tmp_path / "model_index.json", _class_name=["evil", "Pipeline"])
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, name, **how: str(tmp_path / name))
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", None)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", None)
     with pytest.raises(HnetkitError, match="hypernetworks belong on"):
         download_pipeline("somebody/tiny")
 

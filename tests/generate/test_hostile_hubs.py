@@ -129,6 +129,31 @@ def test_of_a_model_that_is_only_there_in_part_the_rest_is_fetched(sites: Sites)
     assert (download_pipeline(REPO) / "unet" / "config.json").is_file()
 
 
+def test_the_token_follows_no_next_page_to_another_site(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", sites.hub_token)
+
+    def alter(request: Request, response: Response) -> Response:
+        if not request.path.startswith("/api/"):
+            return response
+        return replace(response, headers={**response.headers, "Link": f'<{sites.stranger_url}/more>; rel="next"'})
+
+    sites.alter = alter
+    assert (download_pipeline(REPO) / "unet" / "config.json").is_file()
+    assert [entry.origin for entry in sites.requests if entry.path == "/more"] == []
+
+
+def test_the_token_is_exchanged_at_the_hub_alone(sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", sites.hub_token)
+    for place in (f"{sites.stranger_url}/exchange", f"{sites.hub_url}@localhost/exchange", "//localhost/exchange"):
+        sites.alter = stating(**{"x-xet-hash": "a" * 64, "x-xet-refresh-route": place})
+        with pytest.raises(NetworkFailed, match="another site"):
+            download_pipeline(REPO)
+    assert [entry.origin for entry in sites.requests if entry.path == "/exchange"] == []
+    sites.alter = stating(**{"x-xet-hash": "a" * 64, "x-xet-refresh-route": f"{sites.hub_url}/api/exchange"})
+    assert network_file(REPO, weight_name="model_index.json", cache_dir=tmp_path / "cache")
+
+
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
 def test_no_proxy_hears_the_token_of_a_hub_on_this_machine(
     sites: Sites, monkeypatch: pytest.MonkeyPatch, variable: str

@@ -324,6 +324,22 @@ def test_a_refusal_of_the_storage_that_the_hub_has_now_is_the_same_error(
     assert files_at(sites, "me/ink") == {}
 
 
+def test_the_token_goes_to_no_other_site_that_a_hub_has_check_a_file(sites: Sites, folder: ShareFolder) -> None:
+    def alter(request: Request, response: Response) -> Response:
+        if not request.path.endswith("/objects/batch"):
+            return response
+        said = json.loads(response.body)
+        for item in said["objects"]:
+            item["actions"]["verify"]["href"] = f"{sites.stranger_url}/verify"
+        return json_response(said)
+
+    sites.alter = alter
+    with pytest.raises(NetworkFailed, match="another site"):
+        folder.upload("me/ink")
+    assert [r.path for r in sites.requests if r.origin == "stranger"] == []
+    assert files_at(sites, "me/ink") == {}
+
+
 def test_a_token_is_heard_by_the_hub_alone(sites: Sites, folder: ShareFolder) -> None:
     folder.upload("me/ink")
     assert {r.origin for r in sites.requests if sites.hub_token in str((r.headers, r.query))} == {"hub"}

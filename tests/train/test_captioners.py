@@ -426,12 +426,12 @@ def test_of_a_captioner_of_the_hub_only_files_with_known_names_are_fetched(
         asked.append(name)
         return str(tmp_path / name)
 
-    def tree(hub: Any, hub_id: str, **how: Any) -> list[Any]:
+    def info(hub: Any, hub_id: str, **how: Any) -> Any:
         names = [*os.listdir(tmp_path), "model.bin", "evil.py", "more/config.json", "pytorch_model.bin"]
-        return [SimpleNamespace(path=name, size=1) for name in names]
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names])
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", tree)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
     tagger_folder(tmp_path, ["cat", "dog"], [2.0, -2.0])
     assert load_tagger("somebody/tagger", device="cpu").caption(noise((30, 20))) == "cat"
     assert {*asked} == {"config.json", "model.safetensors", "preprocessor_config.json"}
