@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from threading import get_ident
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
-from hnetkit.errors import AttachError
+from hnetkit.errors import AttachError, UsageError
 from hnetkit.kernels.affine import Affine
 from hnetkit.kernels.dispatch import KERNELS, chosen_path, path_on
 from hnetkit.kernels.executor import packed_alike
@@ -46,6 +47,7 @@ class UNetState(nn.Module):
         self.is_enabled = True
         self.plan = StackPlan()
         self._progress: float | None = None
+        self._followed_in: int | None = None
         self._networks: dict[str, LoadedNetwork] = {}
         self._group_stacks: dict[object, LayerGroupStack] = {}
         self._begin_era()
@@ -100,6 +102,21 @@ class UNetState(nn.Module):
         self._progress = progress
         if any(strength.has_window for _, strength in self.stack):  # else no step changes the plan
             self.replan()
+
+    def follow(self, progress: float | None) -> None:
+        """Sets the progress of a sampling that this thread makes, as `set_progress`."""
+        self._followed_in = get_ident()
+        self.set_progress(progress)
+
+    def require_followed_here(self) -> None:
+        """Raises UsageError if another thread called `follow` since this one did, and a network has a window."""
+        has_window = self.is_enabled and any(strength.has_window for _, strength in self.stack)
+        if not has_window or self._followed_in in (None, get_ident()):
+            return
+        raise UsageError(
+            "another thread sampled with this UNet meanwhile, and a network is limited to a window of its steps",
+            hint="let the threads take turns, or give each a copy: copy.deepcopy(pipe)",
+        )
 
     @_makes_tensors
     def replan(self, *, fold: bool = True) -> None:
