@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from threading import get_ident
@@ -59,9 +60,12 @@ class UNetState(nn.Module):
         self._unet = (unet,)  # in a tuple: a parent must not become a submodule of its child
         self.device, self.dtype = _device(self._hooks), _dtype(unet, self._hooks)
         self.path = chosen_path(self.device)
+        # of the way up, where there is one: a ControlNet, which hypernetworks leave alone, is made of the first half
+        self._watched_layer = max((layer.name for layer in self.layers), key=lambda name: name.startswith("up_blocks"))
         self._unet_hooks = (
             unet.register_forward_pre_hook(self._before, with_kwargs=True),
             unet.register_forward_hook(self._after, always_call=True),
+            unet.get_submodule(self._watched_layer).register_state_dict_pre_hook(self._warn_of_parts),
         )
 
     @property
@@ -246,6 +250,16 @@ class UNetState(nn.Module):
         self._text.clear()
         for hook in self._hooks:
             hook.context.clear()
+
+    def _warn_of_parts(self, layer: nn.Module, prefix: str, keep_vars: bool) -> None:
+        """Warns where a layer's weights are read without those of the whole UNet, as for a UNet of videos."""
+        if self.is_enabled and self.stack and not prefix.endswith(f"{self._watched_layer}."):
+            names = ", ".join(name for name, _ in self.stack)
+            warnings.warn(
+                f"what is made of parts of this UNet has none of its hypernetworks ({names}): load them there, too",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _refuse_without_progress(self) -> NoReturn:
         name, strength = next((name, strength) for name, strength in self.stack if strength.has_window)
