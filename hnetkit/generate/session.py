@@ -113,6 +113,11 @@ class DrawSession:
             model.forget_texts()  # the caller may have changed the text encoders since they were encoded
             if replaced := " and ".join(model.replaced):
                 self._say(f"Warning: pictures cannot name the model: its {replaced} was replaced after loading")
+            if model.has_another_scheduler:
+                self._say(
+                    "Warning: the scheduler that was put on the pipeline changes no picture here: sampler=NAME does, "
+                    "by the noise levels and prediction type that were loaded"
+                )
             already_active = get_active_hypernetworks(model.pipe)
             if already_active:
                 names = excerpt(", ".join(already_active))

@@ -255,7 +255,7 @@ def set_progress(pipe: Any, step: int, steps: int) -> None:
     """
     state = _state_of(unet_of(pipe))
     if state is not None:
-        state.set_progress((step + 0.5) / steps if step < steps else None)
+        state.set_progress(_middle(step, steps))
 
 
 def follow_progress(pipe: Any, steps: int | None = None) -> StepCallback:
@@ -272,14 +272,33 @@ def follow_progress(pipe: Any, steps: int | None = None) -> StepCallback:
 
     Raises:
         UsageError: `pipe` is a UNet, and `steps` are not given. From the pipeline's call: another pipeline makes it,
-            with another number of steps.
+            with another number of steps; or another thread followed a sampling of the same UNet meanwhile.
 
     Example::
 
         pipe(prompt, num_inference_steps=20, callback_on_step_end=follow_progress(pipe))
     """
     unet_of(pipe)
-    return make_follower(pipe, steps, set_progress)
+    return make_follower(pipe, steps, _follow, _require_alone)
+
+
+def _follow(pipe: Any, step: int, steps: int) -> None:
+    """As `set_progress`, of a sampling that this thread makes."""
+    state = _state_of(unet_of(pipe))
+    if state is not None:
+        state.follow(_middle(step, steps))
+
+
+def _require_alone(pipe: Any) -> None:
+    """Raises UsageError if another thread sampled with the UNet since this one's last step."""
+    state = _state_of(unet_of(pipe))
+    if state is not None:
+        state.require_followed_here()
+
+
+def _middle(step: int, steps: int) -> float | None:
+    """Returns the fraction of the steps at the middle of one; None once sampling is over."""
+    return (step + 0.5) / steps if step < steps else None
 
 
 def explain(pipe: Any, *, latent_size: int | None = None, batch_size: int = 2, text_tokens: int = 77) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from hnetkit.errors import UsageError
 
 Report: TypeAlias = Callable[[Any, int, int], None]
-"""`hnetkit.runtime.adapters.set_progress`."""
+"""Takes what `hnetkit.runtime.adapters.set_progress` takes."""
 
 _BAR = "progress_bar"
 """What every diffusers pipeline calls when its timesteps are final, right before it samples."""
@@ -33,10 +33,11 @@ class StepFollower:
         pipe: the pipeline, or a UNet that some pipeline calls.
         steps: how many there are, where the pipeline does not say.
         report: called with the pipeline, the step that comes next, and how many there are.
+        require_alone: called with the pipeline after each step; raises an error if another sampling was reported since.
     """
 
-    def __init__(self, pipe: Any, steps: int | None, report: Report) -> None:
-        self._pipe, self._stated, self._report = pipe, steps, report
+    def __init__(self, pipe: Any, steps: int | None, report: Report, require_alone: Callable[[Any], None]) -> None:
+        self._pipe, self._stated, self._report, self._require_alone = pipe, steps, report, require_alone
         self._begun_with = steps
         self._is_waiting = self._is_told = False
         self._stands_before: Any = None
@@ -56,6 +57,7 @@ class StepFollower:
     def __call__(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """Reports the step of the call that comes after the one that ended; returns the tensors as they are."""
         self._is_told = True
+        self._require_alone(pipe)
         steps = _steps_of(pipe) or self._begun_with or step + 1
         if step == 0 and self._begun_with != steps:
             raise UsageError(
@@ -139,9 +141,9 @@ def _put_back(pipe: Any, before: Any) -> None:
         setattr(pipe, _BAR, before)
 
 
-def make_follower(pipe: Any, steps: int | None, report: Report) -> StepFollower:
+def make_follower(pipe: Any, steps: int | None, report: Report, require_alone: Callable[[Any], None]) -> StepFollower:
     """Returns a `StepFollower`, as a callback of diffusers' own kind where there is diffusers."""
-    return _kind_of_follower(sys.modules.get("diffusers.callbacks"))(pipe, steps, report)
+    return _kind_of_follower(sys.modules.get("diffusers.callbacks"))(pipe, steps, report, require_alone)
 
 
 @cache

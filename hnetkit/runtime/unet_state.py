@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from threading import get_ident
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
-from hnetkit.errors import AttachError
+from hnetkit.errors import AttachError, UsageError
 from hnetkit.kernels.affine import Affine
 from hnetkit.kernels.dispatch import KERNELS, chosen_path, path_on
 from hnetkit.kernels.executor import packed_alike
@@ -46,6 +48,7 @@ class UNetState(nn.Module):
         self.is_enabled = True
         self.plan = StackPlan()
         self._progress: float | None = None
+        self._followed_in: int | None = None
         self._networks: dict[str, LoadedNetwork] = {}
         self._group_stacks: dict[object, LayerGroupStack] = {}
         self._begin_era()
@@ -57,9 +60,12 @@ class UNetState(nn.Module):
         self._unet = (unet,)  # in a tuple: a parent must not become a submodule of its child
         self.device, self.dtype = _device(self._hooks), _dtype(unet, self._hooks)
         self.path = chosen_path(self.device)
+        # of the way up, where there is one: a ControlNet, which hypernetworks leave alone, is made of the first half
+        self._watched_layer = max((layer.name for layer in self.layers), key=lambda name: name.startswith("up_blocks"))
         self._unet_hooks = (
             unet.register_forward_pre_hook(self._before, with_kwargs=True),
             unet.register_forward_hook(self._after, always_call=True),
+            unet.get_submodule(self._watched_layer).register_state_dict_pre_hook(self._warn_of_parts),
         )
 
     @property
@@ -100,6 +106,21 @@ class UNetState(nn.Module):
         self._progress = progress
         if any(strength.has_window for _, strength in self.stack):  # else no step changes the plan
             self.replan()
+
+    def follow(self, progress: float | None) -> None:
+        """Sets the progress of a sampling that this thread makes, as `set_progress`."""
+        self._followed_in = get_ident()
+        self.set_progress(progress)
+
+    def require_followed_here(self) -> None:
+        """Raises UsageError if another thread called `follow` since this one did, and a network has a window."""
+        has_window = self.is_enabled and any(strength.has_window for _, strength in self.stack)
+        if not has_window or self._followed_in in (None, get_ident()):
+            return
+        raise UsageError(
+            "another thread sampled with this UNet meanwhile, and a network is limited to a window of its steps",
+            hint="let the threads take turns, or give each a copy: copy.deepcopy(pipe)",
+        )
 
     @_makes_tensors
     def replan(self, *, fold: bool = True) -> None:
@@ -229,6 +250,16 @@ class UNetState(nn.Module):
         self._text.clear()
         for hook in self._hooks:
             hook.context.clear()
+
+    def _warn_of_parts(self, layer: nn.Module, prefix: str, keep_vars: bool) -> None:
+        """Warns where a layer's weights are read without those of the whole UNet, as for a UNet of videos."""
+        if self.is_enabled and self.stack and not prefix.endswith(f"{self._watched_layer}."):
+            names = ", ".join(name for name, _ in self.stack)
+            warnings.warn(
+                f"what is made of parts of this UNet has none of its hypernetworks ({names}): load them there, too",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _refuse_without_progress(self) -> NoReturn:
         name, strength = next((name, strength) for name, strength in self.stack if strength.has_window)

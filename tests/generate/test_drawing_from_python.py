@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.networks import a1111_network, save_pt
@@ -111,6 +112,16 @@ def test_a_picture_of_a_model_whose_parts_were_replaced_does_not_name_what_was_l
     told.clear()
     model.draw(again="changed.png", note=told.append)
     assert any("made with" in line for line in told)
+
+
+def test_a_scheduler_that_was_put_on_the_pipeline_is_said_to_change_no_picture(model: Model) -> None:
+    told: list[str] = []
+    before = pixels(model, "a star")
+    with pytest.MonkeyPatch.context() as changed:
+        other = DDIMScheduler.from_config({**model.pipe.scheduler.config, "prediction_type": "v_prediction"})
+        changed.setattr(model.pipe, "scheduler", other)
+        assert pixels(model, "a star", note=told.append) == before
+    assert [line for line in told if "scheduler" in line and "sampler=" in line] == told != []
 
 
 def test_a_pipeline_that_something_else_was_made_of_is_the_models_own_still(model: Model) -> None:

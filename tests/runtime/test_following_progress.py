@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -168,6 +169,69 @@ def test_pipelines_that_share_a_unet_follow_in_turns(pipe: Any) -> None:
         for one, call, follow in zip((pipe, other), (text_to_image, image_to_image), followers, strict=True):
             made = applied_at(one, call(one), num_inference_steps=8, callback_on_step_end=follow)
             assert made == half(8 if one is pipe else 4)
+
+
+def test_samplings_that_threads_make_on_one_unet_at_once_are_refused_and_not_drawn_with_each_others_steps(
+    pipe: Any,
+) -> None:
+    other, finished = beside(pipe), []
+
+    def draw_other() -> None:
+        finished.append(draw(other, steps=2, callback_on_step_end=hnetkit.follow_progress(other)))
+
+    with pytest.raises(UsageError, match="another thread"):
+        draw(pipe, steps=8, callback_on_step_end=meanwhile(pipe, draw_other, hnetkit.follow_progress(pipe)))
+    assert torch.equal(finished[0], draw(other, steps=2, callback_on_step_end=hnetkit.follow_progress(other)))
+
+
+def test_threads_may_sample_on_one_unet_at_once_where_no_network_has_a_window(pipe: Any) -> None:
+    hnetkit.set_hypernetworks(pipe, hnetkit.get_active_hypernetworks(pipe), 1.0)
+    other = beside(pipe)
+    alone = draw(pipe, steps=4)
+
+    def draw_other() -> None:
+        draw(other, "another text", steps=2, callback_on_step_end=hnetkit.follow_progress(other))
+
+    follow = meanwhile(pipe, draw_other, hnetkit.follow_progress(pipe))
+    assert torch.equal(draw(pipe, steps=4, callback_on_step_end=follow), alone)
+
+
+def test_a_preview_within_a_callback_changes_nothing_of_the_picture(pipe: Any) -> None:
+    other, follow = beside(pipe), hnetkit.follow_progress(pipe)
+    alone = draw(pipe, steps=4, callback_on_step_end=follow)
+    followed = hnetkit.follow_progress(pipe)
+
+    def preview(*arguments: Any) -> dict[str, Any]:
+        draw(other, steps=3, callback_on_step_end=hnetkit.follow_progress(other))
+        return followed(*arguments)
+
+    assert torch.equal(draw(pipe, steps=4, callback_on_step_end=preview), alone)
+
+
+def beside(pipe: Any) -> Any:
+    """Another pipeline on the same parts, with a scheduler of its own."""
+    made = of(StableDiffusionPipeline, pipe)
+    made.scheduler = copy.deepcopy(pipe.scheduler)
+    return made
+
+
+def meanwhile(pipe: Any, work: Callable[[], None], follow: Callable[..., Any]) -> Callable[..., Any]:
+    """Does work in another thread, once, while the UNet is called for the second step; returns a callback."""
+    done: list[int] = []
+
+    def during(*_: Any) -> None:
+        if done == [0]:
+            done.append(1)
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+
+    def after(*arguments: Any) -> dict[str, Any]:
+        done.append(arguments[1])
+        return follow(*arguments)  # type: ignore[no-any-return]
+
+    pipe.unet.mid_block.register_forward_hook(during)
+    return after
 
 
 def test_networks_come_and_go_under_one_callback(pipe: Any, wash: Hypernetwork) -> None:

@@ -112,6 +112,11 @@ class LoadedPipeline:
         parts = ((name, getattr(self.pipe, name, None)) for name in _IN_THE_PIPELINE)
         return tuple(name for name, part in parts if part is not None and getattr(part, _MARK, None) != self._mark)
 
+    @property
+    def has_another_scheduler(self) -> bool:
+        """Whether somebody put a scheduler on the pipeline, from which no picture is made: see `scheduler_config`."""
+        return bool(self.weights_stamp) and self.pipe.scheduler.config is not self.scheduler_config
+
     def content_of_replaced(self) -> str | None:
         """Returns a hash of the parts in whose place others are, or that have LoRAs, by what is in them; else None."""
         loras = own_loras(self.pipe)
