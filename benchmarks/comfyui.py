@@ -162,9 +162,10 @@ def main() -> None:
             model = model_of(model_unet)
             given = contexts(find_ldm_layers(model.model.diffusion_model))
             for kind, (activation, structure) in KINDS.items():
-                options = {"widths": WIDTHS, "structure": structure, "activation": activation, "scale": 0.01}
                 with torch.inference_mode(False):
-                    contents = [a1111_network(seed=seed, **options) for seed in range(COUNT)]
+                    contents = [
+                        a1111_network(WIDTHS, structure, activation, seed=seed, scale=0.01) for seed in range(COUNT)
+                    ]
                     files = [save_pt(own, folder / f"{activation}{seed}.pt") for seed, own in enumerate(contents)]
                     calls = by_nodes(model, files, given), plain(contents, given)
                 result[kind] = {**compare(*calls), "goal": GOALS[kind]}

@@ -41,7 +41,10 @@ def write_network(path: Path, width: int, rng: random.Random) -> None:
     """A [1, 2, 1] network of one width, random bytes as weights."""
 
     def side() -> dict[str, TensorRef]:
-        shapes = {"linear.0.weight": (2 * width, width), "linear.1.weight": (width, 2 * width)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "linear.0.weight": (2 * width, width),
+            "linear.1.weight": (width, 2 * width),
+        }
         shapes |= {"linear.0.bias": (2 * width,), "linear.1.bias": (width,)}
         refs = {}
         for name, shape in shapes.items():

@@ -28,7 +28,7 @@ from typing import Any
 
 from library import write_network
 from machine import conditions, write
-from sync import site
+from sync import serve, site
 
 LIMIT_S = 240
 TURNS = 7
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--counts", nargs=2, type=int, default=(1000, 10_000))
     given = parser.parse_args()
     pythons = {"here": sys.executable, **({given.commit: given.against} if given.against else {})}
-    with tempfile.TemporaryDirectory() as base, site(1, (8,), (1, 2, 1)) as (address, _, _):
+    with tempfile.TemporaryDirectory() as base, site(serve, 1, (8,), (1, 2, 1)) as (address, _, _):
         sizes = {count: measure(pythons, count, Path(base) / str(count), address) for count in given.counts}
         small, large = sizes.values()
         result = {

@@ -28,7 +28,7 @@ import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +49,8 @@ from hnetkit.train.trainer import Callbacks, train
 SIDE, PICTURES = 256, 4
 RATE = 1e-4
 GOALS = {"speed": 1.3, "memory": 1.0, "losses_differ": 1e-2}
-PRECISIONS = {"fp32": "no", "bf16": "bf16"}
+PRECISIONS: dict[str, Literal["no", "bf16"]] = {"fp32": "no", "bf16": "bf16"}
+SIDES: tuple[Literal["k", "v"], ...] = ("k", "v")
 
 
 class PlainLoop:
@@ -66,7 +67,7 @@ class PlainLoop:
         for encoder in (pipe.vae, pipe.text_encoder):
             encoder.requires_grad_(False).eval()
         network = TrainedNetwork(recipe.build, WIDTHS, seed=recipe.seed)
-        modules = {width: tuple(copy.deepcopy(network.mlp(width, side).linear) for side in "kv") for width in WIDTHS}
+        modules = {width: tuple(copy.deepcopy(network.mlp(width, side).linear) for side in SIDES) for width in WIDTHS}
         self.unet.set_attn_processor(plain_a1111.PlainProcessor([(modules, 1.0)]))
         if recipe.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
 
@@ -180,7 +181,7 @@ def golden() -> Digests:
 
 def paths(folder: Path) -> Digests:
     """Each kernel path, under the interpreter where it is Triton's."""
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "linear": {"activation": "linear"},
         "relu": {"activation": "relu"},
         "swish norm": {"activation": "swish", "layer_norm": True},

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -33,7 +33,7 @@ DRAWN = (
     ("a large red star <hypernet:dots:0.6>", 9),
 )
 # address, file, color scheme, width, height
-SHOWN = (
+SHOWN: tuple[tuple[str, str, Literal["light", "dark"], int, int], ...] = (
     ("/", "gallery.png", "light", 1280, 760),
     ("/", "gallery-dark.png", "dark", 1280, 760),
     ("NETWORK", "gallery-network.png", "light", 1280, 900),

@@ -145,7 +145,16 @@ def try_out(wheel: Path, version: str) -> None:
         programs = folder / "env" / ("Scripts" if os.name == "nt" else "bin")
         python = programs / "python"
         say("installing the wheel into a fresh environment")
-        pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--only-binary", ":all:"]
+        pip: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "--only-binary",
+            ":all:",
+        ]
         run(*pip, "-c", REPOSITORY / "constraints.txt", f"{wheel}[all]")
         work = folder / "work"
         work.mkdir()

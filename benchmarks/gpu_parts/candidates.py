@@ -26,7 +26,7 @@ CONTEXTS = (
     Layers(2048, 1280, 6),
     Layers(8192, 640, 4),
 )
-TOY = (Layers(5, 320, 1), Layers(17, 160, 1))
+TOY = (Layers(5, 320, 1), Layers(5, 80, 1))
 COUNTS = (3, 1)
 CHOSEN, CANDIDATES = "chosen", "candidates"
 

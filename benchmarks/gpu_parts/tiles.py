@@ -25,7 +25,7 @@ CONTEXTS = (
     Layers(154, 2048, 1),
     Layers(32768, 320, 2),
 )
-TOY = (Layers(17, 320, 1), Layers(5, 24, 1))
+TOY = (Layers(5, 320, 1), Layers(5, 24, 1))
 LINEAR = (
     Tiles(64, 64, 64, 4, 4, by_descriptor=True),
     Tiles(64, 64, 64, 4, 6, by_descriptor=True),
@@ -41,7 +41,7 @@ LINEAR = (
     Tiles(64, 64, 64, 4, 4),
 )
 FUSED = (FusedTiles(128, 32, 8, 2), FusedTiles(128, 32, 8, 3), FusedTiles(64, 64, 8, 2), FusedTiles(64, 32, 4, 3))
-TOY_TILES = (Tiles(16, 32, 32, 4, 2, by_descriptor=True), Tiles(32, 32, 32, 4, 2)), (FusedTiles(16, 32, 4, 2),)
+TOY_TILES = (Tiles(16, 64, 64, 4, 2, by_descriptor=True), Tiles(32, 64, 64, 4, 2)), (FusedTiles(16, 32, 4, 2),)
 NETWORKS = 2
 
 

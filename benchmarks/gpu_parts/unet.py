@@ -252,13 +252,15 @@ def with_hnetkit(unet: nn.Module, stacks: Mapping[int, Stack]) -> Iterator[None]
 
 
 def _mlp(mlp: MLPWeights) -> ResidualMLP:
-    def ref(tensor: Tensor | None) -> TensorRef | None:
-        return None if tensor is None else TensorRef.of(tensor)
+    def norm(stage: Any) -> LayerNorm | None:
+        if stage.norm_weight is None:
+            return None
+        return LayerNorm(TensorRef.of(stage.norm_weight), TensorRef.of(stage.norm_bias))
 
     stages = []
     for stage in mlp:
-        norm = None if stage.norm_weight is None else LayerNorm(ref(stage.norm_weight), ref(stage.norm_bias))
-        stages.append(Stage(TensorRef.of(stage.weight), ref(stage.bias), stage.activation, norm=norm))
+        bias = None if stage.bias is None else TensorRef.of(stage.bias)
+        stages.append(Stage(TensorRef.of(stage.weight), bias, stage.activation, norm=norm(stage)))
     return ResidualMLP(tuple(stages), {})
 
 

@@ -35,7 +35,7 @@ from hnetkit.gallery.worker import Drawer, DrawingProcess, model_for
 pytestmark = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
 
 QUICK = DrawingSettings(steps=1)
-LONG = DrawingSettings(strengths=(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), steps=40)
+LONG = DrawingSettings(strengths=(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), steps=20)
 
 
 SERVER = """

@@ -223,7 +223,7 @@ def test_the_strip_of_a_network_appears_without_reloading_and_goes_on_after_a_ki
     page.get_by_role("link", name="Strip of outline").click()
     page.evaluate("window.isSamePage = true")
     page.get_by_label("Strengths").fill("0, 0.2, 0.4, 0.6, 0.8")
-    page.get_by_label("Steps").fill("50")
+    page.get_by_label("Steps").fill("20")
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#drawings > li[data-pending]").wait_for()  # above the strip that is there
     first = page.locator("#drawings > li").first

@@ -29,6 +29,8 @@ SHARED_KB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # that a prog
 TENSOR_CORES = {80: "mma", 86: "mma", 89: "mma", 90: "wgmma", 100: "tcgen05", 120: "mma"}
 MATRIX_INSTRUCTIONS = {"linear": 4, "wide": 8, "fused": 24, "gradient": 4}  # in a loop, at least: one tile of work
 OUTSIDE_LOOPS = {"linear": 0, "wide": 0, "fused": 160, "gradient": 0, "norm": 0}  # local memory operations
+BY_THE_OLDEST = {("linear", 120): 4}
+"""What Triton 3.6 has more of them there."""
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
@@ -46,8 +48,9 @@ def compiled(
     return found
 
 
-def require_sound(kernels: list[dict[str, Any]], gpus: Collection[int], *, every: bool = False) -> None:
+def require_sound(found: dict[str, Any], gpus: Collection[int], *, every: bool = False) -> None:
     """All that can be said of compiled kernels without running them."""
+    kernels, is_oldest = found["kernels"], found["triton"] == "3.6.0"
     assert {kernel["gpu"] for kernel in kernels} == set(gpus)
     for gpu in gpus:
         own = [kernel for kernel in kernels if kernel["gpu"] == gpu]
@@ -61,7 +64,8 @@ def require_sound(kernels: list[dict[str, Any]], gpus: Collection[int], *, every
         assert len(own) == builds * len(tiles) + of_fused + len(wide) + 2, "configurations that were compiled"
         for kernel in own:
             assert kernel["local_in_loops"] == 0, kernel
-            assert kernel["local"] <= OUTSIDE_LOOPS[kernel["kernel"]], kernel
+            more = BY_THE_OLDEST.get((kernel["kernel"], gpu), 0) if is_oldest else 0
+            assert kernel["local"] <= OUTSIDE_LOOPS[kernel["kernel"]] + more, kernel
             assert kernel["shared"] <= SHARED_KB[gpu] << 10, kernel
             assert kernel["serialised"] == "", kernel
             if kernel["kernel"] != "norm":
@@ -77,7 +81,7 @@ def require_sound(kernels: list[dict[str, Any]], gpus: Collection[int], *, every
 @pytest.mark.timeout(1300)
 def test_kernels_compile_and_fit_with_the_installed_triton() -> None:
     gpus = (80, 90, 120)
-    require_sound(compiled(None, gpus)["kernels"], gpus)
+    require_sound(compiled(None, gpus), gpus)
 
 
 @pytest.mark.timeout(1300)
@@ -86,7 +90,7 @@ def test_kernels_compile_and_fit_with_the_oldest_triton() -> None:
     gpus = (86, 100)
     found = compiled(OLDEST, gpus)
     assert found["triton"] == "3.6.0"
-    require_sound(found["kernels"], gpus)
+    require_sound(found, gpus)
 
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)], ids=["usual", "every"])
@@ -114,7 +118,7 @@ def test_the_specialized_kernel_has_its_warps_its_boxes_and_its_waits(folder: Pa
 @pytest.mark.long
 @pytest.mark.parametrize("folder", [None, OLDEST], ids=["installed", "oldest"])
 def test_every_build_of_every_configuration_compiles_and_fits(folder: Path | None) -> None:
-    require_sound(compiled(folder, SHARED_KB, "--all")["kernels"], SHARED_KB, every=True)
+    require_sound(compiled(folder, SHARED_KB, "--all"), SHARED_KB, every=True)
 
 
 def require_fp16_sums(kernels: list[dict[str, Any]]) -> None:

@@ -47,7 +47,7 @@ def bare_checkout(tmp_path: Path) -> Path:
 PATHS = {
     "isolated": {"as A1111", "eager", "grouped", "fused", "specialized"},
     "compile": {"as A1111", "torch.compile", "fused"},
-    "tiles": {"(16, 32, 32, 4, 2, True, 0)", "(32, 32, 32, 4, 2, False, 0)", "(16, 32, 4, 2)"},
+    "tiles": {"(16, 64, 64, 4, 2, True, 0)", "(32, 64, 64, 4, 2, False, 0)", "(16, 32, 4, 2)"},
     "candidates": {"fused", "specialized", "grouped"},
     "default": {"no networks", "as A1111", "hnetkit"},
     "unet": {"no networks", "as A1111", "hnetkit"},

@@ -51,6 +51,8 @@ def require_right_build(
     dtype: torch.dtype,
 ) -> None:
     rows = min(rows, 5) if norm else rows  # the interpreter takes long over layer norms
+    if norm and min([width, *hidden]) < 24:  # norms of few numbers enlarge roundings
+        dtype = torch.float32
     require_right_run("grouped", rows, (width, *hidden, width), name, count, dtype, norm=norm, bias=bias, last=last)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -67,9 +68,12 @@ def require_right(got: Tensor, x: Tensor, sides: Sides, strengths: Tensor) -> No
             plain = plain + number * torch_modules(mlp, plain)
         assert torch.isfinite(y).all()
         assert relative(y, truth) <= LIMITS[x.dtype]
-        assert relative(y, truth) <= 1.25 * relative(plain, truth) + 1e-5
+        # of eight numbers, roundings may all be lucky in one and not in the other
+        luck = torch.finfo(x.dtype).eps * math.sqrt(len(mlps) / y.numel())
+        assert relative(y, truth) <= 1.25 * relative(plain, truth) + luck + 1e-5
         delta = truth - x.double()
-        assert relative(y, truth, delta) <= 1.5 * relative(plain, truth, delta) + 1e-5
+        luck *= float(truth.norm() / delta.norm())
+        assert relative(y, truth, delta) <= 1.5 * relative(plain, truth, delta) + luck + 1e-5
 
 
 def require_right_run(

@@ -9,11 +9,12 @@ import argparse
 import json
 import platform
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -32,7 +33,7 @@ STACKED = 0.7
 Captions = list[pictures.Caption]
 
 
-def share(values: list[bool]) -> float:
+def share(values: Sequence[float]) -> float:
     """The share of values that are true."""
     return round(mean(values), 4)
 
@@ -132,7 +133,7 @@ class StyleCheck:
             "readable": share(run["readable"]),
         }
 
-    def record(self) -> dict[str, object]:
+    def record(self) -> dict[str, Any]:
         """All styles alone, then all stacks of two in both orders; the pipeline is plain again afterwards."""
         alone = {name: self.alone(name) for name in pictures.STYLES}
         orders = [o for pair in combinations(pictures.STYLES, 2) for o in (pair, pair[::-1])]
@@ -161,7 +162,7 @@ def main() -> None:
     pipeline = open_pipeline(options.demo / "model")
     defaults = json.loads((options.demo / "model" / "hnetkit.json").read_text("utf-8"))
     scale = defaults["cfg_scale"]
-    record: dict[str, object] = {
+    record: dict[str, Any] = {
         "date": options.date,
         "machine": options.machine,
         "python": platform.python_version(),
@@ -170,7 +171,7 @@ def main() -> None:
         "cfg_scale": scale,
         "checker": check_checker(),
     }
-    steps = {
+    steps: dict[str, Callable[[], dict[str, Any]]] = {
         "styles": lambda: StyleCheck(pipeline, options.demo, scale).record(),
         "model": lambda: check_model(pipeline, scale),
         "other cfg_scale": lambda: check_scales(pipeline),
