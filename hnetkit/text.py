@@ -97,6 +97,11 @@ def listed(texts: Iterable[str]) -> list[str]:
     return [word for text in texts for part in text.split(",") if (word := part.strip())]
 
 
+def several(given: str | Iterable[str]) -> list[str]:
+    """Returns the texts of an argument that takes several: a text alone is one, and not its letters."""
+    return [given] if isinstance(given, str) else list(given)
+
+
 def size_text(size_bytes: int) -> str:
     """Returns a number of bytes in kB, MB or GB of powers of ten, as shops and sites count."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):

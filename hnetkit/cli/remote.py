@@ -21,7 +21,7 @@ from hnetkit.errors import FileRefused, NotFound, PartlyFailed, RemoteError, Usa
 from hnetkit.files import not_opened, read_regular, stat_at
 from hnetkit.settings import asks_above
 from hnetkit.settings import get as configured
-from hnetkit.text import argument, counted, lacks_unit, parse_size, size_text
+from hnetkit.text import argument, counted, lacks_unit, parse_size, shorten, size_text
 
 if TYPE_CHECKING:
     from hnetkit.sources.civitai import Filters
@@ -516,10 +516,10 @@ def _ids(text: str | None) -> tuple[int, ...]:
     except ValueError as error:
         raise UsageError(f"{text[1:]}: not a list of numbers: {error}") from error
     words = [word for word in re.split(r"[\s,]+", given.removeprefix("\ufeff")) if word]
-    if not words or not all(re.fullmatch(r"[0-9]{1,10}", word) for word in words):
-        raise UsageError(
-            f"--ids {text[:60]}: not numbers of models", hint="for example --ids 4209,3810 or --ids @list.txt"
-        )
+    bad = next((word for word in words if not re.fullmatch(r"[0-9]{1,10}", word)), None)
+    if bad is not None or not words:
+        what = "no number of a model" if bad is None else f"{shorten(bad)} is not the number of a model"
+        raise UsageError(f"--ids {text[:60]}: {what}", hint="for example --ids 4209,3810 or --ids @list.txt")
     return tuple(dict.fromkeys(map(int, words)))
 
 

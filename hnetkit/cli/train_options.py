@@ -394,7 +394,7 @@ _RUN = (
         "--restart",
         is_flag=True,
         help="Start over at step 0, without asking: remove or replace the checkpoints, networks, previews and log of "
-        "NAME.",
+        "NAME; refused where that would lose a network with tags, a note or an alias.",
     ),
     _run(
         "--force",

@@ -36,7 +36,7 @@ from hnetkit.library.scan import FileChange, Note, add_roots, recheck, scan
 from hnetkit.library.suggestions import Suggestions, read_again, trigger_words
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
-from hnetkit.text import argument, counted, listed
+from hnetkit.text import argument, counted, listed, several
 
 if TYPE_CHECKING:
     from hnetkit.library.forget import Forgetting
@@ -129,7 +129,7 @@ class Library:
     def networks(
         self,
         *,
-        tags: Iterable[str] = (),
+        tags: str | Iterable[str] = (),
         base_model: str | None = None,
         width: int | None = None,
         activation: str | None = None,
@@ -159,7 +159,7 @@ class Library:
         """
         found = list_networks(
             self.registry,
-            tags=tags,
+            tags=several(tags),
             base_model=base_model,
             width=width,
             activation=activation,
@@ -256,10 +256,10 @@ class Library:
         self,
         name: str,
         *tags: str,
-        remove: Iterable[str] = (),
+        remove: str | Iterable[str] = (),
         alias: str | None = None,
         note: str | None = None,
-        remove_aliases: Iterable[str] = (),
+        remove_aliases: str | Iterable[str] = (),
         strength: float | str | None = None,
         trigger_words: str | None = None,
         preview: AnyPath | None = None,
@@ -295,7 +295,7 @@ class Library:
         """
         networks = self.registry.networks
         suggestions = Suggestions.read(strength, trigger_words, preview)
-        remove, remove_aliases = list(remove), list(remove_aliases)
+        remove, remove_aliases = several(remove), several(remove_aliases)
         with self.registry.write():  # what is looked up may be changed by another process otherwise
             content_hash = content_called(self.registry, name)
             (known,) = networks.of_contents([content_hash])
@@ -319,7 +319,7 @@ class Library:
             raise PartlyFailed(f"beside {counted(len(failures), 'file')} of {name} not written: {failures[0]}")
         return record(self.registry, content_hash)
 
-    def tag_all(self, content_hashes: Iterable[str], *tags: str, remove: Iterable[str] = ()) -> list[str]:
+    def tag_all(self, content_hashes: str | Iterable[str], *tags: str, remove: str | Iterable[str] = ()) -> list[str]:
         """Adds tags to several networks at once, and removes others from those that have them.
 
         Args:
@@ -330,10 +330,10 @@ class Library:
         Returns:
             The content hashes of the networks whose tags are others now.
         """
-        networks, added, removed = self.registry.networks, listed(tags), set(map(spelled, remove))
+        networks, added, removed = self.registry.networks, listed(tags), set(map(spelled, several(remove)))
         changed = []
         with self.registry.write():
-            for row in networks.of_contents(list(content_hashes)):
+            for row in networks.of_contents(several(content_hashes)):
                 had = set(map(spelled, row["tags"]))
                 if (had | set(map(spelled, added))) - removed != had:
                     networks.add_tags(row["id"], [tag for tag in added if spelled(tag) not in removed])
@@ -405,7 +405,7 @@ class Library:
         directory: AnyPath,
         *,
         layout: str | None = None,
-        names: Sequence[str] = (),
+        names: str | Sequence[str] = (),
         how: How | None = None,
         dry_run: bool = False,
         progress: Progress | None = None,
@@ -418,10 +418,10 @@ class Library:
             names: of networks; none means all usable ones.
             how: ``"symlink"``, ``"hardlink"`` or ``"copy"``, and nothing else; None tries them in this order.
         """
-        program = self.program_for(directory, layout)
+        program, wanted = self.program_for(directory, layout), several(names)
         return list(
             links.link(
-                self.registry, Path(directory), program, names=names, how=how, dry_run=dry_run, progress=progress
+                self.registry, Path(directory), program, names=wanted, how=how, dry_run=dry_run, progress=progress
             )
         )
 

@@ -9,7 +9,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +17,7 @@ from typing import TypeVar
 from hnetkit.errors import (
     Defect,
     DiskFull,
+    FileRefused,
     HnetkitError,
     NotFound,
     OutOfMemory,
@@ -26,10 +27,11 @@ from hnetkit.errors import (
     failure_of,
 )
 from hnetkit.files import is_absence
-from hnetkit.formats.reading import READER_VERSION
+from hnetkit.formats.reading import READER_VERSION, load
 from hnetkit.inspection import Examination, examine
 from hnetkit.library.examining import Examined, Progress, Row, Work, examine_all, refused_row, row_of, sidecars_of
 from hnetkit.library.layouts import folded
+from hnetkit.library.placing import holds
 from hnetkit.library.sidecars import Unreadable
 from hnetkit.library.trash import FOLDER, hashes_in
 from hnetkit.library.walking import Unseen, WalkedFile, find_file, in_cloud, is_gone, is_same_file, root_path, walk
@@ -160,11 +162,36 @@ def left_without_file(registry: Registry, before: Iterable[str]) -> Iterator[str
         before: the contents that were in no file already.
     """
     left = sorted({*registry.networks.fileless()}.difference(before))
-    for row in registry.networks.of_contents(left):
+    for row in _with_words(registry, left):
+        short = row["content_hash"][:13]
+        what = f"{short}, which no file of the library holds any more"
+        yield f"Tags, notes and aliases stay with {what}: `hnetkit show {short}` lists them."
+
+
+def last_with_words(registry: Registry, files: Sequence[Path]) -> Path | None:
+    """Returns one of these files that is the last of a network with tags, a note or an alias; None if none is.
+
+    Args:
+        files: that are all about to be replaced or removed.
+    """
+    going: dict[str, Path] = {}
+    for file in files:
+        with suppress(FileRefused, NotFound):  # no network, so nothing was said of it
+            going.setdefault(load(file).content_hash, file)
+    replaced = {os.path.realpath(file) for file in files}
+    for row in _with_words(registry, sorted(going)):
+        content = row["content_hash"]
+        paths = (str(held["path"]) for held in registry.files.holding([content]))
+        if not any(holds(path, content) for path in paths if os.path.realpath(path) not in replaced):
+            return going[content]
+    return None
+
+
+def _with_words(registry: Registry, contents: list[str]) -> Iterator[Row]:
+    """Yields the networks among these contents of which a person said something."""
+    for row in registry.networks.of_contents(contents):
         if row["tags"] or row["aliases"] or registry.networks.note_of(row["id"]):
-            short = row["content_hash"][:13]
-            what = f"{short}, which no file of the library holds any more"
-            yield f"Tags, notes and aliases stay with {what}: `hnetkit show {short}` lists them."
+            yield row
 
 
 def add_file(registry: Registry, folder: Path, path: Path, sha256: str | None = None) -> Row:

@@ -26,7 +26,7 @@ from hnetkit.runtime.layers import contexts_of, find_layers, require_blocks, une
 from hnetkit.runtime.progress import make_follower
 from hnetkit.runtime.strength import KINDS, SIDES, Strength, require_order
 from hnetkit.runtime.unet_state import UNetState
-from hnetkit.text import counted
+from hnetkit.text import counted, several
 
 _ATTRIBUTE = "hnetkit"
 # older compilers skip hooks, or a part of what they do
@@ -209,7 +209,7 @@ def unload_hypernetworks(pipe: Any, names: str | Sequence[str] | None = None) ->
     unet = unet_of(pipe)
     state = _state_of(unet)
     if names is not None:
-        names = [names] if isinstance(names, str) else list(names)
+        names = several(names)
         _require_loaded(names, state)
     if state is None:
         return
@@ -386,7 +386,7 @@ def _named_strengths(names: Any, strengths: Any) -> list[tuple[str, Strength]]:
         names, strengths = list(names), list(names.values())
     require_order(names)
     require_order(strengths)
-    names = [names] if isinstance(names, str) else list(names)
+    names = several(names)
     for name in names:
         if not isinstance(name, str):
             raise UsageError(

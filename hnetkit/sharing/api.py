@@ -40,7 +40,7 @@ from hnetkit.sharing.licenses import (
     only_told,
     require_license,
 )
-from hnetkit.text import is_text
+from hnetkit.text import is_text, several
 
 if TYPE_CHECKING:
     from hnetkit.library.library import Library
@@ -182,7 +182,7 @@ class Share:
 
 def share(
     library: Library,
-    names: Sequence[str],
+    names: str | Sequence[str],
     out: AnyPath,
     *,
     pictures: Iterable[AnyPath] = (),
@@ -218,11 +218,11 @@ def share(
 
 
 def plan_share(
-    library: Library, names: Sequence[str], *, pictures: Iterable[AnyPath] = (), license: str | None = None
+    library: Library, names: str | Sequence[str], *, pictures: Iterable[AnyPath] = (), license: str | None = None
 ) -> Share:
     """Returns what `share` would make; the arguments and errors are the same."""
     chosen = License(require_license(license)) if license is not None else None
-    rows = list({row["content_hash"]: row for row in map(library.record, names)}.values())
+    rows = list({row["content_hash"]: row for row in map(library.record, several(names))}.values())
     if not rows:
         raise UsageError("say what to share", hint="hnetkit share NAME --out FOLDER")
     notes: list[str] = []

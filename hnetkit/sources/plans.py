@@ -18,7 +18,7 @@ from hnetkit.sources.civitai import Failed, Filters, ignore_record
 from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
 from hnetkit.sources.huggingface import Listing
 from hnetkit.sources.install import safe_stem, split_name
-from hnetkit.sources.presence import find_network, path_of_job
+from hnetkit.sources.presence import find_network, path_of_job, warn_if_away
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.sidecar_writer import BARE
 from hnetkit.sources.trust import redact
@@ -197,6 +197,7 @@ def as_here(registry: Registry, item: FetchItem) -> FetchItem:
     """Returns a file that is to be fetched, or what `path_here` has of it, and what an archive had besides."""
     path = path_here(registry, item)
     if path is None:
+        warn_if_away(registry, item.sha256)
         return item
     partly = (job.reason for job in registry.jobs.of(item.key, "done") if job.code == "partly")
     reason = next(partly, None)

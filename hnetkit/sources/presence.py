@@ -6,6 +6,7 @@ Only a path that the system calls absent is absent. A file that cannot be seen f
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from hnetkit.formats.open_file import OpenFile, sha256_at
 from hnetkit.formats.reading import MAX_FILE, load
 from hnetkit.formats.writing import save
 from hnetkit.hashes import damaged_parts, sha256_of
+from hnetkit.library.disks import Disks, away_below
 from hnetkit.library.examining import Progress
 from hnetkit.library.scan import FileChange, Note, left_without_file, scan
 from hnetkit.library.walking import is_as_scanned, is_gone
@@ -131,6 +133,22 @@ def find_network(registry: Registry, sha256: str | None) -> str | None:
     contents = {row["content_hash"] for row in registry.files.with_bytes(sha256)} - {None}
     rows = [*registry.files.converted_from(sha256), *registry.files.holding(sorted(contents))]
     return next((str(row["path"]) for row in rows if _is_as_known(row)), None)
+
+
+def warn_if_away(registry: Registry, sha256: str | None) -> None:
+    """Warns of a place whose disk may be away, where the library knows a file that is to be fetched.
+
+    Of a scanned folder as a whole, the scan and `require_library` tell.
+    """
+    for row in registry.files.with_bytes(sha256) if sha256 is not None else ():
+        path, root = Path(row["path"]), Disks(registry).root_of(row["path"])
+        if os.path.islink(path):
+            path = Path(os.path.realpath(path))
+            away = away_below(path.parent, path)
+        else:
+            away = away_below(root, path)
+        if away is not None and away.place != root:
+            warnings.warn(f"{away}: what was there counts as missing", stacklevel=1)  # from here, so it is shown once
 
 
 def versions_here(registry: Registry, source: str) -> dict[str, dict[str, str]]:
@@ -256,6 +274,8 @@ def damage_of(registry: Registry, install: dict[str, Any]) -> Damage | None:
         what, damaged = _state_of(path, install["sha256"])
         if what is None or (what == "missing" and find_network(registry, install["sha256"]) is not None):
             return None
+        if what == "missing":
+            warn_if_away(registry, install["sha256"])
         if what == "corrupt" and _is_replaced(registry, path, install["sha256"]):
             what = "kept"
         return Damage(what, path, registry.jobs.get(install["job_id"]), install["sha256"], damaged)

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -22,6 +23,7 @@ from hnetkit.registry.jobs import UNFINISHED, Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.http import RealClock
 from hnetkit.sources.jobs import JobRunner
+from hnetkit.text import counted
 
 # --- processes
 
@@ -80,6 +82,7 @@ class Worker:
 # --- many jobs
 
 _POLL_S = 0.3  # how often waiting for a job of another process checks again
+_TOLD_AFTER = 50  # checks in a row with nothing else to do: the other process may have been stopped, as by Ctrl-Z
 _HALTING = frozenset({"rate-limited"})  # failures that every further job would meet
 _DOUBTFUL = frozenset({"no-token", "region-blocked"})  # may concern one owner's files alone
 _SURE = 5  # such owners after which their other files are skipped; others' are not: one person may be many owners
@@ -113,6 +116,7 @@ def run_jobs(
     begun: dict[int, float] = {}
     halted: dict[str, Job] = {}
     refused: dict[str | int, Job] = {}  # owner -> a job of theirs that was refused
+    checks = 0
 
     def slow() -> int:
         lasted = {id: time.monotonic() - begun[id] for id in arriving}
@@ -153,7 +157,12 @@ def run_jobs(
                             halted[_site(job)] = job
                         yield job
                     arriving = {id: arrived for id, arrived in arriving.items() if not arrived.done()}
+                    checks = 0
                 elif elsewhere:
+                    checks += 1
+                    if checks == _TOLD_AFTER:
+                        files = counted(len(elsewhere), "file")
+                        warnings.warn(f"{files} left, which another process has begun: waiting for it", stacklevel=1)
                     clock.sleep(_POLL_S)
                 waiting.extend(elsewhere)
                 elsewhere.clear()

@@ -6,7 +6,7 @@ torch is imported when one of the two is called.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hnetkit import demo, settings
 from hnetkit.distributed import Processes
-from hnetkit.errors import HnetkitError, NotFound, UsageError, require_extra
+from hnetkit.errors import HnetkitError, NotFound, OutputExists, RegistryError, UsageError, require_extra
 from hnetkit.files import is_absent, is_file_at, stat_at
 from hnetkit.text import argument
 from hnetkit.train.callbacks import Callbacks, Progress
@@ -65,7 +65,7 @@ def train(
         changes: setting -> value that overrides the recipe's, ``{"max_steps": 3000, "build.activation": "relu"}``.
         out: the parent of the run's folder.
         resume: refuses to begin if there is no checkpoint to resume.
-        restart: starts over, and removes what the run made so far.
+        restart: starts over, and removes what the run made so far, but no last file of a network with words of yours.
         force: continues although images or model have changed.
         device: where to compute: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``; a loaded model stays where it is. None
             is the one of ``hnetkit config``, else ``"auto"``.
@@ -79,7 +79,8 @@ def train(
         NotFound: a file, a folder or a model is missing, or there is nothing to resume.
         BadPicture: an image cannot be read.
         RunChanged: the folder's run was made with another recipe, other images or another model.
-        OutputExists: the folder holds files that no run of this name made.
+        OutputExists: the folder holds files that no run of this name made; or starting over would remove the last file
+            of a network with tags, a note or an alias.
         TrainingFailed: a guard stopped the run; the message names the last good network.
         OutOfMemory: a step needs more memory than there is.
         DiskFull: no room for a checkpoint; the previous one is complete.
@@ -99,6 +100,7 @@ def train(
     whole = make(source.defaults())
     folder = Path(out) / whole.name
     _require_networks(RunFolder(folder, whole), start_mode, library)
+    _require_none_lost([RunFolder(folder, whole)], start_mode, library)
     source.require_sense(RunFolder(folder, whole), start_mode)
     data = read_data(whole, partial(callbacks.progress, "Reading pictures"))
     # until here without torch
@@ -174,6 +176,7 @@ def sweep(
     plan.require_ours()
     for made_run in plan.runs:
         _require_networks(RunFolder(made_run.folder, made_run.recipe), start_mode, library)
+    _require_none_lost([RunFolder(made_run.folder, made_run.recipe) for made_run in plan.runs], start_mode, library)
     for made_run in plan.runs:
         with made_run.naming_errors():
             source.require_sense(RunFolder(made_run.folder, made_run.recipe), start_mode)
@@ -211,6 +214,26 @@ def _require_networks(run: RunFolder, start_mode: StartMode, library: Library | 
             place = _file_of(file, library)
             hint = f"{option} {'FILE' if place is None else argument(place, is_path=True)}"
             raise NotFound(f"{file}: no such file", hint=hint)
+
+
+def _require_none_lost(runs: Iterable[RunFolder], start_mode: StartMode, library: Library | None) -> None:
+    """Raises OutputExists if starting over would remove the last file of a network that somebody tagged or noted."""
+    from hnetkit.library.library import Library
+    from hnetkit.library.scan import last_with_words
+
+    if start_mode != "restart":
+        return
+    replaced = [path for run in runs for path, _ in run.networks()]
+    try:
+        with nullcontext(library) if library else Library() as opened:
+            last = last_with_words(opened.registry, replaced) if replaced else None
+    except RegistryError:  # as for what is trained: a library that cannot be opened ends no training
+        return
+    if last is not None:
+        raise OutputExists(
+            f"{last}: the last file of a network with your tags, note or alias, and starting over would remove it",
+            hint=f"hnetkit remove {argument(last, is_path=True)} moves it to the trash; another --name leaves it",
+        )
 
 
 def _file_of(name: str, library: Library | None) -> Path | None:

@@ -270,7 +270,7 @@ class RunFolder:
         """Returns the snapshots, each with its step."""
         return _numbered(self.folder, self.recipe.name, ".safetensors")
 
-    def _networks(self) -> Iterator[tuple[Path, int | None]]:
+    def networks(self) -> Iterator[tuple[Path, int | None]]:
         """Yields each file named like the network; a snapshot with its step."""
         yield from ((path, None) for path in self.results if is_there(path))
         yield from self._snapshots()
@@ -282,7 +282,7 @@ class RunFolder:
 
     def _replaced(self) -> Iterator[Path]:
         """Yields what a new run would replace or remove, except for what a run writes before its first step."""
-        yield from (path for path, _ in self._networks())
+        yield from (path for path, _ in self.networks())
         log = self.folder / CSV_NAME
         if not has_no_step(log):
             yield from (path for path in (log, self.folder / PLOT_NAME) if is_there(path))
@@ -319,7 +319,7 @@ class RunFolder:
     def _require_own_networks(self) -> None:
         from hnetkit.formats import load
 
-        for path, step in self._networks():
+        for path, step in self.networks():
             try:
                 network = load(path)
                 is_ours = network.metadata.get("name") == self.recipe.name and step in (None, network.step)
@@ -347,7 +347,7 @@ class RunFolder:
 
     def _require_given_elsewhere(self) -> None:
         """Raises OutputExists if a restart would replace a network that the recipe starts from or names."""
-        replaced = [path for path, _ in self._networks()]
+        replaced = [path for path, _ in self.networks()]
         given = [file for file in (self.recipe.start, *self.recipe.beside) if file is not None]
         for file in map(Path, given):
             if stat_at(file) and any(file.samefile(path) for path in replaced):

@@ -366,7 +366,12 @@ def test_ids_come_from_the_line_or_a_file(sites: Sites, tmp_path: Path, capsys: 
     for given in (",".join(map(str, ids)), f"@{tmp_path / 'ids.txt'}"):
         assert run(["sync", "--ids", given, "--dry-run", "--json"]) == 0
         assert {row["model_id"] for row in rows(capsys)} == set(ids)
-    assert run(["sync", "--ids", "x"]) == 2
+    (tmp_path / "notes.txt").write_text(f"{ids[0]}\nhttps://civitai.com/models/{ids[1]}\n")
+    capsys.readouterr()
+    assert run(["sync", "--ids", f"@{tmp_path / 'notes.txt'}"]) == 2
+    assert f"https://civitai.com/models/{ids[1]} is not the number of a model" in capsys.readouterr().err
+    assert run(["sync", "--ids", ","]) == 2
+    assert "no number of a model" in capsys.readouterr().err
     assert run(["sync", "--ids", "@/no/such/file"]) == 4
 
 

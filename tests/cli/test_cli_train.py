@@ -152,6 +152,36 @@ def test_what_was_said_of_a_network_that_is_trained_further_is_told(
     assert (row["tags"], row["aliases"]) == (["fav"], ["inky"])
 
 
+def test_starting_over_keeps_the_last_file_of_a_network_of_which_something_was_said(
+    tiny: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = Path("training/ink/ink-2.safetensors")
+    assert run(command(tiny, "--save-every", "2")) == 0
+    assert run(["scan", "training/ink"]) == 0
+    assert run(["tag", "ink-2", "--note", "the best so far"]) == 0
+    before = kept.read_bytes()
+    again = command(tiny, "--seed", "1", "--restart")
+    capsys.readouterr()
+    assert run(again) == 2
+    said = capsys.readouterr().err
+    assert f"{kept}: the last file of a network with your tags, note or alias" in said
+    assert kept.read_bytes() == before
+    hint = next(line for line in said.splitlines() if line.startswith("Hint: "))
+    assert run([*shlex.split(hint.removeprefix("Hint: hnetkit ").partition(" moves")[0]), "-y"]) == 0
+    assert run(again) == 0
+    assert hnetkit.load("training/ink/ink.safetensors").content_hash
+
+
+def test_starting_over_needs_no_file_of_a_network_that_another_file_holds_too(tiny: str, pictures: Path) -> None:
+    assert run(command(tiny)) == 0
+    assert run(["tag", "ink", "fav"]) == 0
+    Path("library").mkdir()
+    Path("library/best.safetensors").write_bytes(Path("training/ink/ink.safetensors").read_bytes())
+    assert run(command(tiny, "--restart")) == 2, "no scan has seen the copy"
+    assert run(["scan", "library"]) == 0
+    assert run(command(tiny, "--restart")) == 0
+
+
 def test_a_finished_run_goes_on_saying_what_its_steps_were_made_with(
     tiny: str, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,6 +45,20 @@ def test_rows_are_those_of_the_commands(folder: Path, capsys: pytest.CaptureFixt
         assert library.recheck() == printed(capsys, "scan", "--rehash") == []
 
 
+def test_a_text_alone_is_one_tag_or_one_name_and_not_its_letters(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "webui").mkdir()
+    with hnetkit.Library() as library:
+        library.scan(folder)
+        library.tag("ink", "lines", "l", alias="i")
+        assert [row["name"] for row in library.networks(tags="lines")] == ["ink"]
+        assert library.tag("ink", remove="lines")["tags"] == ["l"]
+        assert library.tag("ink", remove_aliases="i")["aliases"] == []
+        assert len(library.tag_all(library.record("ink")["content_hash"], "new", remove="l")) == 1
+        (change,) = library.link(tmp_path / "webui", layout="a1111", names="ink")
+        assert Path(change.path).name == "ink.pt"
+        assert len(hnetkit.sharing.plan_share(library, "ink").networks) == 1
+
+
 def test_networks_are_chosen_by_what_they_are(folder: Path) -> None:
     with hnetkit.Library() as library:
         library.scan(folder)

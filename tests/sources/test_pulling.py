@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,26 @@ def test_a_file_that_another_process_is_fetching_is_not_taken_from_it(
         (same,) = session.enqueue(session.plan_pull(f"hf:{REPO}:styles/ink.pt"), [])
         assert (same, session.registry.jobs.get(job).owner) == (job, other.name)
     assert [done.state for done in session.run([job])] == ["done"]
+
+
+def test_who_waits_for_a_file_of_another_process_alone_is_told(
+    hub_sites: Sites, open_session: Callable[..., FetchSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, told = open_session(hub_sites), list[str]()
+    (job,) = session.enqueue(session.plan_pull(f"hf:{REPO}:styles/ink.pt"), [])
+    with ExitStack() as stopped, warnings.catch_warnings():
+        other = stopped.enter_context(Worker(session.folder.parent / "workers"))
+        with session.registry.write():
+            assert session.registry.jobs.claim(job, other.name, None)
+
+        def show(message: Warning | str, *about: object, **more: object) -> None:
+            told.append(str(message))
+            stopped.close()
+
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", show)
+        assert [done.state for done in session.run([job])] == ["done"]
+    assert told == ["1 file left, which another process has begun: waiting for it"]
 
 
 def test_a_pattern_chooses_among_a_repositorys_files_and_none_is_said(

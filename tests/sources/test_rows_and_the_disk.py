@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from hnetkit.library.scan import recheck, scan
 from hnetkit.registry import Registry
 from hnetkit.sources.maintenance import find_damage
 from hnetkit.sources.presence import find_bytes, survey
+from hnetkit.sources.results import FetchResult
 from hnetkit.sources.session import FetchSession
 
 
@@ -115,6 +117,34 @@ def test_a_library_that_was_moved_to_another_disk_is_known_there_and_not_fetched
     assert fetched(site) == []
     missing = {Path(row["path"]) for row in mirror.registry.files.missing()}
     assert missing == before
+
+
+@pytest.mark.parametrize(
+    ("how", "verb"), [("folder", "sync"), ("folder", "repair"), ("folder", "pull"), ("link", "sync")]
+)
+def test_before_files_of_a_disk_that_may_be_away_are_fetched_again_the_place_is_named(
+    mirror: FetchSession, tmp_path: Path, how: str, verb: str
+) -> None:
+    item = next(item for item in mirror.plan(EVERYTHING, all_versions=True).items if item.action == "have")
+    path = Path(str(item.path))
+    disk = mirror.folder / "disk" if how == "folder" else tmp_path / "disk"
+    disk.mkdir()
+    there = path.rename(disk / path.name)
+    if how == "link":
+        path.symlink_to(there)
+    verbs: dict[str, Callable[[], list[FetchResult]]] = {
+        "sync": lambda: mirror.sync(EVERYTHING, all_versions=True),
+        "repair": mirror.repair,
+        "pull": lambda: mirror.pull(f"version:{item.version_id}"),
+    }
+    assert {result.state for result in verbs[verb]()} <= {"have"}
+    disk.rename(tmp_path / "away")
+    if how == "folder":
+        disk.mkdir()
+    state = "is empty" if how == "folder" else "is not there"
+    with pytest.warns(UserWarning, match=re.escape(f"{disk} {state}, and its disk may be away")):
+        found = verbs[verb]()
+    assert "done" in {result.state for result in found}
 
 
 def test_a_damaged_file_of_a_moved_library_is_repaired_where_it_is(
