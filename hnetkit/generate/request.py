@@ -13,6 +13,7 @@ from hnetkit.errors import UsageError
 from hnetkit.images import has_more, has_other_colors, image_size, open_mask
 from hnetkit.prompts.schedule import pieces_drawn, require_room, split_and
 from hnetkit.prompts.tags import require_text
+from hnetkit.text import shorten
 
 if TYPE_CHECKING:
     from hnetkit.runtime.strength import Strength
@@ -194,11 +195,18 @@ class Request:
             self._require_enlarged(self.second.width, self.second.height)
 
     def notes(self) -> Iterator[str]:
-        """Yields what a user should know of the init image, its mask and the second pass.
+        """Yields what a user should know of the prompts, the init image, its mask and the second pass.
 
         Raises:
             NotFound, BadPicture: as `hnetkit.images.open_image`.
         """
+        for prompt in dict.fromkeys(self.texts[::2]):
+            (_, weight), *others = split_and(prompt)
+            if weight != 1 and not others:  # with AND, weights are what people mean
+                yield (
+                    f"the {weight:g} at the end of {shorten(prompt)!r} is its weight, as in A1111; for the text, write "
+                    ":1 behind it"
+                )
         own = self.width, self.height
         if self.init_image is not None:
             yield from self.init_image.notes(own)

@@ -357,6 +357,20 @@ def test_a_second_pass_that_cuts_the_first_says_so(width: int, height: int, is_s
     assert list(request.notes()) == ([said] if is_said else [])
 
 
+@pytest.mark.parametrize(
+    ("prompt", "is_said"),
+    [("a sign, 16:9", True), ("a sign, 16:9:1", False), ("a sign AND a clock, 10:30", False), ("16:9, a sign", False)],
+)
+def test_that_a_number_at_the_end_of_the_only_part_is_its_weight_is_said_once(prompt: str, is_said: bool) -> None:
+    request = replace(REQUEST, prompt=prompt, second=second(prompt=prompt))
+    notes = [note for note in request.notes() if "weight" in note]
+    assert len(notes) == is_said
+    if is_said:
+        assert notes == [
+            "the 9 at the end of 'a sign, 16:9' is its weight, as in A1111; for the text, write :1 behind it"
+        ]
+
+
 def test_a_second_pass_of_a_shape_that_would_enlarge_the_first_beyond_measure_is_refused() -> None:
     with pytest.raises(UsageError, match="8x16384 over 16x16: the first would be enlarged to 16384x16384"):
         replace(REQUEST, second=second(width=8, height=16384))

@@ -237,7 +237,8 @@ def test_an_empty_prompt_is_said(draw: Draw, prompt: str) -> None:
 def test_settings_that_are_drawn_as_words_are_said(draw: Draw, prompt: str, words: str) -> None:
     """Generation data lose their line ends where they are copied out of a table or a chat."""
     said = f"Warning: {words} in the prompt: plain words here, which set nothing"
-    assert draw(prompt=prompt, seed=3, steps=2)[1] == ([said] if words else [])
+    notes = [note for note in draw(prompt=prompt, seed=3, steps=2)[1] if "is its weight" not in note]  # of Seed: 7
+    assert notes == ([said] if words else [])
 
 
 def test_what_comfyuis_own_loader_makes_of_a_network_otherwise_is_said(draw: Draw) -> None:
