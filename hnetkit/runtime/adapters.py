@@ -121,6 +121,7 @@ def load_hypernetwork(
     finally:
         if not state.networks:
             _detach(pipe, unet, state)
+    _warn_if_disabled(state)
     return name
 
 
@@ -150,6 +151,7 @@ def set_hypernetworks(
     stack = _checked_stack(state, names, strengths)
     if state is not None:
         state.set_stack(stack)
+        _warn_if_disabled(state)
 
 
 def named_networks(
@@ -234,10 +236,12 @@ def applied(pipe: Any, strengths: str | Sequence[str] | Mapping[str, float | Str
             image = pipe("a house").images[0]
     """
     state = _state_of(unet_of(pipe))
+    chosen = _checked_stack(state, strengths, None)
     stack, enabled = (state.stack, state.is_enabled) if state is not None else ((), True)
-    set_hypernetworks(pipe, strengths)
     try:
-        _enable(pipe, True)
+        if state is not None:
+            state.set_stack(chosen)
+            state.enable(True)
         yield
     finally:
         state = _state_of(unet_of(pipe))
@@ -369,6 +373,15 @@ def _forget_compiled(pipe: Any, unet: nn.Module) -> None:
     if is_compiled(getattr(pipe, "unet", pipe)):
         warnings.warn(
             "hnetkit dropped the compiled code of this UNet: its next call compiles again", UserWarning, stacklevel=4
+        )
+
+
+def _warn_if_disabled(state: UNetState) -> None:
+    if state.stack and not state.is_enabled:
+        warnings.warn(
+            "hypernetworks of this UNet are disabled, these too: hnetkit.enable_hypernetworks(pipe) applies them",
+            UserWarning,
+            stacklevel=3,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,20 @@ def test_disabling_and_enabling(pipe: Any, ink: Hypernetwork, tint: Hypernetwork
     assert torch.equal(draw(pipe), picture)
     hnetkit.enable_hypernetworks(pipe)
     assert torch.equal(draw(pipe), styled)
+
+
+def test_what_is_loaded_or_set_while_all_are_disabled_says_so(pipe: Any, ink: Hypernetwork, tint: Hypernetwork) -> None:
+    hnetkit.load_hypernetwork(pipe, ink)
+    hnetkit.disable_hypernetworks(pipe)
+    with pytest.warns(UserWarning, match=r"are disabled, these too: hnetkit\.enable_hypernetworks\(pipe\)"):
+        hnetkit.load_hypernetwork(pipe, tint)
+    with pytest.warns(UserWarning, match="are disabled"):
+        hnetkit.set_hypernetworks(pipe, "tint")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hnetkit.set_hypernetworks(pipe, [])
+        with hnetkit.applied(pipe, "ink"):
+            run(pipe)
 
 
 def test_applied_is_for_the_block_alone(pipe: Any, ink: Hypernetwork, tint: Hypernetwork) -> None:
