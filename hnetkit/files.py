@@ -403,15 +403,16 @@ def publish(temporary: str | os.PathLike[str], target: Path) -> None:
         os.replace(temporary, target)
 
 
-def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
-    """Returns all bytes of a small file, without waiting if it is a pipe.
+@contextmanager
+def open_regular(path: str | os.PathLike[str], *, most: int) -> Iterator[tuple[BinaryIO, int]]:
+    """Opens a file to read it, without waiting if it is a pipe; yields it with its size in bytes.
 
     Args:
         most: bytes that the file may have.
 
     Raises:
         OSError: it does not exist or cannot be read.
-        ValueError: it is not a regular file, has nothing to read yet, or has more than `most` bytes.
+        ValueError: it is not a regular file, or has more than `most` bytes.
     """
     with open(os.open(path, READ_FLAGS), "rb") as file:
         status = os.fstat(file.fileno())
@@ -419,8 +420,18 @@ def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
             raise ValueError("not a regular file")
         if status.st_size > most:
             raise ValueError(f"more than {most:,} bytes")
+        yield file, status.st_size
+
+
+def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
+    """Returns all bytes of a small file; the arguments and errors are those of `open_regular`.
+
+    Raises:
+        ValueError: there is nothing to read yet, or the file grew beyond `most` meanwhile.
+    """
+    with open_regular(path, most=most) as (file, size):
         # Python allocates as much as is asked for, so ask for no more than there is
-        data: bytes | None = file.read(min(status.st_size, most) + 1)
+        data: bytes | None = file.read(size + 1)
     if data is None:
         raise ValueError("nothing can be read from it now")
     if len(data) > most:

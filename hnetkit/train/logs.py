@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from hnetkit.errors import BadPicture, HnetkitError, MissingPackage, NotFound
-from hnetkit.files import is_there, new_file, read_regular
+from hnetkit.files import new_file, open_regular, read_regular
 from hnetkit.images import open_rgb
 from hnetkit.limits import require_unique_columns
 
@@ -24,6 +25,7 @@ TENSORBOARD_NAME = "tensorboard"
 
 _MOST_LOG = 512 << 20  # bytes: millions of steps
 _LONGEST_HEADER = 64 << 10  # characters
+_LONGEST_LINE = 64 << 10  # bytes
 _INTEGERS = ("step", "epoch", "epoch_step", "roll_backs")  # columns of whole numbers
 
 
@@ -122,14 +124,15 @@ class Log:
 
     def _open_for_appending(self) -> TextIO:
         """Opens the table for more lines, without a last one that was cut off."""
-        if not is_there(self._csv) or not self._csv.read_bytes().endswith(b"\n"):
+        if not _is_whole(self._csv):
             self._rewrite(read_log(self._csv))
         return open(self._csv, "a", encoding="utf-8", newline="")
 
     def _rewrite(self, rows: Iterable[LogRow]) -> None:
-        content = _as_csv([LogRow._fields, *rows])
         with new_file(self._csv, overwrite=True) as file:
-            file.write(content)
+            file.write(_as_csv([LogRow._fields]))
+            for row in rows:  # of millions, none is kept
+                file.write(_as_csv([row]))
 
     def _close_file(self) -> None:
         if self._file is not None:
@@ -196,21 +199,39 @@ def read_log(path: Path) -> Iterator[LogRow]:
     Raises:
         HnetkitError: another line is incomplete, or is no row.
     """
+    with ExitStack() as stack:
+        try:
+            file, size = stack.enter_context(open_regular(path, most=_MOST_LOG))
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            raise HnetkitError(f"{path}: not a training log ({error})", hint="move it away") from error
+        lines = csv.DictReader(_whole_lines(file, size))
+        try:
+            require_unique_columns(lines, LogRow._fields)
+            for line in lines:
+                yield LogRow.parse(line)
+        except (ValueError, csv.Error) as error:
+            number = lines.line_num + isinstance(error, csv.Error)  # csv counts a line only after parsing it
+            raise HnetkitError(f"{path}: line {number} is no row of a training log", hint="move it away") from error
+
+
+def _whole_lines(file: BinaryIO, size: int) -> Iterator[str]:
+    """Yields the lines that begin within `size` bytes, one at a time: a log may be of hundreds of megabytes."""
+    while file.tell() < size and (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
+        yield line.decode("utf-8-sig", "replace")  # spreadsheets add a mark
+    if file.tell() < size:
+        raise csv.Error("a line without an end")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the last line of a table has its end; `read_log` tells of what is no table."""
     try:
-        text = read_regular(path, most=_MOST_LOG).decode("utf-8-sig", "replace")  # spreadsheets add a mark
-    except FileNotFoundError:
-        return
-    except ValueError as error:
-        raise HnetkitError(f"{path}: not a training log ({error})", hint="move it away") from error
-    complete = text[: text.rfind("\n") + 1]
-    lines = csv.DictReader(io.StringIO(complete, newline=""))
-    try:
-        require_unique_columns(lines, LogRow._fields)
-        for line in lines:
-            yield LogRow.parse(line)
-    except (ValueError, csv.Error) as error:
-        number = lines.line_num + isinstance(error, csv.Error)  # csv counts a line only after parsing it
-        raise HnetkitError(f"{path}: line {number} is no row of a training log", hint="move it away") from error
+        with open_regular(path, most=_MOST_LOG) as (file, size):
+            file.seek(max(size - 1, 0))
+            return file.read(1) == b"\n"
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def other_columns(path: Path) -> list[str]:

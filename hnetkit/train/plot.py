@@ -9,11 +9,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, groupby, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hnetkit.files import new_file
+from hnetkit.files import new_file, stat_at
 from hnetkit.train.logs import CSV_NAME, PLOT_NAME, LogRow, read_log
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _SETTINGS = "matplotlibrc"
 _INK, _PALE_INK, _GRID = "#333333", "#777777", "#e6e6e6"
 _RATE = "#c4722b"
 _LARGEST = 1e30  # largest number that is drawn; the smallest is its inverse
+_PLOTTED = 8 << 20  # bytes of a log of which every row is drawn: about a hundred thousand
 _MOST_MARKED = 100  # roll-backs that are marked one by one
 # room for the longest labels, as parts of the image: matplotlib takes longer to look for places than to draw
 _MARGINS = {"left": 0.08, "right": 0.92, "bottom": 0.1, "top": 0.88}
@@ -43,14 +44,18 @@ _UNDONE = _Style("#f0c4bf", "#c0453a", "", "undone by a roll-back")
 
 
 def write_plot(folder: Path, name: str) -> Path:
-    """Plots all rows so far of the log in `folder`, beside it, and returns the image's path.
+    """Plots the rows so far of the log in `folder`, beside it, and returns the image's path.
+
+    Of a very long log every second row is drawn, or every third, and so on: more have no room in the image.
 
     Args:
         name: of the network, for the title.
     """
-    path = folder / PLOT_NAME
+    path, log = folder / PLOT_NAME, folder / CSV_NAME
+    status = stat_at(log)
+    every = 1 + (status.st_size if status is not None else 0) // _PLOTTED
     with new_file(path, overwrite=True) as file:
-        file.write(draw_plot(name, list(read_log(folder / CSV_NAME))))
+        file.write(draw_plot(name, list(islice(read_log(log), None, None, every))))
     return path
 
 

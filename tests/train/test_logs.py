@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -340,3 +341,39 @@ def test_thousands_of_roll_backs_are_drawn_as_quickly_as_as_many_steps() -> None
     started = time.process_time()
     draw_plot("ink", rows)
     assert time.process_time() - started < 10
+
+
+def padded(path: Path, count: int) -> list[LogRow]:
+    """Writes a log whose numbers have thousands of digits, so that few rows are many bytes, and returns the rows."""
+    rows = [row(step) for step in range(1, count + 1)]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(LogRow._fields)
+        writer.writerows([*one[:3], f"{one.loss}{'0' * 10_000}", *one[4:]] for one in rows)
+    return rows
+
+
+def test_a_log_of_many_megabytes_is_read_and_written_again_line_by_line(tmp_path: Path) -> None:
+    rows, log = padded(tmp_path / "hypernetwork_loss.csv", 2000), Log(tmp_path)
+    tracemalloc.start()
+    try:
+        for read, one in zip(read_log(tmp_path / "hypernetwork_loss.csv"), rows, strict=True):
+            assert read == one
+        log.truncate_after(1999)
+        log.step(row(2000))
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
+    log.close()
+    assert table(tmp_path) == rows
+
+
+def test_a_line_without_an_end_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "hypernetwork_loss.csv").write_text(",".join(LogRow._fields) + "\n" + "1," * 100_000 + "\n")
+    with pytest.raises(HnetkitError, match="line 2 is no row of a training log"):
+        table(tmp_path)
+
+
+def test_of_a_log_of_many_megabytes_as_many_rows_are_drawn_as_there_is_room_for(tmp_path: Path) -> None:
+    rows = padded(tmp_path / "hypernetwork_loss.csv", 2000)  # 20 MB
+    assert write_plot(tmp_path, "ink").read_bytes() == draw_plot("ink", rows[::3])
