@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from hnetkit.generate import drawing
 from hnetkit.generate.grids.files import FAILURE
 from hnetkit.generate.grids.run import GridRun
 from hnetkit.prompts import infotext
+
+THREADS = 2  # of a launched process, which takes one for the launcher's choice and then uses its own number
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
 
@@ -499,9 +502,20 @@ def launch(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-P", "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     local = ["--main_process_ip", "127.0.0.1", "--main_process_port", "0", "-m", "hnetkit"]
     line = [*launcher, *local, *arguments]
-    return subprocess.run(line, env=environment(home), capture_output=True, text=True, timeout=600, check=False)
+    patient = environment(home, THREADS) | {"OMP_WAIT_POLICY": "PASSIVE"}  # of more threads than cores, none may spin
+    return subprocess.run(line, env=patient, capture_output=True, text=True, timeout=600, check=False)
 
 
+@pytest.fixture
+def threads_of_the_launched() -> Iterator[None]:
+    """On some processors sums depend on the number of threads, however small the tensors are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads_of_the_launched")
 @pytest.mark.parametrize("fails", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_two_processes_draw_the_same_sheet_and_a_failed_cell_keeps_none_waiting(
     model: str, library: Path, out: Path, home: Path, fails: bool, capsys: pytest.CaptureFixture[str]
