@@ -605,7 +605,7 @@ def a_recipe_of_many_objects(folder: Path, factor: int) -> Action:
     return act
 
 
-@case("checkpoint of a training", "hnetkit.train.checkpoints")
+@case("checkpoint of a training", "hnetkit.train.checkpoints", "safetensors.torch")
 def a_training_state_of_many_objects(folder: Path, factor: int) -> Action:
     at = folder / "states" / "00000001"
     at.mkdir(parents=True)
