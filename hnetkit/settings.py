@@ -40,8 +40,8 @@ KEYS: Mapping[str, str] = {
 }
 UNREAD = "no setting has this name, so nothing reads it"
 """What a key of the file means that is not in `KEYS`, as a newer hnetkit or a slip may have put there."""
-_FOLDERS = ("tokenizer", "loras", "embeddings")
-_MODELS = ("model", "vae")
+FOLDERS = ("tokenizer", "loras", "embeddings")
+MODELS = ("model", "vae")
 _HOLDS: Mapping[str, tuple[str, ...]] = {
     "model": ("model_index.json",),
     "vae": ("config.json", "vae/config.json"),
@@ -49,7 +49,8 @@ _HOLDS: Mapping[str, tuple[str, ...]] = {
 }
 """Setting -> the files of which its folder has at least one."""
 
-_CHOICES: Mapping[str, tuple[str, ...]] = {"device": DEVICES, "dtype": DTYPES, "capture": CAPTURE}
+CHOICES: Mapping[str, tuple[str, ...]] = {"device": DEVICES, "dtype": DTYPES, "capture": CAPTURE}
+"""Setting -> its values, where there are but a few."""
 
 
 def load() -> dict[str, str]:
@@ -154,7 +155,7 @@ def _most_unasked(value: str) -> float:
 
 def is_hub_id(key: str, value: str) -> bool:
     """Whether a stored value is the name of a model of the hub: files and folders have absolute paths."""
-    return key in _MODELS and re.fullmatch(REPO, value) is not None
+    return key in MODELS and re.fullmatch(REPO, value) is not None
 
 
 def _settings_locked() -> AbstractContextManager[None]:
@@ -173,11 +174,11 @@ def _checked(key: str, value: str) -> str:
         _require_mirrors(value)
         return " ".join(value.split())
     if separator:  # neither shown in full nor stored, because others may read the file
-        hint = "download it, and give its folder or file" + ("; or give a hub id: org/name" if key in _MODELS else "")
+        hint = "download it, and give its folder or file" + ("; or give a hub id: org/name" if key in MODELS else "")
         raise UsageError(f"{key}: {scheme[-20:]}://... is a URL, which no setting accepts", hint=hint)
-    if key in _CHOICES and value not in _CHOICES[key]:
-        raise UsageError(f"{key}: {value} is not one of its values", hint=f"one of {', '.join(_CHOICES[key])}")
-    if key in _FOLDERS or key in _MODELS:
+    if key in CHOICES and value not in CHOICES[key]:
+        raise UsageError(f"{key}: {value} is not one of its values", hint=f"one of {', '.join(CHOICES[key])}")
+    if key in FOLDERS or key in MODELS:
         return value if key == "model" and value == demo.NAME else _checked_path(key, value)
     if key == "hypernetworks":
         _require_stack(value)
@@ -199,13 +200,13 @@ def _checked_path(key: str, value: str) -> str:
         raise failure_of(error, path) from error
     if lacks:
         raise NotFound(f"{key}: {path} has no {_HOLDS[key][0]}", hint=_hint_in_place_of(key, path))
-    if is_folder or (key in _MODELS and is_known):
+    if is_folder or (key in MODELS and is_known):
         return path
     if is_known:
         raise NotFound(f"{key}: {path} is not a folder", hint=f"hnetkit config {key} FOLDER")
     if is_hub_id(key, value):
         return value
-    raise NotFound(f"{key}: {path}: no such {'file or folder' if key in _MODELS else 'folder'}")
+    raise NotFound(f"{key}: {path}: no such {'file or folder' if key in MODELS else 'folder'}")
 
 
 def _holds_what_is_needed(key: str, folder: str) -> bool:
@@ -215,7 +216,7 @@ def _holds_what_is_needed(key: str, folder: str) -> bool:
 def _hint_in_place_of(key: str, folder: str) -> str:
     """Returns what to give in place of a folder: the first model file in it, as people keep checkpoints in one."""
     with suppress(OSError):
-        for name in sorted(os.listdir(folder)) if key in _MODELS else ():
+        for name in sorted(os.listdir(folder)) if key in MODELS else ():
             if is_model_name(name):
                 return f"hnetkit config {key} {argument(os.path.join(folder, name), is_path=True)}"
     return f"hnetkit config {key} FOLDER, one that has it"

@@ -1,4 +1,4 @@
-"""What the shell completes: names and tags of the library, of those that a shell reads as one plain word."""
+"""What the shell completes: names and tags of the library that a shell reads as one plain word, licenses, settings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
-from hnetkit import paths
+from hnetkit import paths, settings
 from hnetkit.errors import HnetkitError
 from hnetkit.text import printable
 
@@ -50,6 +51,21 @@ def complete_license(ctx: click.Context, param: click.Parameter, incomplete: str
     from hnetkit.sharing.licenses import HUB_LICENSES
 
     return sorted(id for id in HUB_LICENSES if id.startswith(incomplete.lower()))
+
+
+def complete_setting(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Returns the names of settings for the shell's completion."""
+    return [key for key in settings.KEYS if key.startswith(incomplete)]
+
+
+def complete_value(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Returns values of the setting that stands before; where they are paths, the shell is asked to offer its own."""
+    key = ctx.params.get("key")
+    if key in settings.MODELS:
+        return [CompletionItem(incomplete, type="file")]
+    if key in settings.FOLDERS:
+        return [CompletionItem(incomplete, type="dir")]
+    return [CompletionItem(value) for value in settings.CHOICES.get(key, ()) if value.startswith(incomplete)]
 
 
 def complete_own_tag(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from hnetkit import demo, paths, settings
+from hnetkit.cli.completion import complete_setting, complete_value
 from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, output_options, put_path
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
@@ -37,8 +38,8 @@ def path_command(what: str) -> None:
 
 
 @command("config", context_settings={"allow_extra_args": True})
-@click.argument("key", required=False)
-@click.argument("value", required=False)
+@click.argument("key", required=False, shell_complete=complete_setting)
+@click.argument("value", required=False, shell_complete=complete_value)
 @option("--remove", former=["--unset"], is_flag=True, help="Remove the setting KEY.")
 @output_options
 def config_command(key: str | None, value: str | None, remove: bool, output: Output) -> None:

@@ -18,7 +18,15 @@ from click.shell_completion import ShellComplete
 from support import networks
 
 from hnetkit.cli import cli, run
-from hnetkit.cli.completion import complete_license, complete_name, complete_own_tag, complete_removed, complete_tag
+from hnetkit.cli.completion import (
+    complete_license,
+    complete_name,
+    complete_own_tag,
+    complete_removed,
+    complete_setting,
+    complete_tag,
+    complete_value,
+)
 
 PLAIN = ["ink", "ink-wash_2.5+x", "ink@v2", "ink=best", "ink水彩", "inkÉté", "ink❤️"]
 HOSTILE = [
@@ -99,6 +107,19 @@ def test_licenses_are_those_of_the_hub() -> None:
     assert offered == ["cc-by-4.0"]
 
 
+def test_settings_and_their_values_are_completed_and_where_a_value_is_a_path_the_shell_offers_files() -> None:
+    complete = ShellComplete(cli, {}, "hnetkit", "_HNETKIT_COMPLETE")
+
+    def offered(*line: str) -> list[tuple[str, str]]:
+        return [(item.value, item.type) for item in complete.get_completions(["config", *line[:-1]], line[-1])]
+
+    assert offered("m") == [("model", "plain"), ("mirrors", "plain")]
+    assert offered("capture", "o") == [("on", "plain"), ("off", "plain")]
+    assert offered("model", "sd") == [("sd", "file")]
+    assert offered("loras", "./") == [("./", "dir")]
+    assert offered("unasked", "") == []
+
+
 def test_nobody_waits_for_a_registry_that_is_busy(shell: Path, home: Path) -> None:
     context = click.Context(cli)
     assert complete_name(context, click.Argument(["name"]), "ink@")
@@ -122,7 +143,8 @@ def test_every_completion_of_names_is_that_one() -> None:
         for parameter in command.params
         if parameter._custom_shell_complete is not None
     }
-    assert own - {complete_license} == {complete_name, complete_removed, complete_tag, complete_own_tag}
+    of_the_registry = {complete_name, complete_removed, complete_tag, complete_own_tag}
+    assert own - {complete_license, complete_setting, complete_value} == of_the_registry
 
 
 def commands(group: click.Group, context: click.Context) -> Iterator[click.Command]:
