@@ -13,6 +13,7 @@ from hnetkit.library.known_hashes import remembered_hashes
 from hnetkit.library.listing import size_or_state, trained_on
 from hnetkit.library.resolve import removed_hint
 from hnetkit.library.walking import is_as_scanned, names_of_files
+from hnetkit.registry.columns import lost
 from hnetkit.registry.store import Registry
 
 if TYPE_CHECKING:
@@ -83,9 +84,16 @@ def _checkpoints(registry: Registry) -> dict[str, str]:
 
 
 def record(registry: Registry, content_hash: str) -> Row:
-    """Returns everything that is known about one network of the registry."""
+    """Returns everything that is known about one network of the registry.
+
+    Raises:
+        RegistryError: files hold it, and its row was deleted.
+    """
     held = _held(registry, [content_hash])
-    (row,) = _with_what_is_said(registry, [content_hash], held)
+    rows = _with_what_is_said(registry, [content_hash], held)
+    if not rows:
+        raise lost(content_hash)
+    row = rows[0]
     look_at_files(row, held.get(content_hash, []))
     row["training"] = _training(registry, content_hash)
     row["bakes"] = bakes_of(registry, content_hash)

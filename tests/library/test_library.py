@@ -20,8 +20,9 @@ import pytest
 from support import networks
 
 import hnetkit
-from hnetkit.errors import AmbiguousName, NotFound
+from hnetkit.errors import AmbiguousName, NotFound, RegistryError
 from hnetkit.formats.open_file import sha256_at
+from hnetkit.library.records import record
 from hnetkit.library.resolve import resolve
 from hnetkit.library.scan import recheck, scan
 from hnetkit.registry import Registry
@@ -85,6 +86,25 @@ def test_what_an_older_registry_does_not_know_of_converted_files_a_scan_reads_on
         assert changes(registry) == [("changed", "wash.safetensors")]
         (found,) = registry.files.with_hash(source_sha256=hashlib.sha256(former.read_bytes()).hexdigest()[:10])
         assert found["stem"] == "wash"
+        assert changes(registry) == []
+
+
+def test_a_network_whose_row_another_program_deleted_is_named_and_comes_back_with_a_scan(tmp_path: Path) -> None:
+    folder = tmp_path / "library"
+    folder.mkdir()
+    content_hash = hnetkit.load(networks.network_file(folder, "ink.pt")).content_hash
+    with Registry(tmp_path / "registry.db") as registry:
+        changes(registry, folder)
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as connection:
+        connection.execute("DELETE FROM networks")
+        connection.commit()
+    with Registry(tmp_path / "registry.db") as registry:
+        for look in (lambda: record(registry, content_hash), registry.check):
+            with pytest.raises(RegistryError, match="the registry is damaged") as raised:
+                look()
+            assert raised.value.command_hint == "hnetkit scan"
+        assert changes(registry) == [("changed", "ink.pt")]
+        assert record(registry, content_hash)["name"] == "ink"
         assert changes(registry) == []
 
 
