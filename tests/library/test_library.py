@@ -22,7 +22,7 @@ from support import networks
 import hnetkit
 from hnetkit.errors import AmbiguousName, NotFound, RegistryError
 from hnetkit.formats.open_file import sha256_at
-from hnetkit.library.records import record
+from hnetkit.library.library import Library
 from hnetkit.library.resolve import resolve
 from hnetkit.library.scan import recheck, scan
 from hnetkit.registry import Registry
@@ -92,20 +92,26 @@ def test_what_an_older_registry_does_not_know_of_converted_files_a_scan_reads_on
 def test_a_network_whose_row_another_program_deleted_is_named_and_comes_back_with_a_scan(tmp_path: Path) -> None:
     folder = tmp_path / "library"
     folder.mkdir()
-    content_hash = hnetkit.load(networks.network_file(folder, "ink.pt")).content_hash
-    with Registry(tmp_path / "registry.db") as registry:
-        changes(registry, folder)
+    networks.network_file(folder, "ink.pt")
+    with Library(tmp_path) as library:
+        changes(library.registry, folder)
     with closing(sqlite3.connect(tmp_path / "registry.db")) as connection:
         connection.execute("DELETE FROM networks")
         connection.commit()
-    with Registry(tmp_path / "registry.db") as registry:
-        for look in (lambda: record(registry, content_hash), registry.check):
+    with Library(tmp_path) as library:
+        for verb in (
+            lambda: library.record("ink"),
+            lambda: library.tag("ink", "lines"),
+            lambda: library.remove("ink"),
+            library.registry.check,
+        ):
             with pytest.raises(RegistryError, match="the registry is damaged") as raised:
-                look()
+                verb()
             assert raised.value.command_hint == "hnetkit scan"
-        assert changes(registry) == [("changed", "ink.pt")]
-        assert record(registry, content_hash)["name"] == "ink"
-        assert changes(registry) == []
+        assert (folder / "ink.pt").is_file()
+        assert changes(library.registry) == [("changed", "ink.pt")]
+        assert library.record("ink")["tags"] == []
+        assert changes(library.registry) == []
 
 
 def test_a_changed_file_is_read_again_and_a_touched_one_keeps_its_content(registry: Registry, library: Path) -> None:
