@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from hnetkit.errors import AmbiguousName, NotFound, RegistryError
 from hnetkit.formats.open_file import sha256_at
 from hnetkit.library.library import Library
 from hnetkit.library.resolve import resolve
-from hnetkit.library.scan import recheck, scan
+from hnetkit.library.scan import FileChange, recheck, scan
 from hnetkit.registry import Registry
 
 
@@ -89,7 +90,10 @@ def test_what_an_older_registry_does_not_know_of_converted_files_a_scan_reads_on
         assert changes(registry) == []
 
 
-def test_a_network_whose_row_another_program_deleted_is_named_and_comes_back_with_a_scan(tmp_path: Path) -> None:
+@pytest.mark.parametrize("look", [scan, recheck])
+def test_a_network_whose_row_another_program_deleted_is_named_and_comes_back_with_a_scan(
+    tmp_path: Path, look: Callable[[Registry], Iterator[FileChange]]
+) -> None:
     folder = tmp_path / "library"
     folder.mkdir()
     networks.network_file(folder, "ink.pt")
@@ -109,7 +113,7 @@ def test_a_network_whose_row_another_program_deleted_is_named_and_comes_back_wit
                 verb()
             assert raised.value.command_hint == "hnetkit scan"
         assert (folder / "ink.pt").is_file()
-        assert changes(library.registry) == [("changed", "ink.pt")]
+        assert [(change.what, Path(change.path).name) for change in look(library.registry)] == [("changed", "ink.pt")]
         assert library.record("ink")["tags"] == []
         assert changes(library.registry) == []
 
