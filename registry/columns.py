@@ -166,6 +166,11 @@ def broken(table: str, column: str, row: str) -> RegistryError:
     return RegistryError(f"the registry is damaged: {column} of {row} in its table {table}", hint=_MENDED_BY[table])
 
 
+def lost(which: str) -> RegistryError:
+    """Returns the error for a network that files hold, and whose row another program deleted."""
+    return RegistryError(f"the registry is damaged: {which} has no row in its table networks", hint="hnetkit scan")
+
+
 def is_sound(table: str, column: str) -> str:
     """Returns SQL that tells whether a JSON column is intact; NULL is."""
     kind = "array" if COLUMNS[table][column] is list else "object"
@@ -174,13 +179,16 @@ def is_sound(table: str, column: str) -> str:
 
 
 def faults(db: Connection) -> Iterator[RegistryError]:
-    """Yields one error for each column with damaged values."""
+    """Yields one error for each column with damaged values, and one for networks that lost their rows."""
     for table, columns in COLUMNS.items():
         for column in columns:
             broken_ones = f"SELECT count(*) FROM {table} WHERE NOT ({is_sound(table, column)})"
             count = db.execute(broken_ones).fetchone()[0]
             if count:
                 yield broken(table, column, f"{count} row{'s' * (count != 1)}")
+    without = "content_hash NOTNULL AND content_hash NOT IN (SELECT content_hash FROM networks)"
+    if (found := db.execute(f"SELECT content_hash FROM files WHERE {without} LIMIT 1").fetchone()) is not None:
+        yield lost(found[0])
 
 
 def _depth(value: Any) -> int:

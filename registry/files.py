@@ -105,10 +105,12 @@ class Files:
     def seen(self, root: Root) -> dict[str, KnownFile]:
         """Returns every file known under a root, by its path below the root.
 
-        A file whose row is damaged has `reader_version` 0, so that it is read again.
+        A file whose row is damaged has `reader_version` 0, so that it is read again; so has one whose network has no
+        row any more.
         """
         tables = ("files", "sidecars", "networks")
         checks = [is_sound(table, column) for table in tables for column in COLUMNS[table]]
+        checks += ["(files.content_hash IS NULL OR networks.content_hash NOTNULL)"]
         checks += [f"typeof(files.{column}) IN ('{kind}', 'null')" for column, (kind, _) in _KINDS.items()]
         sound = " AND ".join(checks)
         rows = self._db.execute(

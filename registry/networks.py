@@ -21,6 +21,7 @@ from hnetkit.registry.columns import (
     broken,
     from_json,
     is_sound,
+    lost,
     now,
     spelled,
     spellings,
@@ -200,6 +201,17 @@ class Networks:
     def with_checkpoint(self) -> list[Row]:
         """Returns the networks that state the hash of the checkpoint that they were trained on."""
         return self._rows("sd_checkpoint NOTNULL")
+
+    def of_content(self, content_hash: str) -> Row:
+        """Returns the network with a content that files hold, or that is known otherwise.
+
+        Raises:
+            RegistryError: another program deleted its row.
+        """
+        found = self._rows("content_hash = ?", [content_hash])
+        if not found:
+            raise lost(content_hash)
+        return found[0]
 
     def of_contents(self, content_hashes: list[str]) -> list[Row]:
         """Returns the known networks among these contents."""

@@ -298,7 +298,7 @@ class Library:
         remove, remove_aliases = several(remove), several(remove_aliases)
         with self.registry.write():  # what is looked up may be changed by another process otherwise
             content_hash = content_called(self.registry, name)
-            (known,) = networks.of_contents([content_hash])
+            known = networks.of_content(content_hash)
             _require_known(name, "tag", remove, known["tags"])
             _require_known(name, "alias", remove_aliases, known["aliases"])
             if alias is not None:

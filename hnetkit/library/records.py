@@ -83,9 +83,13 @@ def _checkpoints(registry: Registry) -> dict[str, str]:
 
 
 def record(registry: Registry, content_hash: str) -> Row:
-    """Returns everything that is known about one network of the registry."""
+    """Returns everything that is known about one network of the registry.
+
+    Raises:
+        RegistryError: files hold it, and its row was deleted.
+    """
     held = _held(registry, [content_hash])
-    (row,) = _with_what_is_said(registry, [content_hash], held)
+    (row,) = _with_what_is_said(registry, [registry.networks.of_content(content_hash)], held)
     look_at_files(row, held.get(content_hash, []))
     row["training"] = _training(registry, content_hash)
     row["bakes"] = bakes_of(registry, content_hash)
@@ -94,11 +98,12 @@ def record(registry: Registry, content_hash: str) -> Row:
 
 def with_what_is_said(registry: Registry, content_hashes: list[str]) -> list[Row]:
     """Returns rows of known networks, as `with_files` does, with what their sidecars and sites say of them."""
-    return _with_what_is_said(registry, content_hashes, _held(registry, content_hashes))
+    known = registry.networks.of_contents(content_hashes)
+    return _with_what_is_said(registry, known, _held(registry, content_hashes))
 
 
-def _with_what_is_said(registry: Registry, content_hashes: list[str], held: Mapping[str, list[Row]]) -> list[Row]:
-    rows = _described(registry, registry.networks.of_contents(content_hashes), held)
+def _with_what_is_said(registry: Registry, known: list[Row], held: Mapping[str, list[Row]]) -> list[Row]:
+    rows = _described(registry, known, held)
     for row in rows:
         files = held.get(row["content_hash"], [])
         said = registry.files.sidecars(file["id"] for file in files).values()

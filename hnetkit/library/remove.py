@@ -318,7 +318,7 @@ def _install(registry: Registry, install: Row) -> Row:
 def _words(registry: Registry, content_hash: str | None) -> dict[str, Any]:
     if content_hash is None:
         return {}
-    (row,) = registry.networks.of_contents([content_hash])
+    row = registry.networks.of_content(content_hash)
     training = registry.trainings.of(content_hash)
     words = {key: row[key] for key in ("tags", "note", "aliases")}
     return words | {"training": asdict(training) if training else None}

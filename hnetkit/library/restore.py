@@ -300,7 +300,7 @@ def _bring_words_back(registry: Registry, entry: Entry) -> Iterator[RemovalChang
     with registry.write():
         id = networks.id_of(content)
         networks.add_tags(id, words.get("tags") or ())
-        (now,) = networks.of_contents([content])
+        now = networks.of_content(content)
         if note is not None and now["note"] is None:
             networks.set_note(id, note)
         elif note is not None and note != now["note"]:

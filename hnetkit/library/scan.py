@@ -290,7 +290,9 @@ def _recheck_result(registry: Registry, result: Examined, hashes: Set[str]) -> I
         with registry.write():
             registry.files.set_state([seen.id], "corrupt")
         yield FileChange("corrupt", row["path"], row)
-    elif not (_has_same_stat(seen, file) if _is_other(seen, row) else row["sha256"] == seen.sha256):
+    elif not seen.reader_version or not (
+        _has_same_stat(seen, file) if _is_other(seen, row) else row["sha256"] == seen.sha256
+    ):  # the first: its rows are damaged, and written again
         with registry.write():
             changes = _store_result(registry, result)
         yield from changes

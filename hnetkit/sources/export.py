@@ -315,7 +315,8 @@ def _import_network(registry: Registry, record: Record) -> list[str]:
     if not registry.networks.is_known(record["content_hash"]):
         registry.networks.put({**dict.fromkeys(SHAPES["network"]), **record})
     id = registry.networks.id_of(record["content_hash"])
-    registry.networks.add_tags(id, record.get("tags") or ())
+    tags, aliases = ([word for word in record.get(key) or () if word] for key in ("tags", "aliases"))
+    registry.networks.add_tags(id, tags)
     files = _files_told(record)
     for file in files:
         registry.imported.put(id, file)
@@ -328,7 +329,7 @@ def _import_network(registry: Registry, record: Record) -> list[str]:
     elif note and text_of(note) != known:
         name = argument(PurePath(files[0]["name"]).stem if files else record["name"])
         left_out.append(f"the note of {name}, which has another one here: {note}")
-    for alias in record.get("aliases") or ():
+    for alias in aliases:
         try:
             require_alias(registry, alias, record["content_hash"])
         except UsageError as error:

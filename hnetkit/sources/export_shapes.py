@@ -143,7 +143,10 @@ _TEXT, _TEXT_OR_NONE = (_is_text, "a text"), (_is_text_or_none, "a text")
 _NAME = (_is_name, "a text as a network's file holds")
 _FLAG = (_is_flag, "true or false")
 _NUMBERS = (_is_numbers, "a list of numbers")
-_TEXTS_OR_NONE = (lambda value: value is None or _is_texts(value), "a list of texts")
+_WORDS = (  # an empty one, as another program may write it into the registry, is passed over
+    lambda value: value is None or (isinstance(value, list) and all(isinstance(word, str) for word in value)),
+    "a list of texts",
+)
 _OBJECT = (lambda value: isinstance(value, dict), "an object")
 
 # kind -> key -> check of the value, and what it should be
@@ -166,8 +169,8 @@ SHAPES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
         "sd_checkpoint_name": _TEXT_OR_NONE,
         "note": _TEXT_OR_NONE,
         "metadata": _OBJECT,
-        "tags": _TEXTS_OR_NONE,
-        "aliases": _TEXTS_OR_NONE,
+        "tags": _WORDS,
+        "aliases": _WORDS,
         "files": (lambda value: value is None or _are_files(value), "a list of files"),
         "mirrors": (lambda value: value is None or _are_mirrors(value), "a list of mirrors"),
     },

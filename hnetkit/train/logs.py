@@ -80,11 +80,14 @@ class Log:
         tensorboard: also write ``tensorboard/`` in `folder`.
 
     Raises:
+        HnetkitError: there is a table with a line that no run wrote.
         MissingPackage: TensorBoard is wanted and not installed.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
         self._csv = folder / CSV_NAME
+        for _ in read_log(self._csv):  # before a run that starts over removes what the rows tell of
+            pass
         self._file: TextIO | None = None
         self._board = _Board(folder / TENSORBOARD_NAME) if tensorboard else None
 

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ import pytest
 from support import networks
 
 import hnetkit
-from hnetkit.errors import AmbiguousName, NotFound
+from hnetkit.errors import AmbiguousName, NotFound, RegistryError
 from hnetkit.formats.open_file import sha256_at
+from hnetkit.library.library import Library
 from hnetkit.library.resolve import resolve
-from hnetkit.library.scan import recheck, scan
+from hnetkit.library.scan import FileChange, recheck, scan
 from hnetkit.registry import Registry
 
 
@@ -86,6 +88,34 @@ def test_what_an_older_registry_does_not_know_of_converted_files_a_scan_reads_on
         (found,) = registry.files.with_hash(source_sha256=hashlib.sha256(former.read_bytes()).hexdigest()[:10])
         assert found["stem"] == "wash"
         assert changes(registry) == []
+
+
+@pytest.mark.parametrize("look", [scan, recheck])
+def test_a_network_whose_row_another_program_deleted_is_named_and_comes_back_with_a_scan(
+    tmp_path: Path, look: Callable[[Registry], Iterator[FileChange]]
+) -> None:
+    folder = tmp_path / "library"
+    folder.mkdir()
+    networks.network_file(folder, "ink.pt")
+    with Library(tmp_path) as library:
+        changes(library.registry, folder)
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as connection:
+        connection.execute("DELETE FROM networks")
+        connection.commit()
+    with Library(tmp_path) as library:
+        for verb in (
+            lambda: library.record("ink"),
+            lambda: library.tag("ink", "lines"),
+            lambda: library.remove("ink"),
+            library.registry.check,
+        ):
+            with pytest.raises(RegistryError, match="the registry is damaged") as raised:
+                verb()
+            assert raised.value.command_hint == "hnetkit scan"
+        assert (folder / "ink.pt").is_file()
+        assert [(change.what, Path(change.path).name) for change in look(library.registry)] == [("changed", "ink.pt")]
+        assert library.record("ink")["tags"] == []
+        assert changes(library.registry) == []
 
 
 def test_a_changed_file_is_read_again_and_a_touched_one_keeps_its_content(registry: Registry, library: Path) -> None:

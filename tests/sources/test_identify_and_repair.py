@@ -288,6 +288,23 @@ def test_a_network_of_any_other_shape_is_named_and_the_other_lines_are_taken_in(
         assert registry.check() == "1 network in 0 files"
 
 
+def test_an_empty_tag_or_alias_that_another_program_wrote_loses_none_of_the_others(tmp_path: Path) -> None:
+    with Registry(tmp_path / "here.db") as registry:
+        with registry.write():
+            registry.files.put(registry.files.add_root(tmp_path), "ink.pt", 1, 1, row(1))
+            registry.networks.put(row(1))
+            registry.networks.add_tags(1, ["", "lineart"])
+            registry.networks.set_note(1, "at 0.5")
+            registry.networks.set_alias(1, "")
+            registry.networks.set_alias(1, "best")
+        lines = [json.dumps(record) for record in export_records(registry)]
+    with Registry(tmp_path / "there.db") as registry:
+        found = import_records(registry, lines)
+        (network,) = registry.networks.rows()
+        assert (network["tags"], network["note"], network["aliases"]) == (["lineart"], "at 0.5", ["best"])
+        assert found.failures == ()
+
+
 def test_what_a_network_need_not_state_may_be_left_out_of_its_line(tmp_path: Path) -> None:
     needed = {key: value for key, value in row(1).items() if not key.startswith("sd_checkpoint") and key != "step"}
     with Registry(tmp_path / "r.db") as registry:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -495,6 +496,23 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_passed_over(
             with pytest.raises(HnetkitError, match=f"{newest.name}: the checkpoint cannot be read") as raised:
                 run_training(small_recipe(pictures, max_steps=8), model, finished)
         assert not isinstance(raised.value, DamagedFile)
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [lambda table: table.replace(",", ";"), lambda table: f"{table}my own line\n"],
+    ids=["semicolons", "a line"],
+)
+def test_a_restart_over_a_table_that_a_person_saved_otherwise_removes_nothing(
+    model: Model, pictures: Path, finished: Path, edited: Callable[[str], str]
+) -> None:
+    table = finished / "hypernetwork_loss.csv"
+    table.write_text(edited(table.read_text()))
+    before = contents(finished)
+    with pytest.raises(HnetkitError, match="is no row of a training log") as raised:
+        run_training(small_recipe(pictures), model, finished, start_mode="restart")
+    assert "move it away" in str(raised.value.hint)
     assert contents(finished) == before
 
 
