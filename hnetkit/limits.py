@@ -1,4 +1,4 @@
-"""Limits on memory and work when reading untrusted files, and a JSON parser that keeps them.
+"""Limits on memory and work when reading untrusted files, and readers of JSON and of tables that keep them.
 
 The size of a file, or a number in it, says little about the cost of reading it: a few bytes may unpack to a gigabyte,
 and one text may be referenced ten thousand times. So limits count the bytes that are created and the steps taken.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from hnetkit.errors import UnsafeFile
@@ -23,6 +23,9 @@ MAX_WORK = 20_000_000
 
 MAX_JSON = 8 << 20
 """Bytes of a JSON file beside a model: a configuration, a sidecar, a recipe."""
+
+MOST_COLUMNS = 1000
+"""Columns of a table."""
 
 
 class Budget:
@@ -116,9 +119,39 @@ def read_json(path: str | os.PathLike[str], *, most: int = MAX_JSON, made: int =
     return parse_json(read_regular(path, most=most), most=made)
 
 
-def require_unique_columns(reader: csv.DictReader[str], columns: Iterable[str]) -> None:
-    """Raises ValueError if a table's header names one of `columns` twice: the reader would silently take the last."""
-    header = list(reader.fieldnames or ())
+def rows_of_table(lines: Iterable[str], columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yields each row of a CSV table that may be hostile, as its cells of some columns.
+
+    A row is one line: cells that go on over lines could make one row of a whole file. A line that is none has no cells.
+
+    Raises:
+        ValueError: the first line does not name each of `columns` once.
+    """
+    places: dict[str, int] | None = None
+    for line in lines:
+        cells = _cells(line)
+        if places is None:
+            require_unique_columns(cells, columns)
+            if lacking := [name for name in columns if name not in cells]:
+                raise ValueError(f"no column is called {lacking[0]}")
+            places = {name: cells.index(name) for name in columns}
+        elif line.strip():
+            is_whole = len(cells) > max(places.values())
+            yield {name: cells[place] for name, place in places.items()} if is_whole else {}
+
+
+def _cells(line: str) -> list[str]:
+    """Returns the cells of a line of a table; none of one that has too many, or that is not CSV."""
+    if line.count(",") >= MOST_COLUMNS:
+        return []
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
+
+
+def require_unique_columns(header: Sequence[str], columns: Iterable[str]) -> None:
+    """Raises ValueError if a table's header names one of `columns` twice: readers silently take the last."""
     for name in columns:
         if header.count(name) > 1:
             raise ValueError(f"{header.count(name)} columns are called {name}")

@@ -24,6 +24,7 @@ from hnetkit.text import shorten
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _LEGACY_PROTOCOL = 1001
 _VERSION = re.compile(rb"([1-9]|10)\n?")
+_ALIGNMENT = re.compile(rb"[1-9]\d{0,14}")  # bytes; torch reads it as a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,9 @@ def read_torch_zip(file: OpenFile) -> TorchFile | None:
     order = members.get(f"{root}byteorder")
     if order and file.read_at(order.offset, min(order.size, 16)) != b"little":
         raise UnsupportedNetwork(f"{file.path}: written on a machine with another byte order")
+    alignment = members.get(f"{root}.storage_alignment")
+    if alignment and not _ALIGNMENT.fullmatch(file.read_at(alignment.offset, min(alignment.size, 16))):
+        raise DamagedFile(f"{file.path}: states an alignment of its storages that torch does not read")
     pickle = members[f"{root}data.pkl"]
     # a pickle that is large because of tensors in it is checked with them; 0: torch can be set to compute none
     is_short = pickle.size <= pickle_reader.MAX_SIZE

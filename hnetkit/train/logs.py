@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from hnetkit.errors import BadPicture, HnetkitError, MissingPackage, NotFound
 from hnetkit.files import new_file, open_regular, read_regular
 from hnetkit.images import open_rgb
-from hnetkit.limits import require_unique_columns
+from hnetkit.limits import rows_of_table
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -209,22 +209,32 @@ def read_log(path: Path) -> Iterator[LogRow]:
             return
         except ValueError as error:
             raise HnetkitError(f"{path}: not a training log ({error})", hint="move it away") from error
-        lines = csv.DictReader(_whole_lines(file, size))
+        lines = _Lines(file, size)
         try:
-            require_unique_columns(lines, LogRow._fields)
-            for line in lines:
-                yield LogRow.parse(line)
-        except (ValueError, csv.Error) as error:
-            number = lines.line_num + isinstance(error, csv.Error)  # csv counts a line only after parsing it
-            raise HnetkitError(f"{path}: line {number} is no row of a training log", hint="move it away") from error
+            for cells in rows_of_table(lines, LogRow._fields):
+                yield LogRow.parse(cells)
+        except ValueError as error:
+            where = f"{path}: line {lines.number}"
+            raise HnetkitError(f"{where} is no row of a training log", hint="move it away") from error
 
 
-def _whole_lines(file: BinaryIO, size: int) -> Iterator[str]:
-    """Yields the lines that begin within `size` bytes, one at a time: a log may be of hundreds of megabytes."""
-    while file.tell() < size and (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
-        yield line.decode("utf-8-sig", "replace")  # spreadsheets add a mark
-    if file.tell() < size:
-        raise csv.Error("a line without an end")
+class _Lines:
+    """The lines that begin within `size` bytes of a file, one at a time: a log may be of hundreds of megabytes.
+
+    Attributes:
+        number: of the line that was read last.
+    """
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size, self.number = file, size, 0
+
+    def __iter__(self) -> Iterator[str]:
+        while self._file.tell() < self._size and (line := self._file.readline(_LONGEST_LINE)).endswith(b"\n"):
+            self.number += 1
+            yield line.decode("utf-8-sig", "replace")  # spreadsheets add a mark
+        if self._file.tell() < self._size:
+            self.number += 1
+            raise ValueError("a line without an end")
 
 
 def _is_whole(path: Path) -> bool:

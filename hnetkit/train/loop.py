@@ -24,7 +24,7 @@ from hnetkit.train.guards import MEASURED, Guards, Verdict
 from hnetkit.train.logs import Log, LogRow
 from hnetkit.train.plot import write_plot
 from hnetkit.train.previews import Previews
-from hnetkit.train.recipe import Recipe
+from hnetkit.train.recipe import LARGEST, Recipe
 from hnetkit.train.run_folder import RunFolder
 from hnetkit.train.schedules import Rates
 from hnetkit.train.step import Stepper, StepResult, restore_optimizer
@@ -287,9 +287,12 @@ def _require_numbers(fresh: Mapping[str, Any], stored: Mapping[str, Any]) -> Non
     """Raises ValueError if guards stored something else than the numbers, and lists of numbers, that they store."""
     for name, value in fresh.items():
         found = stored.get(name) if value is None else stored[name]
-        numbers = found if isinstance(value, list) and isinstance(found, list) else [found]
-        is_unset = value is None and found is None
-        if not is_unset and not all(isinstance(number, int | float) for number in numbers):
+        is_fit = all(isinstance(number, int | float) for number in (found if isinstance(found, list) else [found]))
+        if value is None:
+            is_fit = found is None or (is_fit and not isinstance(found, list))
+        elif type(value) is int:
+            is_fit = type(found) is int and 0 <= found < LARGEST
+        if not is_fit or isinstance(value, list) != isinstance(found, list):
             raise ValueError(f"guards: {name}")
 
 

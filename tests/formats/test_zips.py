@@ -140,6 +140,9 @@ def test_an_extra_field_that_readers_take_for_different_things_is_refused(extra:
         ("byteorder", b"big"),
         ("byteorder", b"middle"),
         ("byteorder", b"little\n"),
+        (".storage_alignment", b"x"),
+        (".storage_alignment", b""),
+        (".storage_alignment", b"9" * 5000),
         ("data/\u0660", b"1234"),
     ],
 )
@@ -148,6 +151,14 @@ def test_what_torch_refuses_of_a_members_content_is_refused(member: str, content
     path.write_bytes(hostile_files.zip_of(hostile_files.network(), {member: content}))
     with pytest.raises(FileRefused):
         hnetkit.load(path)
+
+
+def test_an_alignment_as_torch_writes_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    members = {".format_version": b"1", ".storage_alignment": b"64"}
+    path.write_bytes(hostile_files.zip_of(hostile_files.network(), members))
+    torch.load(path, weights_only=True)
+    hnetkit.load(path)
 
 
 def test_a_zip_without_a_version_is_refused_as_torch_refuses_it(tmp_path: Path) -> None:

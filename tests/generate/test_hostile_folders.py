@@ -221,7 +221,9 @@ def test_every_scheduler_on_the_list_is_there() -> None:
                 *({"layers_per_block": -1}, {"downsample_padding": -1}, {"downsample_padding": None}),
                 *({"norm_eps": "x"}, {"norm_eps": [1]}, {"freq_shift": "a"}, {"mid_block_scale_factor": "x"}),
                 *({"attention_head_dim": -4}, {"dropout": float("nan")}, {"norm_eps": float("inf")}),
-                *({"class_embed_type": "identity"}, {"num_class_embeds": 3}),
+                *({"class_embed_type": "identity"}, {"num_class_embeds": 3}, {"sample_size": []}, {"sample_size": [1]}),
+                *({"norm_num_groups": 0.5}, {"downsample_padding": 1e300}, {"attention_head_dim": [4, 0.5]}),
+                *({"downsample_padding": 2}, {"down_block_types": ["DownEncoderBlock2D", "CrossAttnDownBlock2D"]}),
             )
         ),
         *(
@@ -229,6 +231,7 @@ def test_every_scheduler_on_the_list_is_there() -> None:
             for values in (
                 *({"scaling_factor": None}, {"scaling_factor": "1"}, {"scaling_factor": [1]}),
                 *({"scaling_factor": float("nan")}, {"scaling_factor": -1}, {"norm_num_groups": -1}),
+                *({"norm_num_groups": 0.5}, {"up_block_types": []}, {"up_block_types": ["UpDecoderBlock2D"] * 5}),
             )
         ),
         *(

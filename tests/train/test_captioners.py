@@ -490,6 +490,23 @@ def test_of_a_table_that_is_none_of_tags_nothing_is_said(tmp_path: Path, table: 
     assert "SECRET" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        pytest.param("tag_id,name,category,count" + "," * 40_000 + "\n" + "0,a,0\n" * 20_000, id="many columns"),
+        pytest.param('tag_id,name,category,count,"' + '\n","' * 200_000 + '"\n', id="cells over many lines"),
+        pytest.param("tag_id,name,category,count\n0," + "x" * 200_000 + ",0,1\n", id="a cell longer than any"),
+    ],
+)
+def test_a_table_that_would_be_far_more_than_its_file_is_refused_at_once(tmp_path: Path, table: str) -> None:
+    folder = wd_folder(tmp_path, TAGS, SCORES)
+    (folder / "selected_tags.csv").write_text(table)
+    started = time.process_time()
+    with pytest.raises(ModelNotUsable, match=r"no list of tags and their categories|no column is called name"):
+        load_tagger(str(folder), device="cpu")
+    assert time.process_time() - started < 2
+
+
 def test_a_table_without_tags_is_refused(tmp_path: Path) -> None:
     wd_folder(tmp_path, [("a", 0), ("b", 0)], [0.9, 0.9])
     (tmp_path / "selected_tags.csv").write_text("tag_id,name,category,count\n")

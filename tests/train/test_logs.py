@@ -115,7 +115,7 @@ def test_starting_over_empties_the_table(tmp_path: Path) -> None:
 def test_a_table_of_something_else_is_named_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "hypernetwork_loss.csv"
     path.write_text("step,epoch,epoch_step,loss,learn_rate\n1,0,1,0.1,5e-6\n")
-    with pytest.raises(HnetkitError, match="line 2 is no row"):
+    with pytest.raises(HnetkitError, match="line 1 is no row"):
         Log(tmp_path).truncate_after(0)
     assert path.read_text().endswith("1,0,1,0.1,5e-6\n")
 
@@ -300,6 +300,33 @@ def test_a_table_with_two_columns_of_one_name_is_no_log(tmp_path: Path) -> None:
     path.write_text("".join(f"{line},{line.split(',')[3]}\n" for line in lines))
     with pytest.raises(HnetkitError, match="line 1 is no row"):
         list(read_log(path))
+
+
+def test_a_table_of_far_too_many_columns_is_no_log(tmp_path: Path) -> None:
+    path = tmp_path / "hypernetwork_loss.csv"
+    log_of(tmp_path, [row(1)] * 5000).close()
+    first, *rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([first.strip() + "," * 50_000 + "\n", *rows]))  # for each of them, each row would be filled
+    started = time.process_time()
+    with pytest.raises(HnetkitError, match="line 1 is no row"):
+        list(read_log(path))
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_cells_that_go_on_over_lines_make_no_row_of_a_whole_file(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "hypernetwork_loss.csv"
+    log_of(tmp_path, [row(1), row(2)]).close()
+    lines = path.read_text().splitlines()
+    lines[number - 1] += ',"' + '\n","a' * 200_000 + '"'
+    path.write_text("\n".join([*lines, ""]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(HnetkitError, match="is no row"):
+            list(read_log(path))
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_table_is_without_steps_only_as_a_run_begins_it(tmp_path: Path) -> None:

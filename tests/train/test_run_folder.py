@@ -158,6 +158,20 @@ def test_guards_take_over_numbers_alone(value: Any) -> None:
         _require_numbers(fresh, {"level": 1, "recent": [value], "limit": None})
 
 
+@pytest.mark.parametrize("value", [-1, 0.5, float("nan"), 2**63, True, [1]])
+def test_guards_take_over_no_count_that_a_run_cannot_reach(value: Any) -> None:
+    """The log is written again by the number of roll-backs, and could not be read any more."""
+    _require_numbers({"roll_backs": 0}, {"roll_backs": 3})
+    with pytest.raises(ValueError, match="roll_backs"):
+        _require_numbers({"roll_backs": 0}, {"roll_backs": value})
+
+
+@pytest.mark.parametrize("value", [5, 0.5, True])
+def test_guards_take_over_no_number_in_place_of_several(value: Any) -> None:
+    with pytest.raises(ValueError, match="recent"):
+        _require_numbers({"recent": []}, {"recent": value})
+
+
 def test_a_record_names_its_files_wherever_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("here", "elsewhere"):
         for file in ("wash.pt", "lines.txt"):

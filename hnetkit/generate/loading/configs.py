@@ -24,6 +24,7 @@ MOST_NUMBER = 1 << 20
 MOST: Mapping[str, int] = {
     "depth": 100,
     "depths": 100,
+    "downsample_padding": 1,
     "image_size": 1024,
     "img_size": 1024,
     "layers_per_block": 16,
@@ -84,6 +85,8 @@ _DIFFUSERS_KEYS = ("_class_name", "_diffusers_version")
 _NEVER = ("class_embed_type", "num_class_embeds")
 _LISTS = ("attention_head_dim", "layers_per_block", "cross_attention_dim", "transformer_layers_per_block")
 _NUMBERS_OR_NULL = ("norm_num_groups",)
+_OF_A_VAE = "coderBlock"  # in the names of its blocks: DownEncoderBlock2D, UpDecoderBlock2D
+_BLOCKS = ("block_out_channels", "down_block_types", "up_block_types")  # of each, one for a block
 _BELOW_0 = ("shift_factor", "latents_mean", "lambda_min_clipped", "pad_token_id")
 _MAY_BE_INFINITE = "lambda_min_clipped"  # DPM++ writes -Infinity
 
@@ -130,10 +133,24 @@ def part_configuration(path: Path, kind: type) -> dict[str, Any]:
     parameters = inspect.signature(kind).parameters
     held = checked_values(path, config, {*parameters, *_DIFFUSERS_KEYS})
     for key, value in held.items():
-        default = parameters[key].default if key in parameters else None
-        if not _has_type_of(key, value, default) or (key in _NEVER and value is not None):
+        parameter = parameters.get(key)
+        default = parameter.default if parameter else None
+        is_fit = _has_type_of(key, value, default) and not (parameter and _is_no_count(value, parameter))
+        if not is_fit or (key in _NEVER and value is not None):
             raise _not_allowed(path, key, value)
+    _require_own_blocks(path, {name: held.get(name, it.default) for name, it in parameters.items()})
     return held
+
+
+def _require_own_blocks(path: Path, config: Mapping[str, Any]) -> None:
+    """Raises ModelNotUsable if the blocks of a UNet or an autoencoder are the other's, or not as many as their widths.
+
+    The libraries notice neither before something is drawn.
+    """
+    widths, *kinds = (config.get(key, ()) for key in _BLOCKS)
+    are_own = {_OF_A_VAE in str(kind) for each in kinds for kind in each} <= {"latent_channels" in config}
+    if not are_own or any(len(each) != len(widths) for each in kinds):
+        raise ModelNotUsable(f"{path}: cannot be loaded: {', '.join(_BLOCKS)} do not fit each other", hint=HINT)
 
 
 def text_encoder_configuration(path: Path, kind: str) -> dict[str, Any]:
@@ -269,6 +286,13 @@ def _has_type_of(key: str, value: Any, default: Any) -> bool:
     if isinstance(default, str):
         return value is None or isinstance(value, str)
     return not isinstance(default, tuple)
+
+
+def _is_no_count(value: Any, parameter: inspect.Parameter) -> bool:
+    """Whether a number with a point is given where something is counted: drawing with it would fail."""
+    if isinstance(value, list):
+        return any(_is_no_count(item, parameter) for item in value)
+    return isinstance(value, float) and "int" in str(parameter.annotation)
 
 
 def _largest(value: Any) -> int:

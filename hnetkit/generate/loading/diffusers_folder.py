@@ -279,11 +279,11 @@ def _weights_stem(name: str) -> str:
 
 def _refuse_huge_pictures(folder: Path, sample_size: Any, channels: Any) -> None:
     """Raises ModelNotUsable if the default size of a model's images is far too large."""
-    sides = sample_size if isinstance(sample_size, list | tuple) else (sample_size,)
+    sides = sample_size if isinstance(sample_size, list | tuple) and len(sample_size) == 2 else (sample_size,)
     for side in sides:
         if type(side) is not int or not 0 < side << (len(channels) - 1) <= MOST_PIXELS:
             raise ModelNotUsable(
-                f"{folder / 'unet'}: cannot be loaded: sample_size cannot be {side}", hint=_OTHER_SOURCE
+                f"{folder / 'unet'}: cannot be loaded: sample_size cannot be {str(side)[:40]}", hint=_OTHER_SOURCE
             )
 
 

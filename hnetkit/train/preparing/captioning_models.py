@@ -6,7 +6,6 @@ none reads it: each model is of a class on a list, of checked settings and tenso
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -20,7 +19,7 @@ from hnetkit.files import is_file_at, read_regular
 from hnetkit.generate.loading.checkpoints import read_state_dict
 from hnetkit.generate.loading.configs import HINT, checked_values, read_object, refuse_more_than_weights
 from hnetkit.images import on_white
-from hnetkit.limits import MAX_JSON, require_unique_columns
+from hnetkit.limits import MAX_JSON, rows_of_table
 from hnetkit.text import printable, size_text
 
 if TYPE_CHECKING:
@@ -253,12 +252,13 @@ def _vocabulary(folder: Path) -> list[str]:
 
 def _tag_list(path: Path) -> list[tuple[str, int]]:
     text = read_regular(path, most=MAX_JSON).decode("utf-8-sig")
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    require_unique_columns(rows, ("name", "category"))
-    try:
-        return [(row["name"], int(row["category"])) for row in rows]
-    except (ValueError, TypeError, KeyError):  # the error's text would show parts of the file, which may be private
-        raise ModelNotUsable(f"{path}: no list of tags and their categories", hint=HINT) from None
+    tags: list[tuple[str, int]] = []
+    for row in rows_of_table(io.StringIO(text, newline=""), ("name", "category")):
+        try:
+            tags.append((row["name"], int(row["category"])))
+        except (ValueError, KeyError):  # the error's text would show parts of the file, which may be private
+            raise ModelNotUsable(f"{path}: no list of tags and their categories", hint=HINT) from None
+    return tags
 
 
 def _labels(path: Path, config: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -257,7 +257,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _require_unique_columns(reader: csv.DictReader[str]) -> None:
     try:
-        require_unique_columns(reader, ("file", "caption"))
+        require_unique_columns(reader.fieldnames or (), ("file", "caption"))
     except ValueError as error:
         raise UsageError(f"the table cannot be taken back: {error}", hint="leave one of them in it") from error
 
