@@ -134,12 +134,24 @@ def test_a_pipeline_that_something_else_was_made_of_is_the_models_own_still(mode
     assert not any("replaced" in line for line in told)
 
 
+def test_numbers_of_numpy_are_numbers(model: Model) -> None:
+    given = {"steps": 2, "cfg_scale": 3.5, "width": 16, "height": 16, "seed": 3, "hires_size": (24, 24)}
+    (plain,) = model.draw("a star", **given)
+    arrays = {name: np.array(value) for name, value in given.items()}
+    (other,) = model.draw(
+        "a star", **{name: tuple(array) if array.ndim else array[()] for name, array in arrays.items()}
+    )
+    assert (other.image.tobytes(), other.infotext) == (plain.image.tobytes(), plain.infotext)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"seed": 3.0}, "seed: 3.0 is not a whole number"),
         ({"count": "2"}, "count: 2 is not a whole number"),
         ({"batch_size": None}, "batch_size: None is not a whole number"),
+        ({"steps": True}, "steps: True is not a whole number"),
+        ({"cfg_scale": np.bool_(True)}, "cfg_scale: True is not a number"),
         ({"prompt": ["a", "b"]}, "a prompt is a text, and no list"),
     ],
 )
