@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from hnetkit.formats.open_file import OpenFile
@@ -16,7 +16,7 @@ from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.chunks import WordsOf
 from hnetkit.prompts.schedule import split_and
-from hnetkit.prompts.tags import excerpt, split_tags
+from hnetkit.prompts.tags import LoraTag, Tag, excerpt, split_tags
 
 if TYPE_CHECKING:
     from hnetkit.generate.sampling.encoding import TextEncoder
@@ -71,6 +71,27 @@ def other_second_pass(recorded: ImageSettings, options: DrawOptions, prompt: str
     first = [(getattr(options, side), recorded.options.get(side)) for side in ("width", "height")]
     if size and not options.has_second_pass and any(given not in (None, own) for given, own in first):
         yield f"its second pass keeps its own size, {size[0]}x{size[1]}: --hires-size or --hires-scale"
+
+
+def networks_replaced(recorded: ImageSettings, prompt: str, tags: Iterable[Tag]) -> Iterator[str]:
+    """Yields which networks and LoRAs of the image go with its prompt, in whose place is another.
+
+    Args:
+        prompt: that is drawn, with tags.
+        tags: of the networks that are drawn with it.
+    """
+    if recorded.prompt is None or prompt == recorded.prompt:
+        return
+    own, given = split_tags(recorded.prompt), split_tags(prompt)
+    drawn = {tag.name for tag in tags}, {lora.name for lora in given.loras}
+    gone = [name for names, kept in zip((own.tags, own.loras), drawn, strict=True) for name in _gone(names, kept)]
+    if gone:
+        listed = ", ".join(map(excerpt, dict.fromkeys(gone)))
+        yield f"PROMPT is drawn in place of its own, so without its networks: {listed}; add their tags to PROMPT"
+
+
+def _gone(tags: Iterable[Tag | LoraTag], kept: Container[str]) -> Iterator[str]:
+    return (tag.name for tag in tags if tag.name not in kept)
 
 
 def other_first_picture(recorded: ImageSettings, options: DrawOptions) -> Iterator[str]:

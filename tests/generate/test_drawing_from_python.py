@@ -537,6 +537,28 @@ def test_a_picture_that_is_drawn_again_gives_an_option_what_it_belongs_to(here: 
     assert [line for line in lines if "effect" in line] == ["Warning: --mask-blur has no effect without --mask"]
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        "a star <hypernet:ink:0.8> <hypernet:wash:0.5>\nSteps: 2, Sampler: Euler, Seed: 7",
+        "a star <hypernet:ink:0.8>\nSteps: 2, Sampler: Euler, Seed: 7, Hypernet: wash, Hypernet strength: 0.5",
+    ],
+    ids=["tags", "settings of 2022"],
+)
+def test_networks_that_go_with_a_pictures_own_prompt_are_told(here: Path, shared_model: Model, own: str) -> None:
+    Path("own.txt").write_text(own)
+
+    def said(prompt: str | None, *networks: str) -> list[str]:
+        lines: list[str] = []
+        shared_model.draw(prompt, again="own.txt", networks=networks, width=16, height=16, note=lines.append)
+        return [line for line in lines if "networks" in line]
+
+    line = "own.txt: PROMPT is drawn in place of its own, so without its networks: {}; add their tags to PROMPT"
+    assert said("a circle") == [line.format("ink, wash")]
+    assert said("a circle <hypernet:wash:1>") == said("a circle", "wash") == [line.format("ink")]
+    assert said(None) == said("a circle <hypernet:wash:1>", "ink") == []
+
+
 def test_networks_beside_a_prompt_that_the_second_pass_lacks_are_told(here: Path, shared_model: Model) -> None:
     def said(hires_prompt: str | None, *networks: str, prompt: str = "a circle") -> list[str]:
         lines: list[str] = []
