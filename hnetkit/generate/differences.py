@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from hnetkit.formats.open_file import OpenFile
@@ -16,7 +16,7 @@ from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.chunks import WordsOf
 from hnetkit.prompts.schedule import split_and
-from hnetkit.prompts.tags import LoraTag, Tag, excerpt, split_tags
+from hnetkit.prompts.tags import Tag, excerpt, split_tags
 
 if TYPE_CHECKING:
     from hnetkit.generate.sampling.encoding import TextEncoder
@@ -82,16 +82,13 @@ def networks_replaced(recorded: ImageSettings, prompt: str, tags: Iterable[Tag])
     """
     if recorded.prompt is None or prompt == recorded.prompt:
         return
-    own, given = split_tags(recorded.prompt), split_tags(prompt)
-    drawn = {tag.name for tag in tags}, {lora.name for lora in given.loras}
-    gone = [name for names, kept in zip((own.tags, own.loras), drawn, strict=True) for name in _gone(names, kept)]
+    own, drawn = split_tags(recorded.prompt), {tag.name for tag in tags}
+    loras = {lora.name for lora in split_tags(prompt).loras}
+    gone = [tag.name for tag in own.tags if tag.name not in drawn]
+    gone += [lora.name for lora in own.loras if lora.name not in loras]
     if gone:
         listed = ", ".join(map(excerpt, dict.fromkeys(gone)))
         yield f"PROMPT is drawn in place of its own, so without its networks: {listed}; add their tags to PROMPT"
-
-
-def _gone(tags: Iterable[Tag | LoraTag], kept: Container[str]) -> Iterator[str]:
-    return (tag.name for tag in tags if tag.name not in kept)
 
 
 def other_first_picture(recorded: ImageSettings, options: DrawOptions) -> Iterator[str]:

@@ -217,6 +217,10 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _integer_option(lowest: int, highest: int) -> Callable[[str, Any], int]:
     def check(name: str, value: Any) -> int:
         if not _is_whole(value) or not lowest <= value <= highest:
@@ -228,12 +232,7 @@ def _integer_option(lowest: int, highest: int) -> Callable[[str, Any], int]:
 
 def _real_option(lowest: float, highest: float = math.inf) -> Callable[[str, Any], float]:
     def check(name: str, value: Any) -> float:
-        if (
-            not isinstance(value, Real)
-            or isinstance(value, bool)
-            or not lowest <= value <= highest
-            or not math.isfinite(value)
-        ):
+        if not _is_real(value) or not lowest <= value <= highest or not math.isfinite(value):
             span = f"from {lowest} on" if highest == math.inf else f"from {lowest} to {highest}"
             raise UsageError(f"{name}: {value} is not a number {span}")
         return float(value)

@@ -218,7 +218,7 @@ def test_an_empty_prompt_is_said(draw: Draw, prompt: str) -> None:
     picture, _ = draw(prompt=prompt, seed=3, steps=2)
     write_image(Path("own.png"), picture.image, picture.infotext)
     assert draw(again="own.png")[1] == ["own.png: its prompt is empty"]
-    assert draw(again="own.png", prompt="a star")[1] == []
+    assert not any("empty" in note for note in draw(again="own.png", prompt="a star")[1])
 
 
 @pytest.mark.parametrize(
