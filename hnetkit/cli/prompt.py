@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,7 +45,17 @@ def prompt_command(text: str, steps: int, hires_steps: int | None, output: Outpu
     row = explain_prompt(text, steps=steps, hires_steps=hires_steps, tokenizer=tokenizer)
     for warning in row["warnings"]:
         output.note(f"Warning: {warning}")
+    if added := " ".join(_added_tags({network["name"] for network in row["hypernetworks"]})):
+        output.note(f"The setting hypernetworks adds what is drawn with the prompt as well: {added}")
     output.rows([row], columns=["text", "hypernetworks", "loras", "schedule"], text=lambda shown: _card(shown, reason))
+
+
+def _added_tags(named: Container[str]) -> Iterator[str]:
+    """Yields the tags that drawing puts behind a prompt which has these names: those of the settings."""
+    from hnetkit import settings
+    from hnetkit.prompts.tags import split_tags
+
+    yield from (str(tag) for tag in split_tags(settings.get("hypernetworks") or "").tags if tag.name not in named)
 
 
 def _inversions(text: str, note: Callable[[str], None]) -> Iterator[tuple[str, int]]:

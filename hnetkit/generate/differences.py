@@ -16,7 +16,7 @@ from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.chunks import WordsOf
 from hnetkit.prompts.schedule import split_and
-from hnetkit.prompts.tags import excerpt, split_tags
+from hnetkit.prompts.tags import Tag, excerpt, split_tags
 
 if TYPE_CHECKING:
     from hnetkit.generate.sampling.encoding import TextEncoder
@@ -71,6 +71,24 @@ def other_second_pass(recorded: ImageSettings, options: DrawOptions, prompt: str
     first = [(getattr(options, side), recorded.options.get(side)) for side in ("width", "height")]
     if size and not options.has_second_pass and any(given not in (None, own) for given, own in first):
         yield f"its second pass keeps its own size, {size[0]}x{size[1]}: --hires-size or --hires-scale"
+
+
+def networks_replaced(recorded: ImageSettings, prompt: str, tags: Iterable[Tag]) -> Iterator[str]:
+    """Yields which networks and LoRAs of the image go with its prompt, in whose place is another.
+
+    Args:
+        prompt: that is drawn, with tags.
+        tags: of the networks that are drawn with it.
+    """
+    if recorded.prompt is None or prompt == recorded.prompt:
+        return
+    own, drawn = split_tags(recorded.prompt), {tag.name for tag in tags}
+    loras = {lora.name for lora in split_tags(prompt).loras}
+    gone = [tag.name for tag in own.tags if tag.name not in drawn]
+    gone += [lora.name for lora in own.loras if lora.name not in loras]
+    if gone:
+        listed = ", ".join(map(excerpt, dict.fromkeys(gone)))
+        yield f"PROMPT is drawn in place of its own, so without its networks: {listed}; add their tags to PROMPT"
 
 
 def other_first_picture(recorded: ImageSettings, options: DrawOptions) -> Iterator[str]:

@@ -19,6 +19,7 @@ from hnetkit.errors import IncompatibleNetwork, UsageError, failure_of
 from hnetkit.files import stat_at
 from hnetkit.generate.differences import (
     networks_of_comfyui,
+    networks_replaced,
     other_chunks,
     other_embeddings,
     other_first_picture,
@@ -413,6 +414,7 @@ def draw_images(
     names = network_options(networks)
     stated = _still_stated(recorded, text, options)
     prompts = resolve_prompts(tagged, names, options, finder, note, stated, with_defaults=origin is None)
+    say(networks_replaced(recorded, text, prompts.first.prompt.tags))
     added = prompts.first.prompt.tags[-len(names) :] if names else ()
     warn_about_first_pass((tag.name for tag in added), prompts.hires, note)
     if text == recorded.prompt:

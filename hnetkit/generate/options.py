@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,18 +212,27 @@ _NEEDS: Mapping[str, tuple[str, Callable[[DrawOptions], bool]]] = {
 """Option -> what it has no effect without, and whether that is there."""
 
 
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, also one of numpy's."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _integer_option(lowest: int, highest: int) -> Callable[[str, Any], int]:
     def check(name: str, value: Any) -> int:
-        if type(value) is not int or not lowest <= value <= highest:
+        if not _is_whole(value) or not lowest <= value <= highest:
             raise UsageError(f"{name}: {value} is not a whole number from {lowest} to {highest}")
-        return value
+        return int(value)
 
     return check
 
 
 def _real_option(lowest: float, highest: float = math.inf) -> Callable[[str, Any], float]:
     def check(name: str, value: Any) -> float:
-        if type(value) not in (int, float) or not lowest <= value <= highest or not math.isfinite(value):
+        if not _is_real(value) or not lowest <= value <= highest or not math.isfinite(value):
             span = f"from {lowest} on" if highest == math.inf else f"from {lowest} to {highest}"
             raise UsageError(f"{name}: {value} is not a number {span}")
         return float(value)
@@ -246,9 +256,9 @@ def _text_option(name: str, value: Any) -> str:
 
 
 def _side_option(name: str, value: Any) -> int:
-    if type(value) is not int:
+    if not _is_whole(value):
         raise UsageError(f"{name}: {value!r} is not a whole number of pixels")
-    return require_size(value)
+    return require_size(int(value))
 
 
 def _size_option(name: str, value: Any) -> tuple[int, int]:

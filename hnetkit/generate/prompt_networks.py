@@ -37,6 +37,7 @@ from hnetkit.prompts.tags import (
     excerpt,
     fits_in_tag,
     options_in,
+    plain_in_a1111,
     plain_number,
     problems_of_stack,
     split_comments,
@@ -100,8 +101,9 @@ class NetworkRequest:
         if _is_path(name):
             return cls(Path(name), strength)
         if not name or (":" in name and not name.startswith("h1:")):
-            before_colon = name.partition(":")[0] or "NAME"
-            raise UsageError(f"-n {option}: not NAME or NAME:STRENGTH", hint=f"-n {argument(f'{before_colon}:0.8')}")
+            (tag, *_) = split_tags(option).tags or (Tag(name.partition(":")[0] or "NAME", 0.8),)
+            meant = f"{tag.name}:{plain_number(tag.multiplier)}"
+            raise UsageError(f"-n {option}: not NAME or NAME:STRENGTH", hint=f"-n {argument(meant)}")
         return cls(name, strength)
 
 
@@ -442,7 +444,7 @@ def warn_about_unread_embeddings(prompts: Iterable[str], reader: str, note: Note
 
 
 def without_comments(prompt: str, note: Note) -> str:
-    """Returns a prompt as it is drawn, for one that a person typed, and reports its comments.
+    """Returns a prompt as it is drawn, for one that a person typed, and reports its comments and what is mere text.
 
     Raises:
         UsageError: it is the generation data of a picture, whose settings would be drawn as words.
@@ -451,6 +453,8 @@ def without_comments(prompt: str, note: Note) -> str:
     kept, comments = split_comments(prompt)
     for comment in comments:
         note(f"Left out of the prompt as a comment: {excerpt(comment)}")
+    for line in plain_in_a1111(kept):
+        note(f"Warning: {line}")
     return kept
 
 

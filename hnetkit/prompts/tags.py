@@ -41,6 +41,13 @@ _OPTION = re.compile(
     r"(?<!\S)--[A-Za-z]\w*|\b(?i:negative prompt) {0,4}[:\uff1a]|\bSteps: {0,4}\d+(?=, {0,4}[A-Z][\w ]{1,30}:)"
     r'|\{\s{0,9}"\w{1,40}"\s{0,9}:'
 )
+# what people type into A1111's prompts that it reads as text, and what they should know
+_PLAIN_IN_A1111 = {
+    re.compile(
+        r"\{[^{}|]{0,200}\|[^{}]{0,200}\}|\{\d{1,3}\$\$|(?<!\w)__[A-Za-z*][\w/*-]{0,60}?__(?!\w)"
+    ): "as in A1111 without the extension Dynamic Prompts",
+    re.compile(r":\s{0,4}\d{1,2},\d{1,3}\s{0,4}[)\]]"): "write the number with a point",
+}
 _LORA_KINDS = frozenset({"lora", "lyco"})
 _SHOWN = 200  # characters of a tag or an argument in a warning
 _SHOWN_OF_ANOTHER = 80  # of a tag that another program did not read
@@ -212,6 +219,13 @@ def options_in(prompt: str) -> str | None:
     """
     found = list(dict.fromkeys(_OPTION.findall(prompt)))
     return shorten(", ".join(found), _SHOWN) if found else None
+
+
+def plain_in_a1111(prompt: str) -> Iterator[str]:
+    """Yields a line for each kind of sign in a typed prompt that people mean, and A1111 reads as text."""
+    for sign, advice in _PLAIN_IN_A1111.items():
+        if found := list(dict.fromkeys(sign.findall(prompt))):
+            yield f"{shorten(', '.join(found), _SHOWN)} in the prompt: plain words here; {advice}"
 
 
 def split_tags(prompt: str) -> TaggedPrompt:

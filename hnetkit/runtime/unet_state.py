@@ -241,7 +241,7 @@ class UNetState(nn.Module):
             return
         if text.device != self.device:  # offloading: the UNet moves to its device later in this call, or piece by piece
             self._move(text.device, self.dtype)
-        if _reaches_layers(unet):
+        if _reaches_layers(unet) and not _computes_layers_again(unet):
             width = text.shape[-1]
             contexts = {index: stack(text) for index, stack in self._text_stacks if stack.group.width == width}
             self._text.fill(text, contexts)
@@ -326,6 +326,13 @@ def _dtype(unet: Any, hooks: Iterable[ProjectionHook]) -> torch.dtype:
     weight = next(iter(hooks)).weight
     candidates = (None if weight is None else weight.dtype, unet.dtype, torch.float32)
     return next(dtype for dtype in candidates if dtype in _FLOATS)
+
+
+def _computes_layers_again(unet: nn.Module) -> bool:
+    """Whether gradient checkpointing computes layers once more after the call, when what lives for it is gone."""
+    if not torch.is_grad_enabled():
+        return False
+    return any([getattr(module, "gradient_checkpointing", False) for module in unet.modules()])
 
 
 def _reaches_layers(unet: Any) -> bool:

@@ -209,3 +209,18 @@ def test_a_textual_inversion_counts_as_its_vectors(
 def test_generation_data_are_no_prompt(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["prompt", "a star\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1"]) == 2
     assert "a prompt is the generation data of a picture" in capsys.readouterr().err
+
+
+def test_the_networks_of_the_settings_are_told_as_they_are_drawn_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "hypernetworks", "<hypernet:dots:0.5> <hypernet:ink:0.3:end=0.6>"]) == 0
+    capsys.readouterr()
+    said = []
+    for text in ("a star", "a star <hypernet:ink:1>", "a <hypernet:dots:1> <hypernet:ink:1> star"):
+        assert run(["prompt", text]) == 0
+        said.append(capsys.readouterr().err)
+    added = "The setting hypernetworks adds what is drawn with the prompt as well: "
+    assert said == [
+        f"{added}<hypernet:dots:0.5> <hypernet:ink:0.3:end=0.6>\n",
+        f"{added}<hypernet:dots:0.5>\n",
+        "",
+    ]

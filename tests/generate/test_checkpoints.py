@@ -131,6 +131,17 @@ def test_sdxl_with_the_marks_of_its_trainer_ends_in_noise_alone(sdxl_folder: Pat
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("name", ["time_embed.cond_proj.weight", "time_embedding.cond_proj.weight"])
+def test_a_unet_that_takes_the_cfg_scale_is_refused_in_one_file_as_in_a_folder(
+    sd_folder: Path, tmp_path: Path, name: str
+) -> None:
+    path = save_checkpoint(tiny_sd(), tmp_path / "lcm.safetensors", **{UNET + name: torch.ones(8, 4)})
+    with pytest.raises(ModelNotUsable, match="takes the CFG scale as an input") as refusal:
+        load_model(path, device="cpu", tokenizer=sd_folder)
+    assert str(path) in str(refusal.value)
+
+
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("mark", ["edm_vpred.sigma_max", "edm_mean"])
 def test_a_checkpoint_for_the_noise_of_edm_is_refused(sdxl_folder: Path, tmp_path: Path, mark: str) -> None:
     path = save_checkpoint(tiny_sdxl(), tmp_path / "edm.safetensors", **{mark: torch.ones(4)})

@@ -134,12 +134,24 @@ def test_a_pipeline_that_something_else_was_made_of_is_the_models_own_still(mode
     assert not any("replaced" in line for line in told)
 
 
+def test_numbers_of_numpy_are_numbers(model: Model) -> None:
+    given = {"steps": 2, "cfg_scale": 3.5, "width": 16, "height": 16, "seed": 3, "hires_size": (24, 24)}
+    (plain,) = model.draw("a star", **given)
+    arrays = {name: np.array(value) for name, value in given.items()}
+    (other,) = model.draw(
+        "a star", **{name: tuple(array) if array.ndim else array[()] for name, array in arrays.items()}
+    )
+    assert (other.image.tobytes(), other.infotext) == (plain.image.tobytes(), plain.infotext)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"seed": 3.0}, "seed: 3.0 is not a whole number"),
         ({"count": "2"}, "count: 2 is not a whole number"),
         ({"batch_size": None}, "batch_size: None is not a whole number"),
+        ({"steps": True}, "steps: True is not a whole number"),
+        ({"cfg_scale": np.bool_(True)}, "cfg_scale: True is not a number"),
         ({"prompt": ["a", "b"]}, "a prompt is a text, and no list"),
     ],
 )
@@ -523,6 +535,28 @@ def test_a_picture_that_is_drawn_again_gives_an_option_what_it_belongs_to(here: 
     lines: list[str] = []
     shared_model.draw(again="large.png", denoising=0.4, hires_steps=3, mask_blur=1.0, note=lines.append)
     assert [line for line in lines if "effect" in line] == ["Warning: --mask-blur has no effect without --mask"]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "a star <hypernet:ink:0.8> <hypernet:wash:0.5>\nSteps: 2, Sampler: Euler, Seed: 7",
+        "a star <hypernet:ink:0.8>\nSteps: 2, Sampler: Euler, Seed: 7, Hypernet: wash, Hypernet strength: 0.5",
+    ],
+    ids=["tags", "settings of 2022"],
+)
+def test_networks_that_go_with_a_pictures_own_prompt_are_told(here: Path, shared_model: Model, own: str) -> None:
+    Path("own.txt").write_text(own)
+
+    def said(prompt: str | None, *networks: str) -> list[str]:
+        lines: list[str] = []
+        shared_model.draw(prompt, again="own.txt", networks=networks, width=16, height=16, note=lines.append)
+        return [line for line in lines if "networks" in line]
+
+    line = "own.txt: PROMPT is drawn in place of its own, so without its networks: {}; add their tags to PROMPT"
+    assert said("a circle") == [line.format("ink, wash")]
+    assert said("a circle <hypernet:wash:1>") == said("a circle", "wash") == [line.format("ink")]
+    assert said(None) == said("a circle <hypernet:wash:1>", "ink") == []
 
 
 def test_networks_beside_a_prompt_that_the_second_pass_lacks_are_told(here: Path, shared_model: Model) -> None:

@@ -64,6 +64,13 @@ def test_an_option_that_cannot_be_meant_is_a_usage_error(option: str) -> None:
         NetworkRequest.from_option(option)
 
 
+def test_a_tag_as_an_option_is_answered_with_the_option() -> None:
+    for tag, option in (("<hypernet:ink:0.8>", "-n ink:0.8"), ("<hypernet:my ink>", "-n 'my ink:1'")):
+        with pytest.raises(UsageError, match="not NAME or NAME:STRENGTH") as refusal:
+            NetworkRequest.from_option(tag)
+        assert refusal.value.hint == option
+
+
 def test_tags_come_before_options_and_options_become_tags(library: Path) -> None:
     stacked = NetworkFinder().stack(split_tags("a <hypernet:wash:0.2>"), ["ink:0.5", str(library / "mist.pt")])
     assert [network.name for network in stacked.networks] == ["wash", "ink", "mist"]

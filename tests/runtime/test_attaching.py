@@ -212,6 +212,31 @@ def test_nothing_of_a_call_that_failed_is_left(pipe: Any, ink: Hypernetwork) -> 
     assert torch.equal(run(pipe), before)
 
 
+@pytest.mark.parametrize("side_by_side", [False, True], ids=["one call", "two calls"])
+def test_gradients_are_the_same_where_layers_are_computed_again(
+    ink: Hypernetwork, wash: Hypernetwork, *, side_by_side: bool
+) -> None:
+    pipe = tiny_sd(least=True)
+    for net in (ink, wash):
+        hnetkit.load_hypernetwork(pipe, net, strength=0.7)
+    pipe.unet.train()
+
+    def gradients() -> list[Tensor]:
+        call = unet_call(pipe)
+        call["encoder_hidden_states"].requires_grad_()
+        loss = pipe.unet(**call, return_dict=False)[0].square().mean()
+        if side_by_side:  # before the first one's layers are computed again
+            other = {**call, "encoder_hidden_states": call["encoder_hidden_states"] * -1}
+            loss = loss + pipe.unet(**other, return_dict=False)[0].square().mean()
+        pipe.unet.zero_grad()
+        loss.backward()
+        return [call["encoder_hidden_states"].grad, *(weight.grad.clone() for weight in pipe.unet.parameters())]
+
+    kept = gradients()
+    pipe.unet.enable_gradient_checkpointing()
+    torch.testing.assert_close(gradients(), kept)
+
+
 # --- on and off
 
 

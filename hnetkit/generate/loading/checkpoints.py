@@ -35,6 +35,7 @@ from hnetkit.generate.loading.parts import (
     build_vae,
     edm_model,
     is_for_inpainting,
+    model_of_cfg_scale,
     refiner,
     require_known_channels,
 )
@@ -58,6 +59,7 @@ _REFINER_WIDTH = 1280
 
 # what CosXL and Playground 2.5 keep beside their weights: the noise levels of EDM, and the mean of their latents
 _EDM = ("edm_vpred.", "edm_mean", "edm_std")
+_READS_CFG_SCALE = ".cond_proj.weight"  # of a UNet's time embedding
 _PREDICTS_V = re.compile(r"^\s*parameterization:\s*[\"']?v[\"']?\s*(?:#.*)?$", re.MULTILINE)
 MOST_YAML = 1 << 20
 """Bytes of a configuration beside a checkpoint; a larger one is none."""
@@ -119,6 +121,8 @@ def _kinds_of(state: StateDict) -> list[str]:
     """Returns the names of the configurations that fit a checkpoint; several differ only in what the UNet predicts."""
     if any(name.startswith(_EDM) for name in state.shapes):
         raise edm_model(state.path)
+    if any(name.startswith(_UNET) and name.endswith(_READS_CFG_SCALE) for name in state.shapes):
+        raise model_of_cfg_scale(state.path)
     first, context = f"{_UNET}input_blocks.0.0.weight", ".attn2.to_k.weight"
     contexts = [shape for name, shape in state.shapes.items() if name.startswith(_UNET) and name.endswith(context)]
     widths = {shape[-1] for shape in contexts if shape}

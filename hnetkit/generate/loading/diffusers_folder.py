@@ -33,6 +33,7 @@ from hnetkit.generate.loading.parts import (
     build_unet,
     build_vae,
     edm_model,
+    model_of_cfg_scale,
     refiner,
     require_known_channels,
 )
@@ -216,10 +217,7 @@ def require_known_unet(folder: Path) -> None:
     if type(reads) is int and type(latents) is int:  # other values are refused when the UNet is built
         require_known_channels(reads, latents, str(folder))
     if config.get("time_cond_proj_dim") is not None:
-        raise ModelNotUsable(
-            f"{folder}: its UNet takes the CFG scale as an input, as those distilled for LCM do",
-            hint="give the model it was made from, and LCM as a LoRA; or draw with diffusers itself",
-        )
+        raise model_of_cfg_scale(folder)
 
 
 def vae_configuration(folder: Path) -> dict[str, Any]:

@@ -68,6 +68,14 @@ def edm_model(source: object) -> ModelNotUsable:
     )
 
 
+def model_of_cfg_scale(source: object) -> ModelNotUsable:
+    """Returns the refusal of a model whose UNet was distilled for LCM, and reads the CFG scale beside the time."""
+    return ModelNotUsable(
+        f"{source}: its UNet takes the CFG scale as an input, as those distilled for LCM do",
+        hint="give the model it was made from, and LCM as a LoRA; or draw with diffusers itself",
+    )
+
+
 def build_pipeline(parts: Mapping[str, Any], *, zeros_for_empty_prompt: bool = True) -> Any:
     """Returns a pipeline on the CPU, without a safety checker: SDXL's if it has two text encoders.
 
