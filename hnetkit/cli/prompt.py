@@ -46,7 +46,7 @@ def prompt_command(text: str, steps: int, hires_steps: int | None, output: Outpu
     for warning in row["warnings"]:
         output.note(f"Warning: {warning}")
     if added := " ".join(_added_tags({network["name"] for network in row["hypernetworks"]})):
-        output.note(f"The setting hypernetworks adds what is drawn with the prompt as well: {added}")
+        output.note(f"Drawing adds {added}, as the setting hypernetworks says.")
     output.rows([row], columns=["text", "hypernetworks", "loras", "schedule"], text=lambda shown: _card(shown, reason))
 
 

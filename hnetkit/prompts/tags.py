@@ -45,8 +45,8 @@ _OPTION = re.compile(
 _PLAIN_IN_A1111 = {
     re.compile(
         r"\{[^{}|]{0,200}\|[^{}]{0,200}\}|\{\d{1,3}\$\$|(?<!\w)__[A-Za-z*][\w/*-]{0,60}?__(?!\w)"
-    ): "as in A1111 without the extension Dynamic Prompts",
-    re.compile(r":\s{0,4}\d{1,2},\d{1,3}\s{0,4}[)\]]"): "write the number with a point",
+    ): ", as in A1111 without the extension Dynamic Prompts",
+    re.compile(r":\s{0,4}\d{1,2},\d{1,3}\s{0,4}[)\]]"): "; write the number with a point",
 }
 _LORA_KINDS = frozenset({"lora", "lyco"})
 _SHOWN = 200  # characters of a tag or an argument in a warning
@@ -225,7 +225,7 @@ def plain_in_a1111(prompt: str) -> Iterator[str]:
     """Yields a line for each kind of sign in a typed prompt that people mean, and A1111 reads as text."""
     for sign, advice in _PLAIN_IN_A1111.items():
         if found := list(dict.fromkeys(sign.findall(prompt))):
-            yield f"{shorten(', '.join(found), _SHOWN)} in the prompt: plain words here; {advice}"
+            yield f"{shorten(', '.join(found), _SHOWN)} in the prompt: plain words here{advice}"
 
 
 def split_tags(prompt: str) -> TaggedPrompt:

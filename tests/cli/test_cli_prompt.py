@@ -218,9 +218,8 @@ def test_the_networks_of_the_settings_are_told_as_they_are_drawn_too(capsys: pyt
     for text in ("a star", "a star <hypernet:ink:1>", "a <hypernet:dots:1> <hypernet:ink:1> star"):
         assert run(["prompt", text]) == 0
         said.append(capsys.readouterr().err)
-    added = "The setting hypernetworks adds what is drawn with the prompt as well: "
     assert said == [
-        f"{added}<hypernet:dots:0.5> <hypernet:ink:0.3:end=0.6>\n",
-        f"{added}<hypernet:dots:0.5>\n",
+        "Drawing adds <hypernet:dots:0.5> <hypernet:ink:0.3:end=0.6>, as the setting hypernetworks says.\n",
+        "Drawing adds <hypernet:dots:0.5>, as the setting hypernetworks says.\n",
         "",
     ]
