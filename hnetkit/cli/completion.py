@@ -60,7 +60,7 @@ def complete_setting(ctx: click.Context, param: click.Parameter, incomplete: str
 
 def complete_value(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Returns values of the setting that stands before; where they are paths, the shell is asked to offer its own."""
-    key = ctx.params.get("key")
+    key = ctx.params.get("key") or ""
     if key in settings.MODELS:
         return [CompletionItem(incomplete, type="file")]
     if key in settings.FOLDERS:
