@@ -346,6 +346,8 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
             parts = [*([counted(len(found.files), "file")] if found.files or not others else []), *others]
             whose = "they" if len(found.files) + found.fileless + len(found.bakes) != 1 else "it"
             confirm(f"Forget {' and '.join(parts)}, and what only {whose} held?", yes=yes)
+        elif missing and not found.kept:
+            output.note("nothing was missing at the last scan; hnetkit scan looks again")
         for line in found.kept:
             output.note(line)
         files = library.forget_found(found)

@@ -17,6 +17,7 @@ from hnetkit.cli.output import Output, Row, output_options, say
 from hnetkit.cli.progress import as_one_process, run_progress
 from hnetkit.cli.train_options import read_setting, training_options
 from hnetkit.errors import HnetkitError, PartlyFailed, UsageError, did_you_mean
+from hnetkit.files import is_folder_at
 from hnetkit.text import argument
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def run_command(file: Path | None, resume: bool, arguments: dict[str, Any], outp
     from hnetkit.train import train
 
     output = as_one_process(output)
+    if file is not None and "name" not in arguments["changes"]:
+        _tell_left_behind(file, Path(arguments["out"]), output)
     with run_progress(output) as callbacks:
         result = train(file or {}, resume=resume, **arguments, **callbacks)
     disconnect()
@@ -125,6 +128,15 @@ def run_command(file: Path | None, resume: bool, arguments: dict[str, Any], outp
         if result.unregistered:
             raise PartlyFailed(result.unregistered, hint=_ENTERED_AGAIN)
         output.note(_use_of(result))
+
+
+def _tell_left_behind(file: Path, out: Path, output: Output) -> None:
+    """Says so where a run's own recipe begins another run, as --out was left out, which is not where the run is."""
+    run, new = file.parent, out / file.parent.name
+    is_default = click.get_current_context().get_parameter_source("out") is click.core.ParameterSource.DEFAULT
+    if is_default and run.name and is_folder_at(run / "state") and not is_folder_at(new / "state"):
+        goes_on = f"--out {argument(run.parent, is_path=True)}"
+        output.note(f"The run in {run} does not go on, and another one begins in {new}: with {goes_on} it goes on.")
 
 
 def _use_of(result: TrainingResult) -> str:

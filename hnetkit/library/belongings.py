@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from hnetkit.files import is_absent, is_link_elsewhere
 from hnetkit.library import sidecars
 from hnetkit.library.layouts import folded
-from hnetkit.library.walking import may_be_model
+from hnetkit.library.walking import is_same_file, may_be_model
 from hnetkit.paths import is_state
 
 _OPTIMIZER = ".optim"  # what A1111 puts behind the name of a network's file for the state of its training
@@ -50,13 +50,14 @@ class Belongings:
                 going.append(found)
             else:
                 staying.append((found, f"{other} has it too"))
-        told = {folded(found.name) for found in (*known, *own)}
+        told = {folded(found.name): found for found in (*known, *own)}
         others = {PurePath(name).stem for name in models}
         for name in near:
             is_anothers = any(name.startswith(f"{stem}.") for stem in others)
-            if not (may_be_model(name) or folded(name) in told or is_anothers or path.with_name(name).is_dir()):
-                found = path.with_name(name)
-                staying.append((found, _LED_AWAY if is_link_elsewhere(found, path) else _UNKNOWN))
+            found, same = path.with_name(name), told.get(folded(name))
+            is_told = same is not None and (same == found or is_same_file(str(same), str(found)))
+            if not (may_be_model(name) or is_told or is_anothers or found.is_dir()):
+                staying.append((found, _LED_AWAY if is_link_elsewhere(found, path) else _unknown(name, path.stem)))
         return tuple(going), staying
 
     def _near(self, path: Path) -> list[str]:
@@ -73,6 +74,14 @@ def _sidecars_of(path: Path) -> list[Path]:
     beside |= {found for suffix, found in sidecars.beside(path).items() if suffix == sidecars.A1111}
     there = sorted(found for found in beside if not (is_absent(found) or os.path.isdir(found)))
     return [found for found in there if not is_state(found)]
+
+
+def _unknown(name: str, stem: str) -> str:
+    """Why what is named like a model is no sidecar of it: on a disk where case matters, its case may be the reason."""
+    suffix = name.removeprefix(stem)
+    if suffix.lower() in sidecars.SUFFIXES and suffix not in sidecars.SUFFIXES:
+        return f"a sidecar's name is {stem}{suffix.lower()}, and this one differs in case"
+    return _UNKNOWN
 
 
 def _is_sidecar(name: str, model: str) -> bool:

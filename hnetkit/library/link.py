@@ -21,7 +21,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import WHERE_GONE, DiskFull, FileChanged, HnetkitError, RegistryError, UsageError, failure_of
+from hnetkit.errors import (
+    WHERE_GONE,
+    DiskFull,
+    FileChanged,
+    HnetkitError,
+    NotFound,
+    RegistryError,
+    UsageError,
+    failure_of,
+)
 from hnetkit.files import is_absence, is_folder_at, is_model_name, is_there, mtime_of
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
@@ -142,6 +151,8 @@ def program_for(registry: Registry, directory: Path) -> Program:
         NotFound: no such folder.
         UsageError: nothing tells it.
     """
+    if not is_folder_at(directory):
+        raise NotFound(f"{directory}: no such folder", hint="give the folder that a program is installed in")
     known = [
         program
         for program in PROGRAMS.values()

@@ -293,6 +293,22 @@ def test_forgetting_one_network_keeps_what_an_import_told_of_others(
     assert rows(capsys, "list") == []
 
 
+def test_forget_missing_says_that_nothing_is_known_to_be_gone(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    (library / "glow.pt").unlink()
+    capsys.readouterr()
+    assert run(["forget", "--missing", "-y"]) == 0
+    assert "nothing was missing at the last scan; hnetkit scan looks again" in capsys.readouterr().err
+    run(["scan"])
+    capsys.readouterr()
+    assert run(["forget", "--missing", "-y"]) == 0
+    printed = capsys.readouterr()
+    assert "glow.pt" in printed.out
+    assert "nothing was missing" not in printed.err
+
+
 def test_one_long_text_does_not_make_every_line_of_a_table_as_long(
     library: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

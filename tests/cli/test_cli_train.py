@@ -117,6 +117,22 @@ def test_given_again_it_goes_on_and_restart_starts_over(
     assert hnetkit.load("training/ink/ink.safetensors").step == 6
 
 
+def test_a_recipe_in_the_folder_of_a_run_that_was_moved_begins_a_new_run_and_says_so(
+    tiny: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command(tiny, "--max-steps", "1")) == 0
+    Path("training").rename("moved")
+    capsys.readouterr()
+    begun = ["train", "--recipe", "moved/ink/recipe.json", "--device", "cpu", "--max-steps", "2"]
+    word = "The run in moved/ink does not go on, and another one begins in training/ink: with --out moved it goes on."
+    assert run(begun) == 0
+    assert word in capsys.readouterr().err
+    for more in ([], ["--out", "other"], ["--name", "pen"], ["--out", "moved"]):  # what was meant so, or goes on
+        assert run([*begun, *more]) == 0
+        assert "does not go on" not in capsys.readouterr().err
+    assert hnetkit.load("moved/ink/ink.safetensors").step == 2
+
+
 def test_the_command_that_draws_with_a_network_works_where_others_have_its_name(
     tiny: str, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -958,6 +958,14 @@ def test_link_needs_no_layout_where_the_folder_tells_it(
     assert {row["change"] for row in linked(capsys, comfy, "--remove")} == {"removed"}
 
 
+def test_a_folder_that_is_not_there_is_said_to_be_no_program_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["link", str(tmp_path / "gone")]) == 4
+    said = capsys.readouterr().err
+    assert "gone: no such folder\nHint: give the folder that a program is installed in" in said
+
+
 def test_link_remembers_the_layout_that_was_given(
     library: Path, webui: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,6 +141,22 @@ def test_what_is_no_sidecar_stays(library: Library, folder: Path) -> None:
     assert (folder / "glow.json").exists()
 
 
+def test_what_only_its_case_makes_no_sidecar_stays_and_is_called_so(library: Library, folder: Path) -> None:
+    others = [folder / name for name in ("ink.JSON", "ink.Preview.PNG", "ink.TXT")]
+    if (folder / "ink.JSON").exists():
+        pytest.skip("a disk where case makes no difference")
+    for path in others:
+        path.write_text("{}")
+    changes = library.remove("ink")
+    reasons = {Path(change.path).name: change.reason for change in changes if change.what == "kept"}
+    assert reasons == {
+        "ink.JSON": "a sidecar's name is ink.json, and this one differs in case",
+        "ink.Preview.PNG": "a sidecar's name is ink.preview.png, and this one differs in case",
+        "ink.TXT": "a sidecar's name is ink.txt, and this one differs in case",
+    }
+    assert all(path.exists() for path in others)
+
+
 def test_a_persons_settings_that_a_link_leads_to_stay_and_are_called_so(
     library: Library, folder: Path, tmp_path: Path
 ) -> None:
