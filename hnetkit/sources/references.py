@@ -97,7 +97,7 @@ def redact_reference(text: str) -> str:
 
 # --- as typed
 
-_COMMAND = re.compile(r"\S+\s.*(?:://|\s-|@)|\S*=\S*\s", re.DOTALL)  # its options may hold a token
+_COMMAND = re.compile(r"\S+\s.*(?:://|\s-|@)|[^\s=]*=\S*\s", re.DOTALL)  # its options may hold a token
 _CLONE = re.compile(
     r"(?:\$\s+)?(?:\w+=\w+\s+)*git\s+(?:lfs\s+)?clone\s+(?:-\S+\s+(?:[0-9]+\s+)?)*(\S+)(?:\s+[^\s-]\S*)?"
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -331,3 +333,12 @@ def test_what_means_nothing_is_shown_without_what_may_be_secret(text: str) -> No
 def test_what_means_nothing_is_shown_as_far_as_it_holds_no_secret() -> None:
     with pytest.raises(UsageError, match="hf:owner/repo@ma in: not a recognized reference"):
         parse_reference("hf:owner/repo@ma in")
+
+
+@pytest.mark.parametrize("sign", ["=", "a=", "git clone -a 1 ", "urn:air:a:", "[](", "a(", "://"])
+def test_a_long_text_that_is_no_reference_is_refused_at_once(sign: str) -> None:
+    text = (sign * 60_000)[:60_000].strip()
+    start = time.process_time()
+    with pytest.raises(UsageError):
+        parse_reference(text)
+    assert time.process_time() - start < 2
