@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -332,24 +333,19 @@ def _replace_damaged(registry: Registry, job: Job, found: Examination, old: Repl
     return aside
 
 
+_PLACING = threading.Lock()
+"""Held from the look at which names are taken until a file has its own: downloads end at once."""
+
+
 def _place(registry: Registry, job: Job, found: Examination, stem: str, suffix: str) -> Path:
     folder, sha256 = Path(job.folder), _sha256_of(found)
     for target in _names(registry, folder, stem, suffix, job, sha256):
         if has_bytes(target, sha256, size=found.size_bytes):
             add_examined(registry, folder, found.moved(target))
             return target
-        if _is_begun(folder, target.stem) and (
-            _is_taken(folder, target.stem) or _has_anothers_sidecars(registry, job, target, sha256)
-        ):
-            continue
-        with registry.write():  # before the file exists: a process that dies here leaves no file without an owner
-            if not registry.jobs.reserve(str(target), job.id, sha256):
-                continue
-        try:
-            publish(found.path, target)
-        except OutputExists:
-            with registry.write():
-                registry.jobs.forget_install(str(target))
+        with _PLACING:
+            is_placed = _place_at(registry, job, found, target, sha256)
+        if not is_placed:
             continue
         try:
             add_examined(registry, folder, found.moved(target))
@@ -362,6 +358,25 @@ def _place(registry: Registry, job: Job, found: Examination, stem: str, suffix: 
             raise
         return target
     raise WrongBytes(f"{folder / stem}: all names for it are taken")
+
+
+def _place_at(registry: Registry, job: Job, found: Examination, target: Path, sha256: str) -> bool:
+    """Places a file under a name; returns False if that is taken."""
+    folder = target.parent
+    if _is_begun(folder, target.stem) and (
+        _is_taken(folder, target.stem) or _has_anothers_sidecars(registry, job, target, sha256)
+    ):
+        return False
+    with registry.write():  # before the file exists: a process that dies here leaves no file without an owner
+        if not registry.jobs.reserve(str(target), job.id, sha256):
+            return False
+    try:
+        publish(found.path, target)
+    except OutputExists:
+        with registry.write():
+            registry.jobs.forget_install(str(target))
+        return False
+    return True
 
 
 def _names(registry: Registry, folder: Path, stem: str, suffix: str, job: Job, sha256: str) -> Iterator[Path]:

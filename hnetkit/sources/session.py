@@ -520,18 +520,19 @@ class FetchSession:
                     raised.append(error)
                     self.clock.stop.set()
 
-        fetched: list[FetchResult] = []
+        ended: list[Job] = []
         removed = trashed(self.registry, is_emptied=True)
         try:
             for job in self.run(jobs, count):
-                fetched.append(results.of_job(self.registry, job, removed))
+                ended.append(job)
         except Stopped as stop:
             if raised:
                 raise raised[0] from None
-            ended = Stopped(f"stopped after {len(fetched)} of {counted(len(jobs), 'file')}", hint=stop.command_hint)
-            ended.exit_code = stop.exit_code
-            raise ended from stop
-        return fetched
+            stopped = Stopped(f"stopped after {len(ended)} of {counted(len(jobs), 'file')}", hint=stop.command_hint)
+            stopped.exit_code = stop.exit_code
+            raise stopped from stop
+        # the rows of all are written now: a result may name what another job has placed
+        return [results.of_job(self.registry, job, removed) for job in ended]
 
     def enqueue(self, plan: FetchPlan, failed: list[BadRecord]) -> list[int]:
         """Makes the jobs of a plan whose models are stored, for `run`, and returns their numbers.

@@ -72,6 +72,16 @@ def test_two_formats_of_one_network_are_not_called_two_networks(hub: Sites, here
     assert reason == f"the same network is there as {first}"
 
 
+def test_of_networks_that_come_at_once_under_one_name_each_gets_its_own(hub: Sites, here: FetchSession) -> None:
+    files = {
+        f"ink{n}{suffix}": network_bytes(2 * n + (suffix == ".ckpt")) for n in range(12) for suffix in (".pt", ".ckpt")
+    }
+    hub.hub.add("anna/pairs", files)
+    here.sync("hf:anna/pairs")
+    stems = [path.stem for path in installed(here).values()]
+    assert len(stems) == len(set(stems)) == len(files)
+
+
 def test_only_what_a_commit_adds_or_changes_is_fetched(hub: Sites, here: FetchSession) -> None:
     here.sync(f"hf:{REPO}")
     hub.clear()
