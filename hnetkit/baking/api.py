@@ -20,12 +20,13 @@ from hnetkit.baking.making import USUAL_RANK, Form, make_changes
 from hnetkit.baking.networks import MIXES, SUFFIXES, BakedNetwork, Mix, merge_networks
 from hnetkit.baking.picture_plan import plan_pictures
 from hnetkit.baking.pictures import Comparison, FitDrawing, Progress
-from hnetkit.baking.record import METADATA, refuse_all_but_baked
+from hnetkit.baking.record import refuse_all_but_baked
 from hnetkit.baking.refining import MOST_REFINE_STEPS, calls_for
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import SAFETENSORS_SUFFIXES, is_folder_at, new_file, suffixed
 from hnetkit.formats.writing import require_output as require_network_output
 from hnetkit.formats.writing import source_sha256, write_tensors
+from hnetkit.generate.loading.baked import METADATA
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.model import Model

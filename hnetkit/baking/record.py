@@ -10,21 +10,10 @@ from hnetkit.errors import HnetkitError
 from hnetkit.files import refuse_existing
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.safetensors_file import read_safetensors
-from hnetkit.limits import parse_json
+from hnetkit.generate.loading.baked import METADATA
 from hnetkit.text import shorten
 
-METADATA = "hnetkit.bake"
-"""Key of a file's metadata that holds the record of its baking, as JSON."""
 _MOST_TOLD, _LONGEST = 20, 2000  # networks and letters of a line about it
-
-
-def read_record(file: OpenFile) -> dict[str, Any] | None:
-    """Returns the record in an open file; None in one that was not baked, and where it is no JSON object."""
-    try:
-        found = parse_json(read_safetensors(file).metadata.get(METADATA, "null"))
-    except (HnetkitError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def told(record: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from hnetkit.errors import DiskFull, HnetkitError, NotFound, OutputExists, Regis
 from hnetkit.files import is_file_at, is_folder_at, refuse_existing
 from hnetkit.formats import load
 from hnetkit.generate.image_files import is_image_file
+from hnetkit.generate.loading.baked import applied_once_more
 from hnetkit.generate.model import Model, ModelSource
 from hnetkit.generate.prompt_networks import (
     NetworkFinder,
@@ -142,6 +143,8 @@ def bake_file(
         raise rank_above(rank, widest)
     model = source.load(note)
     _require_room(model, path, to, rank)
+    for line in applied_once_more([model.weights], {own.name: own.network for own in stacked.networks}):
+        note(line)
     names: list[str] = []
     try:
         for network in stacked.networks:

@@ -186,8 +186,8 @@ def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
 
 
 def _inspect_file(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
-    from hnetkit.baking.record import read_record
     from hnetkit.formats.open_file import OpenFile
+    from hnetkit.generate.loading.baked import read_record
     from hnetkit.inspection import examine_open
 
     with OpenFile(path) as file:

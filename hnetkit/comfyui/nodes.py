@@ -10,7 +10,7 @@ from typing import Any
 from hnetkit.comfyui.files import named_by, names, open_file, state_of
 from hnetkit.comfyui.models import with_networks
 from hnetkit.errors import HnetkitError, UsageError, printable
-from hnetkit.prompts.tags import finite_number, split_tags
+from hnetkit.prompts.tags import excerpt, finite_number, split_tags
 from hnetkit.runtime.strength import PARTS, Strength, strength_of
 
 NONE = "None"
@@ -114,6 +114,9 @@ def hypernetworks_from_tags(*, model: Any, text: str) -> tuple[Any, str]:
         if "hypernet" in warning:
             raise UsageError(warning, hint="write <hypernet:name:0.8>")
         logging.warning("hnetkit: %s", printable(warning))  # the prompt may be a stranger's, and this a terminal
+    for tag in prompt.unknown:
+        if tag[1:].lower().startswith("hypernet"):
+            raise UsageError(f"{excerpt(tag)}: no known kind of tag", hint="write <hypernet:name:0.8>")
     rest = prompt.replacing([None] * len(prompt.tags)).written
     named = zip(named_by(prompt.tags), prompt.tags, strict=True)
     chosen = [(open_file(name), Strength.of(strength_of(tag))) for name, tag in named]

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from hnetkit.errors import HnetkitError, failure_of
 from hnetkit.generate.drawing import steps_of_pass
+from hnetkit.generate.loading.baked import applied_once_more
 from hnetkit.generate.loading.extra_networks import (
     ActiveAdapters,
     Lora,
@@ -108,6 +109,7 @@ class DrawSession:
         self._failures: dict[_StackKey, HnetkitError] = {}
         self._unusable: dict[Path, HnetkitError] = {}  # textual inversions
         self._said = set[str]()
+        self._compared = set[tuple[str, tuple[Lora, ...]]]()  # with the records of what was baked
         with ExitStack() as undo:
             undo.enter_context(_turns.setdefault(model.pipe.unet, _Turn()))
             model.forget_texts()  # the caller may have changed the text encoders since they were encoded
@@ -166,6 +168,7 @@ class DrawSession:
         stack = self._stack(prompts.first)
         set_hypernetworks(self.model.pipe, [name for name, _ in stack], [strength for _, strength in stack])
         self._say_without_effect(request, request, prompts.first, stack)
+        self._say_baked(prompts)
         if request.second is None:
             return replace(request, stack=stack)
         hires = prompts.hires or prompts.first
@@ -189,6 +192,18 @@ class DrawSession:
         for network, (name, strength) in zip(prompt.networks, stack, strict=True):
             if why := without_effect(self.model.pipe, name, strength, steps):
                 self._say(f"Warning: {network.name} has no effect{where}: {why}")
+
+    def _say_baked(self, prompts: ResolvedPrompts) -> None:
+        """Tells which networks are in the model or in a LoRA already, because these were baked of them."""
+        applied_here = {
+            network.name: network.network
+            for prompt in filter(None, (prompts.first, prompts.hires))
+            for network, strength in zip(prompt.networks, prompt.strengths, strict=True)
+            if strength != 0 and (network.name, self._loras) not in self._compared
+        }
+        self._compared |= {(name, self._loras) for name in applied_here}
+        for line in applied_once_more([self.model.weights, *(lora.path for lora in self._loras)], applied_here):
+            self._say(line)
 
     def _clip_skip_without_effect(self, request: Request) -> Iterator[str]:
         if request.clip_skip > 1 and not takes_clip_skip(self.model.pipe):

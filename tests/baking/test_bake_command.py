@@ -19,8 +19,9 @@ from support.pipelines import tiny_sd
 
 import hnetkit
 from hnetkit import demo, settings
-from hnetkit.baking.record import METADATA, told
+from hnetkit.baking.record import told
 from hnetkit.cli import run
+from hnetkit.generate.loading.baked import METADATA
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
 pytestmark = needs_demo
@@ -85,12 +86,13 @@ def test_tags_have_strengths_by_side(here: Path) -> None:
     assert {name.rpartition("_")[2] for name in load_file("k.safetensors")} == {"k.diff"}
 
 
-def test_a_baked_lora_works_in_a_prompt(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_baked_lora_works_in_a_prompt(here: Path, recwarn: pytest.WarningsRecorder) -> None:
     Path("loras").mkdir()
     assert run(["bake", "-n", "paper:0.7", "--out", "loras/baked.safetensors"]) == 0
     assert run(["config", "loras", "loras"]) == 0
     drawing = ["--seed", "3", "--steps", "3"]
     assert run(["generate", "a star <lora:baked:1>", *drawing, "--out", "lora.png"]) == 0
+    assert not [said for said in recwarn if "lora_bias" in str(said.message)]  # PEFT's, of merging
     assert run(["generate", "a star", "-n", "paper:0.7", *drawing, "--out", "network.png"]) == 0
     assert run(["generate", "a star", *drawing, "--out", "none.png"]) == 0
     lora, network, none = (pixels(name) for name in ("lora.png", "network.png", "none.png"))
@@ -121,6 +123,34 @@ def test_a_checkpoint_is_a_model(here: Path) -> None:
     assert run(["generate", "a star", "--model", "paper-model", *drawing, "--out", "baked.png"]) == 0
     assert run(["generate", "a star", "-n", "paper:0.7", *drawing, "--out", "network.png"]) == 0
     assert (pixels("baked.png") - pixels("network.png")).abs().max() <= 1
+
+
+def test_a_network_that_is_baked_in_already_is_told_where_it_is_applied_again(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper, outline = (str(demo.networks()[name]) for name in ("paper", "outline"))
+    Path("loras").mkdir()
+    settings.put("loras", str(here / "loras"))
+    assert run(["bake", "-n", paper, "--to", "checkpoint", "--out", "paper-model"]) == 0
+    assert run(["bake", "-n", paper, "--out", "loras/baked.safetensors"]) == 0
+    weights = Path("paper-model", "unet", "diffusion_pytorch_model.safetensors")
+    hnetkit.save(hnetkit.load(paper), "small.safetensors", dtype="bf16")  # the same network to other people
+    capsys.readouterr()
+
+    def told_of(*command: str) -> list[str]:
+        assert run([*command, "--steps", "1", "--overwrite"]) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if "once more" in line]
+
+    on_it = ["--model", "paper-model", "--out", "a.png"]
+    line = "Warning: {} was baked into {} already, and is applied once more: leave it out of one of them"
+    assert told_of("generate", "a", "-n", f"{paper}:0.5", *on_it) == [line.format("paper", weights)]
+    assert told_of("generate", "a", "-n", "small.safetensors", *on_it) == [line.format("small", weights)]
+    lora = line.format("paper", here / "loras" / "baked.safetensors")
+    assert told_of("generate", "a <lora:baked:1>", "-n", paper, "--out", "a.png") == [lora]
+    again = ["--to", "diff", "--for", "comfyui", "--out", "diff.safetensors"]
+    assert told_of("bake", "-n", paper, "--model", "paper-model", *again) == [line.format("paper", weights)]
+    assert told_of("generate", "a", "-n", outline, "-n", f"{paper}:0", *on_it) == []
+    assert told_of("generate", "a", "-n", paper, "--out", "a.png") == []
 
 
 def test_inspect_says_what_a_file_was_baked_of(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,9 +23,9 @@ from torch import Tensor
 
 import hnetkit
 from hnetkit.baking.api import Baked, bake
-from hnetkit.baking.record import METADATA
 from hnetkit.errors import FileRefused, OutputExists, UsageError
 from hnetkit.generate.loading import checkpoints
+from hnetkit.generate.loading.baked import METADATA
 from hnetkit.generate.model import load_model
 from hnetkit.network import Hypernetwork, MLPPair, ResidualMLP, TensorRef
 from hnetkit.runtime.strength import Strength

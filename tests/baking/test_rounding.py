@@ -14,8 +14,8 @@ from support.pipelines import tiny_sd
 
 import hnetkit
 from hnetkit.baking.api import bake
-from hnetkit.baking.record import METADATA
 from hnetkit.errors import FileRefused, TooInexact, UsageError
+from hnetkit.generate.loading.baked import METADATA
 from hnetkit.generate.model import load_model
 from hnetkit.network import Hypernetwork
 

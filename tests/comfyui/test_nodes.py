@@ -107,6 +107,12 @@ def test_a_prompt_without_tags_leaves_the_model_as_it_is(model: Model) -> None:
     assert node("HnetkitHypernetworksFromTags", model=model, text="a castle") == (model, "a castle")
 
 
+@pytest.mark.parametrize("tag", ["<Hypernet:dots:0.6>", "<HYPERNET:dots>", "<hypernetwork:dots:1>", "<hypernets:dots>"])
+def test_a_tag_that_is_almost_one_of_a_hypernetwork_is_no_word_of_the_prompt(model: Model, tag: str) -> None:
+    with pytest.raises(NodeFailed, match=f"{tag}: no known kind of tag. Write <hypernet:name:0.8>"):
+        node("HnetkitHypernetworksFromTags", model=model, text=f"a castle {tag} <wildcard:hypernet>")
+
+
 def test_what_a_terminal_obeys_in_a_prompt_does_not_reach_it(model: Model, logged: list[logging.LogRecord]) -> None:
     node("HnetkitHypernetworksFromTags", model=model, text="a castle <lora:x:\x1b[2J>")
     messages = "".join(record.getMessage() for record in logged)

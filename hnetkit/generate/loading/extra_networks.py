@@ -36,7 +36,7 @@ from hnetkit.formats.pickle_globals import HARMLESS
 from hnetkit.formats.reading import refuse_sparse
 from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.torch_file import LEGACY_MAGIC, read_torch_legacy, read_torch_zip
-from hnetkit.generate.backend_errors import first_line, is_out_of_memory
+from hnetkit.generate.backend_errors import first_line, is_out_of_memory, quiet_libraries
 from hnetkit.generate.loading.checkpoints import refuse_more_than_the_file
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.limits import parse_json
@@ -336,7 +336,9 @@ def attach_loras(pipe: Any, loras: Sequence[Lora], note: Callable[[str], object]
             reason = f"it has {layers:,} layers, and the model {modules:,} parts"
             raise ModelNotUsable(f"{lora.path}: cannot be put on this model ({reason})")
         try:
-            pipe.load_lora_weights(tensors, adapter_name=name)
+            with quiet_libraries(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # PEFT's, of merging and of a second LoRA: for developers
+                pipe.load_lora_weights(tensors, adapter_name=name)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
