@@ -26,7 +26,7 @@ from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import SAFETENSORS_SUFFIXES, is_folder_at, new_file, suffixed
 from hnetkit.formats.writing import require_output as require_network_output
 from hnetkit.formats.writing import source_sha256, write_tensors
-from hnetkit.generate.loading.baked import METADATA
+from hnetkit.generate.loading.baked import EARLIER, METADATA, record_of
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.model import Model
@@ -249,6 +249,8 @@ def bake(
         pictures = drawing.compare(changes, rounding) if drawing.has_drawn or compare else None
         outputs = {layer: on_layers.projections(layer).output for layer in on_layers.layers}
     record = _record(stack, made_with, to, program, written, changes, drawing, pictures, refine)
+    if to == "checkpoint" and isinstance(model, Model) and (earlier := record_of(model.weights)):
+        record[EARLIER] = earlier
     return Baked(to, program, changes, written, pictures, record, outputs, place)
 
 

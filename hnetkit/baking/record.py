@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from hnetkit.errors import HnetkitError
 from hnetkit.files import refuse_existing
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.safetensors_file import read_safetensors
-from hnetkit.generate.loading.baked import METADATA
+from hnetkit.generate.loading.baked import EARLIER, METADATA, with_earlier
 from hnetkit.text import shorten
 
 _MOST_TOLD, _LONGEST = 20, 2000  # networks and letters of a line about it
@@ -19,17 +19,21 @@ _MOST_TOLD, _LONGEST = 20, 2000  # networks and letters of a line about it
 def told(record: dict[str, Any]) -> str:
     """Returns what a record says, on one line; anybody may have written it."""
     try:
-        networks = record["networks"]
-        more = [f"{len(networks) - _MOST_TOLD:,} more"] if len(networks) > _MOST_TOLD else []
-        made = " + ".join([*map(with_strength, networks[:_MOST_TOLD]), *more])
         program = f", for {record['for']}" if record["for"] else ""
         error = max(layer["error"] for layer in record["layers"].values())
         fitted = sum(layer["origin"] == "fitted" for layer in record["layers"].values())
         how = f"{fitted} of {len(record['layers'])} projections are fitted" if fitted else "exact, to rounding"
-        on = shorten(f"{made}, on {record['model']}{program}", _LONGEST)
+        earlier = [part for older in with_earlier(record.get(EARLIER)) for part in older["networks"]]
+        model = f"{record['model']}, which was baked of {_joined(earlier)}" if earlier else record["model"]
+        on = shorten(f"{_joined(record['networks'])}, on {model}{program}", _LONGEST)
         return f"{on}; {how}, the largest relative error is {error:.3g}"
     except Exception:  # whatever it holds is no fault of the file
         return "by a record that is not understood"
+
+
+def _joined(networks: Sequence[Mapping[str, Any]]) -> str:
+    more = [f"{len(networks) - _MOST_TOLD:,} more"] if len(networks) > _MOST_TOLD else []
+    return " + ".join([*map(with_strength, networks[:_MOST_TOLD]), *more])
 
 
 def with_strength(network: Mapping[str, Any]) -> str:

@@ -151,6 +151,24 @@ def test_a_network_that_is_baked_in_already_is_told_where_it_is_applied_again(
     assert told_of("bake", "-n", paper, "--model", "paper-model", *again) == [line.format("paper", weights)]
     assert told_of("generate", "a", "-n", outline, "-n", f"{paper}:0", *on_it) == []
     assert told_of("generate", "a", "-n", paper, "--out", "a.png") == []
+    tint = str(network_file(here, "tint.pt", widths=(64, 80), activation="linear"))
+    assert run(["bake", "-n", tint, "--model", "paper-model", "--to", "checkpoint", "--out", "both"]) == 0
+    twice = Path("both", "unet", "diffusion_pytorch_model.safetensors")
+    on_both = ["--model", "both", "--out", "a.png"]
+    lines = [line.format("paper", twice), line.format("tint", twice)]
+    assert told_of("generate", "a", "-n", paper, "-n", tint, *on_both) == lines
+    assert run(["inspect", str(twice)]) == 0
+    assert "baked of tint:1, on paper-model, which was baked of paper:1; exact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("record", ['{"error": NaN}', "[1]", '{"networks": 3}', '{"model_baked": [2]}'])
+def test_a_copy_of_a_model_with_any_record_is_made(here: Path, record: str) -> None:
+    shutil.copytree(demo.model_folder(), "model")
+    weights = Path("model", "unet", "diffusion_pytorch_model.safetensors")
+    save_file(load_file(weights), weights, {METADATA: record})
+    paper = str(demo.networks()["paper"])
+    assert run(["bake", "-n", paper, "--model", "model", "--to", "checkpoint", "--out", "copy"]) == 0
+    assert run(["inspect", str("copy" / weights.relative_to("model"))]) == 0
 
 
 def test_inspect_says_what_a_file_was_baked_of(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
