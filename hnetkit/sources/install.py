@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import threading
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from hnetkit.errors import (
     failure_of,
     printable,
 )
-from hnetkit.files import MODEL_SUFFIXES, is_reserved, is_there, new_file, publish, sync_folder
+from hnetkit.files import MODEL_SUFFIXES, exclusive_lock, is_reserved, is_there, new_file, publish, sync_folder
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.hashes import sha256_of
@@ -333,8 +332,15 @@ def _replace_damaged(registry: Registry, job: Job, found: Examination, old: Repl
     return aside
 
 
-_PLACING = threading.Lock()
-"""Held from the look at which names are taken until a file has its own: downloads end at once."""
+_PATIENCE_S = 60.0
+
+
+@contextlib.contextmanager
+def _names_locked(registry: Registry) -> Iterator[None]:
+    """Keeps other threads and processes from taking a name between the look at which are taken and the file's own."""
+    busy = HnetkitError("another process is placing a file", hint="try again when it has ended")
+    with exclusive_lock(registry.path.parent / "locks" / "names.lock", busy, patience_s=_PATIENCE_S):
+        yield
 
 
 def _place(registry: Registry, job: Job, found: Examination, stem: str, suffix: str) -> Path:
@@ -343,7 +349,7 @@ def _place(registry: Registry, job: Job, found: Examination, stem: str, suffix: 
         if has_bytes(target, sha256, size=found.size_bytes):
             add_examined(registry, folder, found.moved(target))
             return target
-        with _PLACING:
+        with _names_locked(registry):
             is_placed = _place_at(registry, job, found, target, sha256)
         if not is_placed:
             continue

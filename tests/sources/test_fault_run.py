@@ -50,7 +50,7 @@ def require_all_right(sites: Sites, home: Path) -> None:
     left = [path.name for path in (home / "library").rglob("*.part*")]
     assert not [name for name in left if not name.endswith(TEMPORARY)]  # what a kill left half-written is swept later
     assert not list((home / "workers").iterdir())
-    allowed = {"registry.db", "registry.db-wal", "registry.db-shm", "library", "workers"}
+    allowed = {"registry.db", "registry.db-wal", "registry.db-shm", "library", "locks", "workers"}
     assert {path.name for path in home.iterdir()} <= allowed
 
 

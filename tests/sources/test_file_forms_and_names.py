@@ -27,6 +27,9 @@ PT_FORMS: dict[str, tuple[bytes, dict[str, bytes], int]] = {
     "packed zip of a legacy pt": (network_bytes(6, legacy=True), {}, zipfile.ZIP_DEFLATED),
 }
 
+OWN = {"library", "locks", "names.lock", "workers", "registry.db-wal", "registry.db-shm"}
+"""What a fetch leaves in the home folder beside what it was asked for."""
+
 AWKWARD = {
     "slashes": "../../../etc/evil.pt",
     "backslashes": "..\\..\\evil.pt",
@@ -132,7 +135,7 @@ def test_a_file_of_any_name_is_installed_under_one_that_every_system_takes(
     assert path.name.split(".")[0].lower() not in ("con", "nul", "none", "")
     assert path.read_bytes() == site.world.content(file["id"])
     after = {path for path in here.folder.parent.rglob("*") if here.folder not in path.parents}
-    assert {path.name for path in after - before} <= {"library", "workers", "registry.db-wal", "registry.db-shm"}
+    assert {path.name for path in after - before} <= OWN
     (row,) = [row for row in here.registry.catalogue.files() if row["file_id"] == str(file["id"])]
     assert row["file_name"] == (name.strip() or f"{file['id']}.pt"), "the site's own name is kept"
 
@@ -180,7 +183,7 @@ def test_members_of_a_zip_stay_in_the_library_whatever_they_are_called(site: Sit
     assert all(path.parent == here.folder and re.fullmatch(r"\w[\w.-]*\.pt", path.name) for path in paths)
     assert not {path.stem.lower() for path in paths} & {"con", "none"}
     after = {path for path in here.folder.parent.rglob("*") if here.folder not in path.parents}
-    assert {path.name for path in after - before} <= {"library", "workers", "registry.db-wal", "registry.db-shm"}
+    assert {path.name for path in after - before} <= OWN
 
 
 @pytest.mark.parametrize(

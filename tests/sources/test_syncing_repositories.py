@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from huggingface_hub import constants
 from support.fake_sites import Fault, Sites, World
 from support.fake_sites.messages import Request, Response
@@ -80,6 +82,24 @@ def test_of_networks_that_come_at_once_under_one_name_each_gets_its_own(hub: Sit
     here.sync("hf:anna/pairs")
     stems = [path.stem for path in installed(here).values()]
     assert len(stems) == len(set(stems)) == len(files)
+
+
+def test_no_name_is_taken_while_another_process_takes_one(hub: Sites, here: FetchSession) -> None:
+    other = FileLock(here.registry.path.parent / "locks" / "names.lock", thread_local=False)
+    Path(other.lock_file).parent.mkdir(exist_ok=True)
+    other.acquire()
+    there = []
+
+    def end_of_the_other() -> None:
+        there.extend(path.name for path in here.library.folder.rglob("*.pt"))
+        other.release()
+
+    ending = threading.Timer(0.5, end_of_the_other)
+    ending.start()
+    here.sync(f"hf:{REPO}")
+    ending.join()
+    assert there == []
+    assert len(installed(here)) == 2
 
 
 def test_only_what_a_commit_adds_or_changes_is_fetched(hub: Sites, here: FetchSession) -> None:
