@@ -311,7 +311,7 @@ class Model(LoadedPipeline):
         images = draw_images(
             self,
             prompt,
-            DrawOptions(**options),
+            DrawOptions.of(options),
             seed=seed,
             count=count,
             batch_size=batch_size,
@@ -453,9 +453,11 @@ def draw_images(
 
 def _whole_number(name: str, value: Any) -> int:
     try:
-        return operator.index(value)  # numpy's too
+        if not isinstance(value, bool):
+            return operator.index(value)  # numpy's too
     except TypeError:
-        raise UsageError(f"{name}: {shorten(value)} is not a whole number") from None
+        pass
+    raise UsageError(f"{name}: {shorten(value)} is not a whole number")
 
 
 def _recorded_settings(

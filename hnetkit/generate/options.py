@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import UsageError
+from hnetkit.errors import UsageError, did_you_mean
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, InitImage, Request, SecondPass, require_size
 from hnetkit.generate.sampling.samplers import sampler_name
 from hnetkit.images import image_size
@@ -95,6 +95,16 @@ class DrawOptions:
     hires_upscaler: str | None = None
     hires_prompt: str | None = None
     hires_negative_prompt: str | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> DrawOptions:
+        """Returns the options of a call from Python; raises UsageError with the likely name where there is no such."""
+        names = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in names:
+                meant = "width" if name == "size" else did_you_mean(name, names)
+                raise UsageError(f"{name}: no option of drawing", hint=f"{meant}=..." if meant else ", ".join(names))
+        return cls(**options)
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():

@@ -59,6 +59,7 @@ Networks: TypeAlias = (
 )
 """Networks beside a prompt: see `network_options`."""
 
+_HINT = 'networks=["ink:0.8", "wash.pt"], or {"ink": 0.8}'
 _WITH_STRENGTH = re.compile(r"(.+):\s*([+-]?(?:\d+\.?\d*|\.\d+))")
 
 
@@ -114,19 +115,20 @@ def network_options(networks: Networks) -> tuple[str, ...]:
         networks: such texts, files, or pairs of one of them and a strength, in order; one alone; or name -> strength.
 
     Raises:
-        UsageError: they are a set, which has no order, or something else is among them, or a strength is no number.
+        UsageError: they are a set, which has no order, or nothing that holds networks, or a strength is no number.
     """
     require_order(networks)
     if isinstance(networks, str | os.PathLike):
         networks = [networks]
+    if not isinstance(networks, Iterable):
+        raise UsageError(f"networks: {excerpt(repr(networks))} is no list of networks", hint=_HINT)
     return tuple(map(_option, networks.items() if isinstance(networks, Mapping) else networks))
 
 
 def _option(network: Any) -> str:
     name, *strengths = network if isinstance(network, tuple) else (network,)
     if not isinstance(name, str | os.PathLike) or len(strengths) > 1:
-        hint = 'networks=["ink:0.8", "wash.pt"], or {"ink": 0.8}'
-        raise UsageError(f"{excerpt(repr(network))} is no name or file of a network", hint=hint)
+        raise UsageError(f"{excerpt(repr(network))} is no name or file of a network", hint=_HINT)
     text = os.fspath(name)
     if not strengths or strengths[0] is None:
         return text

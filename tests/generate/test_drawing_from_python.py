@@ -153,6 +153,10 @@ def test_numbers_of_numpy_are_numbers(model: Model) -> None:
         ({"steps": True}, "steps: True is not a whole number"),
         ({"cfg_scale": np.bool_(True)}, "cfg_scale: True is not a number"),
         ({"prompt": ["a", "b"]}, "a prompt is a text, and no list"),
+        ({"seed": True}, "seed: True is not a whole number"),
+        ({"networks": 3}, "networks: 3 is no list of networks"),
+        ({"size": 64}, "size: no option of drawing"),
+        ({"hires_sacle": 2}, "hires_sacle: no option of drawing"),
     ],
 )
 def test_an_argument_of_another_kind_is_told_in_one_line(model: Model, given: dict[str, Any], said: str) -> None:

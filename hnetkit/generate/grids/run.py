@@ -167,7 +167,7 @@ def draw_grid(
         HnetkitError: no cell can be drawn; the error of the first one.
     """
     note = _each_note_once(note)
-    draw_options = without_comments_in_options(DrawOptions(**options), note)
+    draw_options = without_comments_in_options(DrawOptions.of(options), note)
     for line in draw_options.without_effect(draw_options):
         note(f"Warning: {line}")
     processes = Processes.of_environment()
