@@ -173,6 +173,11 @@ def to_cell(text: str) -> str:
     return _AFTER_SEPARATOR.sub(lambda found: found[1] + _units(found[2]), escaped)
 
 
+def are_plain_cells(texts: Iterable[str]) -> bool:
+    """Whether `to_cell` leaves each of these texts as it is, beyond doubt."""
+    return all(map(_PLAIN_CELL.fullmatch, texts))
+
+
 def from_cell(cell: str) -> str:
     """Returns the text of a cell that `to_cell` wrote, or that was typed in a spreadsheet."""
     text = _ESCAPES.sub(lambda found: _of_units(found[0]), cell)

@@ -12,7 +12,7 @@ from itertools import chain
 from sqlite3 import Connection
 from typing import Any
 
-from hnetkit.errors import UsageError
+from hnetkit.errors import RegistryError, UsageError
 from hnetkit.limits import parse_json
 from hnetkit.registry.columns import (
     COLUMNS,
@@ -133,8 +133,9 @@ class Networks:
             RegistryError: what they have of a network is damaged.
         """
         if of is None:
-            self._require_sound([column for column in _JSON if column in columns])
-            return self._listed(columns, "1", ())
+            found = self._listed(columns, "1", ())
+            self._require_read(found, [column for column in _JSON if column in columns])
+            return found
         return [
             row
             for part in batches(of)
@@ -150,6 +151,16 @@ class Networks:
                 row = next(row for row, value in zip(found, values, strict=True) if type(value) not in kinds)
                 raise broken("files", column, shorten(row))
         return [dict(zip(columns, values, strict=True)) for values in found]
+
+    def _require_read(self, found: Sequence[Row], columns: Iterable[str]) -> None:
+        """Raises RegistryError where a text of these columns is no JSON of its kind; most networks have few of them."""
+        for column in columns:
+            try:
+                for text in {row[column] for row in found} - {None}:
+                    from_json(text, "networks", column, shorten(text))
+            except RegistryError:
+                self._require_sound([column])  # by the network's name, where SQLite sees it, too
+                raise
 
     def _require_sound(self, columns: Sequence[str]) -> None:
         if columns:

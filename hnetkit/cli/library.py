@@ -156,7 +156,7 @@ def list_command(files: bool, output: Output, sort: str, reverse: bool, **filter
         _networks(rows, output)
     if none is not None:
         output.note(none)
-    if missing := sum(row.get("size") == "missing" for row in rows):
+    if missing := [row.get("size") for row in rows].count("missing"):
         output.note(f"{counted(missing, 'network')} in no file that is here; hnetkit repair fetches what has a source")
 
 

@@ -22,13 +22,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
+from operator import itemgetter
 from typing import IO, Any, Literal, TextIO, TypeVar, cast
 
 import click
 
 from hnetkit.cli.options import OUTPUT, option
 from hnetkit.errors import HnetkitError, UsageError
-from hnetkit.text import exact, printable, to_cell
+from hnetkit.text import are_plain_cells, exact, printable, to_cell
 
 Row = dict[str, Any]
 Form = Literal["text", "json", "nl", "csv", "tsv", "table"]
@@ -318,13 +319,23 @@ def _delimited(rows: Iterable[Row], columns: Sequence[str], delimiter: str) -> N
     def cells(values: list[Any]) -> Iterator[str]:
         """Each once that many rows have in common: most do."""
         if _TEXTS.issuperset(map(type, values)):
-            return map({value: cell(value) for value in set(values)}.__getitem__, values)
+            distinct = set(values)
+            if None not in distinct and are_plain_cells(distinct):
+                return iter(values)
+            return map({value: cell(value) for value in distinct}.__getitem__, values)
         keys = list(map(id, values))
         made = {key: cell(value) for key, value in dict(zip(keys, values, strict=True)).items()}
         return map(made.__getitem__, keys)
 
-    writer.writerows(zip(*(cells([row.get(column) for row in rows]) for column in columns), strict=True))
+    writer.writerows(zip(*(cells(_values(rows, column)) for column in columns), strict=True))
     _write(buffer.getvalue().removesuffix("\n"), sys.stdout)
+
+
+def _values(rows: Sequence[Row], column: str) -> list[Any]:
+    try:
+        return list(map(itemgetter(column), rows))  # in half the time of `get`
+    except KeyError:
+        return [row.get(column) for row in rows]
 
 
 def _is_ascii() -> bool:

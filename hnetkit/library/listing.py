@@ -141,6 +141,7 @@ def _structure(text: str) -> list[float]:
     return parts
 
 
+@lru_cache(maxsize=4096)  # as many networks are trained on one
 def trained_on(name: str | None, short: str | None) -> str | None:
     """Returns the checkpoint that a network was trained on, in words; None if it is unknown."""
     if not short:

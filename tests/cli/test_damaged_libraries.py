@@ -138,11 +138,12 @@ def test_doctor_says_what_is_broken_and_the_command_that_it_names_mends_it(
 
 
 @pytest.mark.parametrize(("column", "of_list"), [("widths", ["list", "--width", "320"]), ("layer_structure", ["list"])])
+@pytest.mark.parametrize("text", ["[[[", "{}", "nothing"])
 def test_a_broken_row_is_one_line_and_the_next_command(
-    folder: Path, home: Path, capsys: pytest.CaptureFixture[str], column: str, of_list: list[str]
+    folder: Path, home: Path, capsys: pytest.CaptureFixture[str], column: str, of_list: list[str], text: str
 ) -> None:
     run(["scan", str(folder)])
-    execute(home, f"UPDATE networks SET {column} = '[[['")
+    execute(home, f"UPDATE networks SET {column} = '{text}'")
     capsys.readouterr()
     for command in (of_list, ["list", "--json"], ["show", "ink"], ["export", "-"]):
         assert run(command) == 1, command
