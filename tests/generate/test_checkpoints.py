@@ -286,6 +286,19 @@ def test_eight_bit_floats_are_read(tmp_path: Path) -> None:
     assert [tensor.tolist() for tensor in read.values()] == [[[1.5, -2.0]]] * 2
 
 
+@pytest.mark.parametrize(
+    "scale", ["scale_weight", "scale_input", "weight_scale", "weight_scale_inv", "input_scale", "weight.absmax"]
+)
+def test_weights_that_are_to_be_multiplied_by_scales_are_refused(tmp_path: Path, scale: str) -> None:
+    from safetensors.torch import save_file
+
+    layer = "model.diffusion_model.out.2"
+    weights = {f"{layer}.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), f"{layer}.{scale}": torch.ones(1)}
+    save_file(weights, tmp_path / "scaled.safetensors")
+    with pytest.raises(ModelNotUsable, match=rf"scaled\.safetensors: its weights are stored with scales.*{scale}"):
+        read_state_dict(tmp_path / "scaled.safetensors")
+
+
 # --- what is refused
 
 
