@@ -47,6 +47,18 @@ _PLAIN_IN_A1111 = {
         r"\{[^{}|]{0,200}\|[^{}]{0,200}\}|\{\d{1,3}\$\$|(?<!\w)__[A-Za-z*][\w/*-]{0,60}?__(?!\w)"
     ): ", as in A1111 without the extension Dynamic Prompts",
     re.compile(r":\s{0,4}\d{1,2},\d{1,3}\s{0,4}[)\]]"): "; write the number with a point",
+    re.compile(
+        r"(?<![<\uff1c\u2039\u3008\u27e8;\w])(?:hypernet|lora|lyco):[\w.-]{1,60}"
+    ): "; a tag begins with < and ends with >",
+    re.compile(r"\bembedding:[\w.-]{1,60}"): "; a textual inversion is written by its name alone",
+    # InvokeAI's, Midjourney's and NovelAI's; [red::5] is A1111's own
+    re.compile(
+        r"\w{1,40}\+\+{1,9}|\)(?:\+{1,9}|--{1,9}|\d?\.\d{1,4})(?=[\s,]|$)|\w{0,40}[^\W\d_]::-?\d{1,3}(?![\d.\]])"
+        r"|(?<![{|\w])\d\.\d{1,3}::\s?\w{1,40}|\{\{[^{}|\"]{1,60}\}"
+    ): "; a weight is written (word:1.2)",
+    re.compile(
+        r"\b(?:ADD(?:COMM|BASE|COL|ROW)|AND_(?:SALT|PERP|TOPK))\b|\bMASK\("
+    ): ", as in A1111 without the extension",
 }
 _LORA_KINDS = frozenset({"lora", "lyco"})
 _SHOWN = 200  # characters of a tag or an argument in a warning

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from shutil import copytree
 from types import SimpleNamespace
 from typing import Any
 
@@ -284,6 +285,48 @@ def test_eight_bit_floats_are_read(tmp_path: Path) -> None:
     save_file(values, tmp_path / "small.safetensors")
     read = read_state_dict(tmp_path / "small.safetensors").part("", torch.float16)
     assert [tensor.tolist() for tensor in read.values()] == [[[1.5, -2.0]]] * 2
+
+
+@pytest.mark.parametrize(
+    "scale", ["scale_weight", "scale_input", "weight_scale", "weight_scale_inv", "input_scale", "weight.absmax"]
+)
+def test_weights_that_are_to_be_multiplied_by_scales_are_refused(tmp_path: Path, scale: str) -> None:
+    from safetensors.torch import save_file
+
+    layer = "model.diffusion_model.out.2"
+    weights = {f"{layer}.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), f"{layer}.{scale}": torch.ones(1)}
+    save_file(weights, tmp_path / "scaled.safetensors")
+    with pytest.raises(ModelNotUsable, match=rf"scaled\.safetensors: its weights are stored with scales.*{scale}"):
+        read_state_dict(tmp_path / "scaled.safetensors")
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("a ControlNet", "control_model.input_blocks.0.0.weight"),
+        ("a LoRA", f"{UNET}middle_block.1.proj_in.lora_A.weight"),
+        ("an IP-Adapter", f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k_ip.weight"),
+        ("GLIGEN", f"{UNET}middle_block.1.transformer_blocks.0.fuser.linear.weight"),
+        ("motion modules", f"{UNET}input_blocks.1.2.motion_modules.0.weight"),
+        ("unCLIP", "embedder.model.visual.proj"),
+    ],
+)
+def test_what_a_checkpoint_holds_beside_a_model_is_said_to_be_left_out(
+    sd_folder: Path, tmp_path: Path, kind: str, name: str
+) -> None:
+    path = save_checkpoint(tiny_sd(), tmp_path / "more.safetensors", **{name: torch.ones(2, 2)})
+    notes = load_model(path, device="cpu", tokenizer=sd_folder).notes
+    assert notes == (f"Warning: {path} holds {kind} too, which is not applied",)
+
+
+def test_what_a_folder_holds_beside_its_unet_is_said_to_be_left_out(sd_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = copytree(sd_folder, tmp_path / "sd") / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(weights) | {"mid_block.attentions.0.proj_in.lora_B.weight": torch.ones(2, 2)}, weights)
+    notes = load_model(tmp_path / "sd", device="cpu").notes
+    assert notes == (f"Warning: {weights} holds a LoRA too, which is not applied",)
 
 
 # --- what is refused

@@ -247,11 +247,14 @@ def test_settings_that_are_drawn_as_words_are_said(draw: Draw, prompt: str, word
         ("a {red|blue} star, {2$$x}, __colors/warm__, {3::a | {b|c}}", "{red|blue}, {2$$, __colors/warm__, {b|c}"),
         ("a (star:1,5) in [red:blue:0,5]", ":1,5), :0,5]"),
         ("a {star}, (red, blue:1.5), snake_case __ x__y__z [a|b], (one, two), 1,5", ""),
+        ("a star, hypernet:ink:0.5, lora:pen:1", "hypernet:ink, lora:pen"),
+        ("a star, (embedding:easy:1.2)", "embedding:easy"),
+        ("red++ (blue)1.3 (old)-- star::2, 1.3::big::, {{wide}}", "red++, )1.3, )--, star::2, 1.3::big, {{wide}"),
+        ("a star ADDCOMM a circle ADDCOL blue AND_PERP red", "ADDCOMM, ADDCOL, AND_PERP"),
+        ("[red::7], [[a]::2], a - b, well-lit, (star)-shaped, 18+, 16:9, (a:1.2), add, mask", ""),
     ],
 )
-def test_what_is_typed_for_an_extension_or_with_a_decimal_comma_is_said_to_be_words(
-    draw: Draw, prompt: str, said: str
-) -> None:
+def test_what_is_typed_as_other_programs_read_it_is_said_to_be_words(draw: Draw, prompt: str, said: str) -> None:
     for options in ({"prompt": prompt}, {"prompt": "a star", "negative_prompt": prompt}):
         picture, notes = draw(seed=3, steps=2, **options)
         assert [note.partition(" in the prompt: plain words here")[0] for note in notes] == (

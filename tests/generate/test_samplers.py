@@ -12,8 +12,10 @@ import numpy.typing as npt
 import pytest
 import torch
 from support.k_samplers import REFERENCES, Draws, Model
+from support.pipelines import tiny_sd
 
 from hnetkit.errors import UsageError
+from hnetkit.generate.sampling.loop import sample
 from hnetkit.generate.sampling.noise import Noise, NoiseInterval, PerImageNoise
 from hnetkit.generate.sampling.samplers import (
     SAMPLERS,
@@ -23,6 +25,7 @@ from hnetkit.generate.sampling.samplers import (
     sampler_name,
     sampler_of,
 )
+from hnetkit.generate.sampling.schedulers import model_sigmas
 
 SD = {
     "_class_name": "PNDMScheduler",
@@ -401,3 +404,24 @@ def test_names_need_no_torch() -> None:
         "import sys, hnetkit.generate.sampling.samplers; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["Euler a", "LMS", "Heun", "DPM2 a", "DPM++ 2M", "DPM++ SDE", "LCM", "DDIM", "PLMS"])
+def test_a_model_that_predicts_the_image_is_drawn_as_one_that_predicts_its_noise(name: str) -> None:
+    def run(prediction: str) -> torch.Tensor:
+        scheduler = prepare_scheduler(name, {**SD, "prediction_type": prediction}, 4)
+        levels = np.log(model_sigmas(scheduler))
+
+        class Denoiser:
+            pipe = tiny_sd(least=True)
+
+            def __call__(self, given: torch.Tensor, time: torch.Tensor, call: int) -> torch.Tensor:
+                level = np.exp(np.interp(time.item(), np.arange(len(levels)), levels))
+                noise = torch.tanh(given)
+                return given * np.hypot(level, 1) - level * noise if prediction == "sample" else noise
+
+        latents = torch.linspace(-1, 1, 16).reshape(1, 4, 2, 2) * scheduler.init_noise_sigma
+        denoiser: Any = Denoiser()
+        return sample(denoiser, scheduler, latents, [Noise(3, (4, 2, 2), source="cpu")])
+
+    torch.testing.assert_close(run("sample"), run("epsilon"), rtol=1e-3, atol=1e-3)

@@ -60,6 +60,8 @@ _REFINER_WIDTH = 1280
 # what CosXL and Playground 2.5 keep beside their weights: the noise levels of EDM, and the mean of their latents
 _EDM = ("edm_vpred.", "edm_mean", "edm_std")
 _READS_CFG_SCALE = ".cond_proj.weight"  # of a UNet's time embedding
+# beside weights of 8 and 4 bits, what they are multiplied by, as ComfyUI, kohya's scripts and bitsandbytes name it
+_SCALES = re.compile(r"(?:.*\.)?(?:scale_(?:weight|input)|(?:weight|input)_scale(?:_inv|_2)?|absmax|scaled_fp8)")
 _PREDICTS_V = re.compile(r"^\s*parameterization:\s*[\"']?v[\"']?\s*(?:#.*)?$", re.MULTILINE)
 MOST_YAML = 1 << 20
 """Bytes of a configuration beside a checkpoint; a larger one is none."""
@@ -263,10 +265,20 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
     """Reads a file's structure; tensors are read when they are used. The suffix does not matter.
 
     Raises:
-        ModelNotUsable: it is neither safetensors nor a torch file.
+        ModelNotUsable: it is neither safetensors nor a torch file, or its weights are to be multiplied by scales.
         UnsafeFile: the pickle names a class that is not in `HARMLESS`.
         FileRefused: it is damaged, or contradicts itself.
     """
+    state = _read_structure(path)
+    if scale := next(filter(_SCALES.fullmatch, state.shapes), None):
+        raise ModelNotUsable(
+            f"{state.path}: its weights are stored with scales, which are not applied ({shorten(scale)})",
+            hint="get it in fp16, bf16 or fp32, or in plain fp8",
+        )
+    return state
+
+
+def _read_structure(path: str | os.PathLike[str]) -> StateDict:
     file = OpenFile(path)
     refuse_sparse(file)
     head = file.read_at(0, min(file.size, 4096))

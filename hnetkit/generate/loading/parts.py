@@ -5,7 +5,8 @@ diffusers' own converters map the names; hnetkit checks that every tensor of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,15 @@ OTHER_MODEL = "give a Stable Diffusion 1, 2 or XL model, or one made from them f
 _HINT = "get the file again; pruned files and merges may lack parts"
 # channels of UNets that read more than latents of 4, and whose they are
 _READ_MORE = {5: "depth-to-image", 7: "upscaler", 8: "InstructPix2Pix"}
+# how the tensors of what some files hold beside a model are named: a prompt alone draws with none of it
+_BESIDE: Mapping[str, re.Pattern[str]] = {
+    "a ControlNet": re.compile(r"control_model\..*"),
+    "a LoRA": re.compile(r".*\.lora_(?:A|B|down|up|linear_layer)\..*"),
+    "an IP-Adapter": re.compile(r".*(?:\.to_[kv]_ip|ip_adapter)\..*"),
+    "GLIGEN": re.compile(r".*(?:\.fuser|position_net)\..*"),
+    "motion modules": re.compile(r".*\.motion_modules?\..*"),
+    "unCLIP": re.compile(r"(?:embedder|noise_augmentor)\..*"),
+}
 # names in autoencoders that diffusers wrote before 0.14
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -74,6 +84,18 @@ def model_of_cfg_scale(source: object) -> ModelNotUsable:
         f"{source}: its UNet takes the CFG scale as an input, as those distilled for LCM do",
         hint="give the model it was made from, and LCM as a LoRA; or draw with diffusers itself",
     )
+
+
+def left_out_of(source: object, names: Iterable[str]) -> Iterator[str]:
+    """Yields a line for each thing that a file of a model holds besides, and that is not applied.
+
+    Args:
+        names: of its tensors.
+    """
+    tensors = list(names)
+    for kind, pattern in _BESIDE.items():
+        if any(map(pattern.fullmatch, tensors)):
+            yield f"Warning: {source} holds {kind} too, which is not applied"
 
 
 def build_pipeline(parts: Mapping[str, Any], *, zeros_for_empty_prompt: bool = True) -> Any:

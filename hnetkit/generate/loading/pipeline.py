@@ -23,14 +23,16 @@ from hnetkit.generate.loading.diffusers_folder import (
     download_pipeline,
     load_component,
     load_pipeline_folder,
+    part_weights,
     read_model_index,
     require_matching_parts,
     vae_configuration,
+    variant_of,
     weight_files,
 )
 from hnetkit.generate.loading.extra_networks import own_loras
 from hnetkit.generate.loading.model_source import hub_request, require_hub_id
-from hnetkit.generate.loading.parts import VAE_NAMES, build_vae, refuse_missing_weights
+from hnetkit.generate.loading.parts import VAE_NAMES, build_vae, left_out_of, refuse_missing_weights
 from hnetkit.hub import fetched_file
 from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.text import argument
@@ -238,6 +240,8 @@ def load_pipeline(
             notes = index.notes
             parts = {"vae": make_vae(lambda: vae_configuration(model_folder))} if make_vae else {}
             pipe = load_pipeline_folder(folder, index, dtype, **parts)
+        files = [weights] if folder is None else part_weights(folder / "unet", variant_of(weights))
+        notes += tuple(line for file in files for line in left_out_of(file, read_state_dict(file).shapes))
         refuse_missing_weights(pipe, source)
         if vae is not None:
             refuse_other_latents(pipe.vae, pipe, os.fspath(vae), _own_scale(pipe, folder))

@@ -6,17 +6,20 @@ sd_samplers_timesteps.py (behavior only).
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hnetkit.generate.sampling.encoding import Conditioning, Encoded, Guidance
 from hnetkit.generate.sampling.noise import Noise, PerImageNoise
+from hnetkit.generate.sampling.schedulers import model_sigmas
 from hnetkit.runtime.adapters import set_progress
 from hnetkit.runtime.progress import step_of_call
 
@@ -188,7 +191,10 @@ def sample(
     for call, timestep in enumerate(timesteps):
         set_progress(denoiser.pipe, step_of_call(scheduler, call), steps)
         there = torch.full((), timestep.item(), dtype=timestep.dtype, device=latents.device)
-        prediction = denoiser(scheduler.scale_model_input(latents, timestep), there, call)
+        given = scheduler.scale_model_input(latents, timestep)
+        prediction = denoiser(given, there, call)
+        if scheduler.predicts_image:
+            prediction = _noise_in(given, prediction, _level_at(scheduler, timestep.item()))
         with PerImageNoise(noises):
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
         if kept is not None:
@@ -197,6 +203,17 @@ def sample(
         progress.begun_another()
     progress.wait()
     return latents
+
+
+def _level_at(scheduler: Any, time: float) -> float:
+    """Returns the noise level of a time step of the model, which may lie between two, as its samplers know it."""
+    levels = np.log(model_sigmas(scheduler))
+    return float(np.exp(np.interp(time, np.arange(len(levels)), levels)))
+
+
+def _noise_in(given: Tensor, image: Tensor, level: float) -> Tensor:
+    """Returns the noise in latents of variance 1 at a noise level, if `image` is the image in them."""
+    return (given * math.hypot(level, 1) - image) / level
 
 
 class StepProgress:

@@ -169,7 +169,8 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
 
     Args:
         name: of a sampler, with or without a schedule.
-        config: the model's own scheduler config, whose noise schedule and prediction type are kept.
+        config: the model's own scheduler config, whose noise schedule and prediction type are kept. Of a model that
+            predicts the image (``sample``), the scheduler is given noise, and ``predicts_image`` is True.
 
     Raises:
         UsageError: no sampler has this name.
@@ -178,12 +179,16 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
 
     sampler, schedule = _split_name(name)
     row = _SAMPLERS[sampler]
+    predicts_image = config.get("prediction_type") == "sample"
+    if predicts_image:  # `hnetkit.generate.sampling.loop` makes noise of it
+        config = {**config, "prediction_type": "epsilon"}
     if config.get("rescale_betas_zero_snr"):  # diffusers' own option, which not all of its schedulers have
         betas = schedulers.zero_snr_betas(config)
         config = {**config, "rescale_betas_zero_snr": False, "trained_betas": betas}
     kind = getattr(solvers, row.kind, None) or getattr(schedulers, row.kind)
     laid_out = {"use_exponential_sigmas": issubclass(kind, schedulers.TwoCalls)}
     scheduler = kind.from_config(config, **{**_OVERRIDES, **laid_out, **row.options})
+    scheduler.predicts_image = predicts_image
     if row.scheduled:
         scheduler.schedule, scheduler.discards = schedule, row.discards
     return scheduler
