@@ -11,10 +11,14 @@ import html
 import os
 import re
 import shlex
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+NormalForm: TypeAlias = Literal["NFC", "NFD", "NFKC", "NFKD"]
+
+_FEW = 1000  # characters, which take no time worth saving in whatever order they are
 _BEYOND = re.compile(r"[^\x20-\x7e]+")
 _JOINERS = frozenset("\u200c\u200d")
 _SELECTORS = frozenset(map(chr, chain(range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))))
@@ -85,6 +89,28 @@ def without_markup(text: str) -> str:
 def unescaped(text: str) -> str:
     """Returns a text that may be HTML with the signs that its references stand for; one to no sign is a space."""
     return html.unescape(_NO_SIGN.sub(" ", text))
+
+
+def normal_form(form: NormalForm, text: str) -> str:
+    """Returns a text in a normal form of Unicode, in time that grows with its length.
+
+    Python moves each mark to its place among those of a letter one by one, in time by the square of their number. So
+    many marks on one letter are in their order before it sees them.
+    """
+    if text.isascii() or len(text) <= _FEW:
+        return unicodedata.normalize(form, text)
+    apart: NormalForm = "NFKD" if "K" in form else "NFD"
+    text = text.translate({ord(sign): unicodedata.normalize(apart, sign) for sign in set(text)})
+    if marks := "".join(filter(unicodedata.combining, set(text))):
+        text = re.sub(f"[{re.escape(marks)}]{{30,}}", lambda run: _in_order(run[0]), text)
+    return unicodedata.normalize(form, text)
+
+
+def _in_order(marks: str) -> str:
+    """Returns marks by their classes, those of one class in the order that they have."""
+    kinds = {ord(mark): unicodedata.combining(mark) for mark in set(marks)}
+    ordered = sorted(set(kinds.values()))
+    return "".join(marks.translate({mark: None for mark in kinds if kinds[mark] != kind}) for kind in ordered)
 
 
 def counted(number: int, noun: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import PurePath
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import parse_json
+from hnetkit.text import normal_form
 
 Row = dict[str, Any]
 Item = TypeVar("Item")
@@ -79,7 +79,7 @@ def stem_of(path: str) -> str:
 
 def spelled(name: str) -> str:
     """Returns a name as people's own words are stored: as valid text in the composed normal form."""
-    return unicodedata.normalize("NFC", text_of(name))
+    return normal_form("NFC", text_of(name))
 
 
 def spellings(name: str) -> list[str]:
@@ -88,7 +88,7 @@ def spellings(name: str) -> list[str]:
     Keyboards compose accents, and what was copied from a Mac has them apart: both look the same and mean the same.
     """
     text = text_of(name)
-    return list(dict.fromkeys([text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]))
+    return list(dict.fromkeys([text, normal_form("NFC", text), normal_form("NFD", text)]))
 
 
 def batches(items: Sequence[Item], size: int = 500) -> Iterator[Sequence[Item]]:

@@ -29,7 +29,7 @@ from hnetkit.registry.columns import (
     to_json,
     upsert,
 )
-from hnetkit.text import shorten, without_markup
+from hnetkit.text import normal_form, shorten, without_markup
 
 SEARCH = """
 CREATE VIRTUAL TABLE network_text USING fts5 (
@@ -287,7 +287,7 @@ class Networks:
 
     def _matching(self, text: str) -> list[tuple[int, str]]:
         """Returns ids and content hashes of the networks of which every word is shown somewhere, best match first."""
-        text = unicodedata.normalize("NFKC", text_of(text))
+        text = normal_form("NFKC", text_of(text))
         *others, last = [f'"{_apart(word)}"' for word in _WORD.findall(text)] or [""]
         words = list(dict.fromkeys(others))
         words += [last if _ENDED.search(text) else f"{last}*"] if last and last not in words else []
@@ -450,7 +450,7 @@ def _apart(text: str) -> str:
 
 
 def _indexed(text: str) -> str:
-    return _apart(unicodedata.normalize("NFKC", text_of(text)))
+    return _apart(normal_form("NFKC", text_of(text)))
 
 
 def _joined(*texts: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -30,6 +29,7 @@ from hnetkit.prompts.chunks import cleaned
 from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext, Mention, hypernetworks_of
 from hnetkit.prompts.schedule import as_whole_text, plain_elsewhere, schedule
 from hnetkit.prompts.tags import excerpt, fits_in_tag, split_tags
+from hnetkit.text import normal_form
 
 if TYPE_CHECKING:
     from hnetkit.registry.store import Registry
@@ -348,7 +348,7 @@ def _drawn_otherwise(program: str, info: Infotext, sampler: str) -> Iterator[str
     texts = (info.prompt, info.negative_prompt, info.parameters.get("Hires prompt", ""))
     if any(map(_WEIGHT.search, texts)) and not any(weights in said for said in info.warnings):
         yield f"its prompt has {weights}, which {program} applies in another way than A1111"
-    if any(cleaned(text) != unicodedata.normalize("NFC", text) for text in texts):
+    if any(cleaned(text) != normal_form("NFC", text) for text in texts):
         signs = "signs such as \u201c or \uff0c"
         yield f"its prompt has {signs}, which A1111 reads as the plain ones, and {program} may not"
     is_of_graph = "RNG" in info.parameters  # which no text states; prompts of graphs are in our language by then

@@ -17,6 +17,8 @@ from heapq import heapify, heappop, heappush
 from itertools import groupby
 from types import MappingProxyType
 
+from hnetkit.text import normal_form
+
 COMMA_REACH = 20  # a full chunk ends at its last comma, if that is at most this many tokens back
 
 MOST_CHUNKS = 100
@@ -115,12 +117,12 @@ def cleaned(text: str) -> str:
     before, sign, _ = text.partition("<")
     end = before.rfind("\n") + 1 if sign else len(text)
     text = _ENTITY.sub(_sign_of, text[:end]) + text[end:]
-    return unicodedata.normalize("NFC", text.translate(_LIGATURES).translate(_PLAIN_SIGNS))
+    return normal_form("NFC", text.translate(_LIGATURES).translate(_PLAIN_SIGNS))
 
 
 def as_read(text: str) -> str:
     """Returns a text as CLIP's tokenizer divides it into words: cleaned, and in lower case, for it knows no other."""
-    return unicodedata.normalize("NFC", cleaned(text).lower()).lower()
+    return normal_form("NFC", cleaned(text).lower()).lower()
 
 
 @lru_cache(maxsize=1024)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetkit.text import exact, from_cell, printable, size_text, to_cell, without_markup
+from hnetkit.text import exact, from_cell, normal_form, printable, size_text, to_cell, without_markup
 
 HAZARDS = st.sampled_from(
     "'=+-@\\u005c1b\x1b\x07\x7f\x9b\t\r\n \u202e\u2066\u200e\u200d\u200c\u2028\ufeff\ufe0f\udce9猫❤\uff1d"
@@ -105,3 +106,17 @@ def test_sizes_are_shown_in_powers_of_ten(size: int, shown: str) -> None:
 def test_a_reference_to_no_sign_is_a_space(digits: str) -> None:
     """Python refuses to read a number of more than 4,300 digits."""
     assert without_markup(f"<p>a &amp; &#{digits}; b &#{digits}") == "a & b"
+
+
+@given(st.text(st.characters() | st.sampled_from("a가\u0301\u0316\u0344\u0f73\u0f75\u05b0\u1161\ufb1d"), max_size=60))
+def test_a_long_text_has_the_normal_forms_of_unicode(text: str) -> None:
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        assert normal_form(form, text * 60) == unicodedata.normalize(form, text * 60)
+
+
+@pytest.mark.parametrize("marks", ["\u0301" * 20_000 + "\u0316" * 20_000, "\u0f73" * 40_000, "\u0301\u0316" * 20_000])
+def test_a_letter_with_very_many_accents_costs_what_its_length_says(marks: str) -> None:
+    began = time.process_time()
+    for form in ("NFC", "NFKC"):
+        normal_form(form, f"a{marks} b")
+    assert time.process_time() - began < 0.5

@@ -499,6 +499,19 @@ def a_prompt_of_many_brackets(folder: Path, factor: int) -> Action:
     return command("prompt", "[(" * 5_000 * factor, "--steps", 1000)
 
 
+@case("infotext", "hnetkit.cli.prompt", "hnetkit.generate.loading.tokenizer")
+def a_prompt_of_many_accents_on_one_letter(folder: Path, factor: int) -> Action:
+    prompt = "a" + "\u0301" * 20_000 * factor + "\u0316" * 20_000 * factor
+    (folder / "prompt.txt").write_text(prompt)
+
+    def act() -> None:
+        from hnetkit.prompts.chunks import as_read
+
+        as_read(prompt)
+
+    return act
+
+
 @case("infotext", "hnetkit.cli.prompt", "hnetkit.generate.loading.extra_networks", "hnetkit.library.walking")
 def a_prompt_of_many_words_beside_many_embeddings(folder: Path, factor: int) -> Action:
     for n in range(1_000):
@@ -590,6 +603,16 @@ def sidecars_of_many_objects(folder: Path, factor: int) -> Action:
     (folder / "a.pt").write_bytes(hostile_files.good())
     for suffix in (".civitai.info", ".json", ".metadata.json", ".cm-info.json"):
         (folder / f"a{suffix}").write_text('{"a":[' + "{}," * 500_000 * factor + "{}]}")
+    return command("scan", folder)
+
+
+@case("sidecar", *LIBRARY)
+def a_sidecar_of_many_accents_on_one_letter(folder: Path, factor: int) -> Action:
+    (folder / "a.pt").write_bytes(hostile_files.good())
+    text = "a" + "\u0301" * 20_000 * factor + "\u0316" * 20_000 * factor
+    (folder / "a.civitai.info").write_text(
+        json.dumps({"id": 1, "modelId": 1, "description": text, "trainedWords": [text]})
+    )
     return command("scan", folder)
 
 
