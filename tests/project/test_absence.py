@@ -60,6 +60,7 @@ WHY = {
 FORGIVEN = {
     "hnetkit/baking/checkpoint.py _configuration_for": "what cannot be read is something else, and stays",
     "hnetkit/baking/record.py _is_other": "what cannot be read is kept",
+    "hnetkit/generate/loading/baked.py record_of": "the file was read before, or is refused after",
     "hnetkit/cli/completion.py _plain_words": "what cannot be seen is not completed",
     "hnetkit/cli/output.py say": "a message that nobody can read",
     "hnetkit/gallery/drawing_queue.py DrawingQueue._drawing": "it is read, and that error is said",
